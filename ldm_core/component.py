@@ -1,0 +1,46 @@
+"""Reading one component's `config.json` into its dataclass: known keys are honoured, all others refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ldm_core.errors import ModelError
+
+Config = TypeVar("Config")
+
+
+def read_config(
+    cls: type[Config],
+    data: Mapping[str, Any],
+    path: str,
+    *,
+    fixed: Mapping[str, Sequence[Any]],
+    choices: Mapping[str, Sequence[Any]] | None = None,
+) -> Config:
+    """Builds `cls` from a diffusers config. Keys with a leading underscore are bookkeeping and skipped.
+
+    `fixed` lists, for keys that are known and have no field, the values that change nothing here; `choices` what the
+    entries of a field may be. Raises ModelError naming file, key and value.
+    """
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key.startswith("_"):
+            continue
+        if key in known:
+            values[key] = tuple(value) if isinstance(value, list) else value
+        elif key not in fixed:
+            raise ModelError(path, f"unknown key {key!r}")
+        elif value not in fixed[key]:
+            raise ModelError(path, f"{key} = {value!r} is not supported (only {fixed[key][0]!r})")
+    for key, allowed in (choices or {}).items():
+        for entry in _entries(values.get(key, ())):
+            if entry not in allowed:
+                raise ModelError(path, f"{key} = {entry!r} is not supported (only {', '.join(map(repr, allowed))})")
+    return cls(**values)
+
+
+def _entries(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,)

@@ -1,0 +1,81 @@
+"""What one job asks of the sampler, checked once here for every caller: gateway, worker and library. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from ldm_core.errors import InvalidParameter
+
+Task = Literal["txt2img", "inpaint", "superres"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+MAX_PROMPT_CHARS = 2000
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 30.0
+MAX_SEED = 2**32 - 1
+MAX_IMAGES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams:
+    """One job's sampling parameters with every default resolved.
+
+    `width` and `height` are those of the *output* in pixels, for every task. Image i of the job uses the seed
+    `image_seed(i)`. Raises InvalidParameter.
+    """
+
+    task: Task
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    prompt: str = ""
+    negative_prompt: str = ""
+    sampler: str = "ddim"
+    eta: float = 0.0
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise InvalidParameter("task", f"must be one of {', '.join(TASKS)}, got {self.task!r}")
+        for name in ("prompt", "negative_prompt"):
+            if len(getattr(self, name)) > MAX_PROMPT_CHARS:
+                raise InvalidParameter(
+                    name, f"must be at most {MAX_PROMPT_CHARS} characters, got {len(getattr(self, name))}"
+                )
+        _check_range("width", self.width, 1, None)
+        _check_range("height", self.height, 1, None)
+        _check_range("steps", self.steps, 1, MAX_STEPS)
+        _check_range("guidance_scale", self.guidance_scale, 1.0, MAX_GUIDANCE_SCALE)
+        _check_range("eta", self.eta, 0.0, 1.0)
+        _check_range("seed", self.seed, 0, MAX_SEED)
+        _check_range("n", self.n, 1, MAX_IMAGES)
+
+    @property
+    def rows_per_image(self) -> int:
+        """U-Net rows an image takes: two with classifier-free guidance, one without."""
+        return 1 if self.guidance_scale == 1.0 else 2
+
+    def image_seed(self, index: int) -> int:
+        """The seed of image `index`; equal to that of a job of its own with that seed."""
+        return (self.seed + index) % (MAX_SEED + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GenerationParams:
+        unknown = set(data) - {field.name for field in fields(cls)}
+        if unknown:
+            raise InvalidParameter(sorted(unknown)[0], "is not a sampling parameter")
+        return cls(**data)
+
+
+def _check_range(field: str, value: float, low: float, high: float | None) -> None:
+    # `not (low <= value)` rather than `value < low`, so that NaN is refused too
+    if not low <= value or (high is not None and not value <= high):
+        limit = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise InvalidParameter(field, f"must be {limit}, got {value}")
