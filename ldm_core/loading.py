@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm_core.autoencoder import AutoencoderConfig, AutoencoderKL
-from ldm_core.config import ModelCard
+from ldm_core.config import read_card, read_json
 from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
 from ldm_core.schedule import NoiseSchedule
@@ -53,7 +52,7 @@ def load_model(
     schedule = _schedule(root / "scheduler")
     low_res = root / "low_res_scheduler"
     return LatentDiffusion(
-        card=read_card(root, unet.config, autoencoder.config),
+        card=read_card(root),
         unet=unet,
         autoencoder=autoencoder,
         text=text,
@@ -62,43 +61,6 @@ def load_model(
         device=place[0],
         dtype=dtype,
     )
-
-
-def read_card(root: Path, unet: UNetConfig, autoencoder: AutoencoderConfig) -> ModelCard:
-    """`service.json`, over what the networks' shapes say by themselves."""
-    latents = autoencoder.latent_channels
-    tasks = {latents: ["txt2img"], 2 * latents + 1: ["txt2img", "inpaint"], latents + 3: ["superres"]}
-    if unet.in_channels not in tasks:
-        raise ModelError(root / "unet/config.json", f"in_channels = {unet.in_channels} fits none of our tasks")
-    side = (unet.sample_size or 64) * autoencoder.factor
-    card: dict[str, Any] = {
-        "tasks": tasks[unet.in_channels],
-        "native_size": [side, side],
-        "size_multiple": autoencoder.factor * 2 ** (len(unet.block_out_channels) - 1),
-        "max_pixels": 4 * side * side,
-        "default_steps": 50,
-        "default_guidance_scale": 7.5,
-        "scale": autoencoder.factor if unet.in_channels == latents + 3 else 1,
-    }
-    service = root / "service.json"
-    if service.exists():
-        card.update(read_json(service))
-    try:
-        return ModelCard.from_json({**card, "id": root.resolve().name})
-    except TypeError as error:
-        raise ModelError(service, str(error).split(") ", 1)[-1]) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(path, "is missing") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(path, f"cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise ModelError(path, "is not a JSON object")
-    return data
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

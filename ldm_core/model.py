@@ -6,7 +6,7 @@ once; `generate` is what it must equal, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,37 +87,58 @@ class LatentDiffusion:
         for index in range(params.n):
             sample = tasks.begin(self, params, index, image, mask)
             while not sample.done:
-                self.advance(sample, rows)
+                self.step([sample], rows)
                 if progress is not None:
                     progress(index * params.steps + sample.step, params.n * params.steps)
             pictures.append(tasks.finish(self, sample))
         return pictures
 
-    def advance(self, sample: Sample, rows: int = 2) -> None:
-        """One denoising step of one picture, in calls of exactly `rows` rows."""
-        t, alpha_bar, alpha_bar_prev, sigma = (
-            column[sample.step : sample.step + 1].to(self.device)
-            for column in (sample.plan.t, sample.plan.alpha_bar, sample.plan.alpha_bar_prev, sample.plan.sigma)
-        )
+    @torch.inference_mode()
+    def step(self, samples: Sequence[Sample], rows: int) -> list[bool]:
+        """One denoising step of every sample, each at a step of its own, in U-Net calls of exactly `rows` rows.
+
+        The samples share a batch key. Returns for each whether its latents are finite. When a call raises, no sample
+        has changed.
+        """
+        x = torch.cat([sample.x for sample in samples])
+        t, alpha_bar, alpha_bar_prev, sigma = self._coefficients(samples)
+        out = self._predict_guided(x, t, samples, rows)
+        noise = torch.cat([sample.draw_noise() for sample in samples])
+        kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
+        x = ddim_step(x, out, alpha_bar, alpha_bar_prev, sigma, noise, kind, clip)
+        for sample, latents in zip(samples, x.split(1), strict=True):
+            sample.x = latents
+            sample.step += 1
+        finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
+        return finite
+
+    def _coefficients(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """t, ᾱ_t, ᾱ_prev and σ of each sample's next step: 4 x (B,)."""
+        plans = [(sample.plan, sample.step) for sample in samples]
+        columns = ("t", "alpha_bar", "alpha_bar_prev", "sigma")
+        return [torch.stack([getattr(plan, name)[i] for plan, i in plans]).to(self.device) for name in columns]
+
+    def _predict_guided(self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int) -> Tensor:
+        """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
+        context = torch.cat([sample.context for sample in samples])
+        concat = _stacked([sample.concat for sample in samples])
+        labels = _stacked([sample.class_labels for sample in samples])
+        owner = [i for i, sample in enumerate(samples) for _ in sample.context]
         outs = []
-        for chunk in sample.context.split(rows):
-            context = torch.cat([chunk, chunk[:1].expand(rows - len(chunk), -1, -1)])
-            repeated = (
-                None if c is None else c.expand(rows, *c.shape[1:]) for c in (sample.concat, sample.class_labels)
-            )
-            out = self.predict(sample.x.expand(rows, -1, -1, -1), t.expand(rows), context, *repeated)
-            outs.append(out[: len(chunk)])
+        for first in range(0, len(owner), rows):
+            row = list(range(first, min(first + rows, len(owner))))
+            row += [first] * (rows - len(row))  # the last call is filled up with copies whose results nobody reads
+            of = torch.tensor([owner[i] for i in row], device=self.device)
+            extra = (None if part is None else part[of] for part in (concat, labels))
+            outs.append(self.predict(x[of], t[of], context[row], *extra))
         out = torch.cat(outs)
-        if len(out) == 2:
-            out = guide(out[:1], out[1:], torch.full((1,), sample.guidance_scale, device=self.device))
-        sample.x = ddim_step(
-            sample.x,
-            out,
-            alpha_bar,
-            alpha_bar_prev,
-            sigma,
-            sample.draw_noise(),
-            self.schedule.prediction_type,
-            self.schedule.clip_sample,
-        )
-        sample.step += 1
+        conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
+        unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided
+        scale = torch.tensor([sample.guidance_scale for sample in samples], device=self.device)
+        return guide(out[unconditional], out[conditional], scale)
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All of them or none: samples of one model have the same channels."""
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None

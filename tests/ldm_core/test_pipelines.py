@@ -26,7 +26,7 @@ def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Imag
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, pictures.get("image"), pictures.get("mask"))
         while not sample.done:
-            model.advance(sample)
+            model.step([sample], rows=2)
         return sample.x, tasks.finish(model, sample)
 
 

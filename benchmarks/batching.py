@@ -1,0 +1,157 @@
+"""Does step-level batching pay? The same jobs through the same engine, all at once and one after the other.
+
+Every job of the seeded workload differs in task, steps, guidance, η or seed, so nothing but batching by step could join
+them. On a GPU more rows per call cost little until the arithmetic units are full; on a CPU a few rows fill them, and
+the best to hope for is to lose nothing. Prints how many rows the steps had, both times and their ratio; the last line
+is JSON.
+
+    python -m benchmarks.batching [--models DIR ...] [--jobs 64] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ldm_core.loading import load_model
+from ldm_core.model import LatentDiffusion
+from ldm_core.params import GenerationParams, Task
+from worker.engine import Engine, EngineJob, Event, Failed, Finished
+from worker.main import default_rows
+from worker.vital import start_vital
+
+BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
+PROMPTS = ("a red house by the sea at sunset", "a pine in the snow at night", "a blue boat, mountains behind", "")
+
+
+class Metrics:
+    """The engine's metrics hooks, of which only `step` counts here."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.histogram: Counter[int] = Counter()
+        self.computed = self.padded = 0
+
+    def step(self, model: str, rows: int, padded: int, seconds: float) -> None:
+        self.histogram[rows] += 1
+        self.computed += rows + padded
+        self.padded += padded
+
+    def stage(self, name: str, seconds: float) -> None: ...
+
+    def rows_running(self, model: str, n: int) -> None: ...
+
+
+class Bench:
+    """One engine on its own thread, and a way to wait for outcomes."""
+
+    def __init__(self, models: dict[str, LatentDiffusion], rows: dict[str, int], max_rows: int) -> None:
+        self.metrics = Metrics()
+        self._left: set[str] = set()
+        self._ended = threading.Condition()
+        self._engine = Engine(models, rows=rows, max_rows=max_rows, emit=self._hear, metrics=self.metrics)
+        start_vital("device", self._engine.run)
+
+    def time_of(self, jobs: Sequence[EngineJob], together: bool) -> float:
+        """Seconds until all of them are finished."""
+        started = time.perf_counter()
+        for group in [jobs] if together else [[job] for job in jobs]:
+            with self._ended:
+                self._left = {job.id for job in group}
+                for job in group:
+                    self._engine.submit(job)
+                self._ended.wait_for(lambda: not self._left)
+        return time.perf_counter() - started
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Finished):
+                with self._ended:
+                    self._left.discard(event.job_id)
+                    self._ended.notify_all()
+
+
+def workload(models: dict[str, LatentDiffusion], count: int) -> list[EngineJob]:
+    """`count` jobs over all tasks that the models do, seeded."""
+    rng = random.Random(0)
+    kinds = [(model, task) for model in models.values() for task in model.card.tasks]
+    return [_job(f"{i}", *kinds[i % len(kinds)], rng) for i in range(count)]
+
+
+def _job(job_id: str, model: LatentDiffusion, task: Task, rng: random.Random) -> EngineJob:
+    card = model.card
+    width, height = card.native_size
+    picture = Image.effect_noise((width // card.scale, height // card.scale), 80).convert("RGB")
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (0, 0, picture.width // 2, picture.height))
+    params = GenerationParams(
+        task=task,
+        width=width,
+        height=height,
+        steps=rng.randint(max(1, card.default_steps // 2), card.default_steps),
+        guidance_scale=rng.choice([1.0, 4.0, 7.5]) if card.default_guidance_scale > 1 else 1.0,
+        seed=rng.randrange(2**32),
+        prompt=rng.choice(PROMPTS),
+        eta=rng.choice([0.0, 0.0, 1.0]),
+    )
+    inputs = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
+    return EngineJob(id=job_id, model=card.id, params=params, **inputs)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", type=Path, default=sorted(BUILTIN.glob("*/")))
+    parser.add_argument("--jobs", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, help="rows of a U-Net call; the worker's default otherwise")
+    parser.add_argument("--max-rows", type=int, default=64)
+    args = parser.parse_args()
+    dtype = torch.float16 if args.device == "cuda" else torch.float32
+    shared: dict[str, torch.nn.Module] = {}
+    directories = [path for path in args.models if (path / "model_index.json").exists()]
+    models = {path.name: load_model(path, args.device, dtype, shared) for path in directories}
+    rows = {name: args.rows or default_rows(model) for name, model in models.items()}
+    bench = Bench(models, rows, args.max_rows)
+    jobs = workload(models, args.jobs)
+    bench.time_of(jobs[:8], together=True)  # warm-up
+    bench.metrics.clear()
+    together = [bench.time_of(jobs, together=True)]
+    seen = dict(sorted(bench.metrics.histogram.items()))
+    print(f"rows in a step (of at most {args.max_rows}), and how many steps had them:")
+    for rows_in_step, steps in seen.items():
+        print(f"  {rows_in_step:4d}  {steps:5d}  {'#' * math.ceil(40 * steps / max(seen.values()))}")
+    padding = bench.metrics.padded / bench.metrics.computed
+    apart = [bench.time_of(jobs, together=False)]
+    # a second round in the other order, so that a machine that slows down meanwhile slows both
+    apart.append(bench.time_of(jobs, together=False))
+    together.append(bench.time_of(jobs, together=True))
+    ratio = sum(together) / sum(apart)
+    print(f"{len(jobs)} jobs, {args.device}, rows per call {rows}, {padding:.1%} of the rows were padding")
+    print(f"all at once {together} s, one after the other {apart} s, ratio {ratio:.3f}")
+    result = {"jobs": len(jobs), "device": args.device, "rows": rows, "together_s": together, "apart_s": apart}
+    print(json.dumps({**result, "ratio": ratio, "padding": padding, "histogram": seen}))
+
+
+if __name__ == "__main__":
+    main()

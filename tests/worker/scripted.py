@@ -1,0 +1,119 @@
+"""A worker process whose engine follows a script instead of denoising: everything else in it is the real thing.
+
+A job's prompt is its script: "slow" takes 20 ms a step, "hang" never ends its first step, "break" fails, "flaky"
+fails in a way worth another try, "crash" kills the process. Started by `tests.worker.processes`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from ldm_core.config import ModelCard
+from ldm_core.errors import JobError
+from worker.batch_worker import BatchWorker
+from worker.blobs import open_blobs
+from worker.connection import connect
+from worker.logs import set_up_logging
+from worker.metrics import WorkerMetrics
+from worker.request import Cancelled, EncodedImage, EngineJob, Event, Failed, Finished, Progress
+from worker.settings import WorkerSettings, read_settings
+
+CARD = ModelCard(
+    id="toy", tasks=("txt2img", "inpaint"), native_size=(8, 8), size_multiple=8, max_pixels=4096,
+    default_steps=4, default_guidance_scale=1.0, default_for=("txt2img",),
+)  # fmt: skip
+
+
+@dataclass
+class Row:
+    job: EngineJob
+    step: int = 0
+    cancelled: bool = field(default=False)
+
+
+class ScriptedEngine:
+    """The engine's interface over a list of counters."""
+
+    def __init__(self, emit: Callable[[Sequence[Event]], None], max_rows: int) -> None:
+        self._emit, self._max_rows = emit, max_rows
+        self._rows: dict[str, Row] = {}
+        self._condition = threading.Condition()
+        self._stopped = False
+        self.last_step_at = time.monotonic()
+
+    def submit(self, job: EngineJob) -> None:
+        with self._condition:
+            self._rows[job.id] = Row(job)
+            self._condition.notify()
+
+    def cancel(self, job_id: str) -> None:
+        with self._condition:
+            if job_id in self._rows:
+                self._rows[job_id].cancelled = True
+
+    def free_rows(self) -> int:
+        running = [row.job.params for row in self._rows.copy().values()]
+        return self._max_rows - sum(params.n * params.rows_per_image for params in running)
+
+    def unfinished(self) -> list[str]:
+        return list(self._rows)
+
+    def run(self) -> None:
+        while not self._stopped:
+            with self._condition:
+                if not self._rows:
+                    self._condition.wait(0.05)
+                rows = list(self._rows.values())
+            if rows:
+                self._step(rows)
+
+    def stop(self, drain_s: float) -> list[str]:
+        self._stopped = True
+        return list(self._rows)
+
+    def _step(self, rows: list[Row]) -> None:
+        scripts = {row.job.params.prompt for row in rows}
+        if "crash" in scripts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while "hang" in scripts:
+            time.sleep(1)
+        time.sleep(0.02 if "slow" in scripts else 0.001)
+        events = [event for row in rows if (event := self._advance(row)) is not None]
+        self.last_step_at = time.monotonic()
+        for event in events:
+            if not isinstance(event, Progress):
+                self._rows.pop(event.job_id)
+        self._emit(events)
+
+    def _advance(self, row: Row) -> Event:
+        job = row.job
+        row.step += 1
+        if row.cancelled:
+            return Cancelled(job.id)
+        if job.params.prompt in {"break", "flaky"}:
+            return Failed(job.id, JobError(f"told to {job.params.prompt}"), retryable=job.params.prompt == "flaky")
+        if row.step < job.params.steps:
+            return Progress(job.id, row.step)
+        data = (job.image or b"") + f"{job.params.prompt}:{job.params.seed}".encode()
+        images = tuple(EncodedImage(data, job.params.image_seed(i), 8, 8) for i in range(job.params.n))
+        return Finished(job.id, images)
+
+
+def main() -> None:
+    settings = read_settings(WorkerSettings)
+    set_up_logging("text")
+    metrics = WorkerMetrics(CollectorRegistry())
+    blobs = open_blobs(settings.redis_url, settings.data_dir)
+    worker = BatchWorker(connect(settings.redis_url), blobs, {"toy": CARD}, metrics, settings)
+    worker.serve(ScriptedEngine(worker.emit, settings.max_rows))
+
+
+if __name__ == "__main__":
+    main()

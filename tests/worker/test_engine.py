@@ -1,0 +1,243 @@
+"""The engine over tiny real models: what shares a batch, what leaves it, and that nobody's bytes depend on either."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
+from tests.tiny import tiny_models
+from tests.worker.engine_kit import Kept, inpaint, job, picture, superres
+from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
+from worker.png import encode, parameters_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def alone(of: EngineJob) -> list[bytes]:
+    kept = Kept()
+    kept.engine.submit(of)
+    kept.run_all()
+    return kept.images(of.id)
+
+
+def mixed(seed: int) -> list[EngineJob]:
+    """Fifteen jobs of every kind."""
+    rng = random.Random(seed)
+    kinds = [job, inpaint, superres]
+    return [
+        rng.choice(kinds)(
+            f"mate-{i}",
+            steps=rng.randint(1, 6),
+            seed=rng.randrange(2**32),
+            eta=rng.choice([0.0, 0.7]),
+            guidance_scale=rng.choice([1.0, 3.0, 7.5]),
+            n=rng.randint(1, 2),
+            prompt=rng.choice(["", "a pine in the snow", "a boat at night"]),
+        )
+        for i in range(15)
+    ]
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        job(),
+        job(eta=1.0, n=2),
+        job(guidance_scale=1.0, steps=5),
+        job(width=96, format="webp"),
+        inpaint(),
+        superres(),
+        superres(guidance_scale=2.0, prompt="a house"),
+    ],
+    ids=["txt2img", "eta-n2", "unguided", "wide-webp", "inpaint", "superres", "superres-guided"],
+)
+def test_bytes_do_not_depend_on_who_shares_the_batch(of: EngineJob) -> None:
+    expected = alone(of)
+    for seed in range(2):
+        kept = Kept()
+        mates = mixed(seed)
+        for mate in mates[:8]:
+            kept.engine.submit(mate)
+        kept.engine.step()
+        kept.engine.submit(of)
+        for mate in mates[8:]:
+            kept.engine.submit(mate)
+            kept.engine.step()
+        kept.run_all()
+        assert kept.images(of.id) == expected
+        assert all(isinstance(kept.outcome(mate.id), Finished) for mate in mates)
+
+
+def test_the_engine_gives_what_the_reference_loop_gives() -> None:
+    of = job(n=2)
+    pictures = tiny_models()["scenes"].generate(of.params, rows=2)
+    assert alone(of) == [encode(p, "png", parameters_of(of, i)) for i, p in enumerate(pictures)]
+
+
+def test_image_i_has_the_bytes_of_a_job_of_its_own() -> None:
+    assert alone(job(n=2))[1] == alone(job(seed=12))[0]
+
+
+def test_tasks_steps_and_guidance_share_one_call_and_a_new_job_joins_at_the_next_step() -> None:
+    kept = Kept()
+    kept.engine.submit(job("a", steps=5))
+    kept.engine.step()
+    assert kept.batches == [("scenes", 2, 0)]
+    kept.engine.submit(inpaint("b", steps=3))
+    kept.engine.submit(job("c", guidance_scale=1.0, steps=2))
+    kept.engine.step()
+    assert kept.batches[1:] == [("scenes", 5, 1)]
+    assert kept.running == {"scenes": 5, "scenes-superres": 0}
+    kept.run_all()
+    # c leaves after two steps, b after three, a after five
+    assert [rows for _, rows, _ in kept.batches] == [2, 5, 5, 4, 2]
+
+
+def test_progress_counts_the_slowest_picture_and_comes_before_the_outcome() -> None:
+    kept = Kept(max_rows=2)
+    kept.engine.submit(job(n=2))
+    kept.run_all()
+    steps = [event.step for event in kept.events if isinstance(event, Progress)]
+    assert steps == [0, 0, 0, 1, 2, 3]
+    assert isinstance(kept.events[-1], Finished)
+
+
+def test_a_cancelled_job_leaves_before_the_next_step_and_its_mates_go_on() -> None:
+    kept = Kept()
+    kept.engine.submit(job("stays"))
+    kept.engine.submit(job("goes", steps=100))
+    kept.engine.step()
+    kept.engine.cancel("goes")
+    kept.run_all()
+    assert kept.outcome("goes") == Cancelled("goes")
+    assert [rows for _, rows, _ in kept.batches] == [4, 2, 2]
+    assert kept.images("stays") == alone(job("stays"))
+    kept.engine.cancel("stays")
+    kept.engine.cancel("never seen")
+    assert not kept.engine.step()
+
+
+def test_a_job_past_its_deadline_fails_and_is_not_tried_again() -> None:
+    kept = Kept()
+    kept.engine.submit(job("late", deadline=time.time() - 1))
+    kept.engine.submit(job("early", deadline=time.time() + 3600))
+    kept.run_all()
+    failed = kept.outcome("late")
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, DeadlineExceeded)
+    assert not failed.retryable
+    assert isinstance(kept.outcome("early"), Finished)
+
+
+def test_bad_input_fails_alone() -> None:
+    kept = Kept()
+    kept.engine.submit(replace(inpaint("no mask"), mask=None))
+    kept.engine.submit(replace(superres("no picture"), image=b"not a picture"))
+    kept.engine.submit(job("mate"))
+    kept.run_all()
+    missing = kept.outcome("no mask")
+    assert isinstance(missing, Failed)
+    assert isinstance(missing.error, RequestError)
+    assert not missing.retryable
+    assert isinstance(kept.outcome("no picture"), Failed)
+    assert isinstance(kept.outcome("mate"), Finished)
+    assert kept.engine.unfinished() == []
+
+
+def test_non_finite_latents_fail_alone() -> None:
+    kept = Kept()
+    kept.engine.submit(job("bad", seed=1, n=2))
+    kept.engine.submit(job("mate"))
+    kept.engine.step()
+    sample = kept.engine._requests["bad"].runs[1].sample
+    assert sample is not None
+    sample.x = torch.full_like(sample.x, torch.nan)
+    kept.run_all()
+    failed = kept.outcome("bad")
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, NonFiniteLatents)
+    assert kept.images("mate") == alone(job("mate"))
+
+
+def test_an_error_of_the_whole_call_is_narrowed_down_to_its_cause() -> None:
+    kept = Kept()
+    jobs = [job(f"{i}", seed=i) for i in range(5)]
+    for one in jobs:
+        kept.engine.submit(one)
+    kept.engine.step()
+    kept.engine.step()
+    sample = kept.engine._requests["3"].runs[0].sample
+    assert sample is not None
+    sample.context = sample.context[:, :, :5]  # the network cannot multiply this
+    kept.run_all()
+    outcomes = {one.id: kept.outcome(one.id) for one in jobs}
+    assert isinstance(outcomes.pop("3"), Failed)
+    assert all(isinstance(event, Finished) for event in outcomes.values())
+
+
+def test_a_running_engine_takes_jobs_from_other_threads_and_drains() -> None:
+    kept = Kept()
+    thread = threading.Thread(target=kept.engine.run)
+    thread.start()
+    for i in range(6):
+        kept.engine.submit(job(f"{i}", seed=i))
+    assert kept.engine.stop(drain_s=60) == []
+    thread.join(60)
+    assert not thread.is_alive()
+    assert all(isinstance(kept.outcome(f"{i}"), Finished) for i in range(6))
+
+
+def test_stopping_without_patience_names_what_is_unfinished() -> None:
+    kept = Kept()
+    thread = threading.Thread(target=kept.engine.run)
+    thread.start()
+    kept.engine.submit(job("long", steps=1000))
+    assert kept.engine.stop(drain_s=0) == ["long"]
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_free_rows_count_what_waits_and_what_runs() -> None:
+    kept = Kept(max_rows=8)
+    assert kept.engine.free_rows() == 8
+    kept.engine.submit(job("a", n=2))
+    assert kept.engine.free_rows() == 4
+    kept.engine.submit(job("b", n=3))
+    assert kept.engine.free_rows() == -2
+    kept.run_all()
+    assert kept.engine.free_rows() == 8
+    assert max(rows for _, rows, _ in kept.batches) <= 8
+
+
+def test_parameters_travel_in_the_png_unless_switched_off() -> None:
+    import io
+    import json
+
+    kept = Kept(png_metadata=False)
+    kept.engine.submit(job())
+    kept.run_all()
+    plain = Image.open(io.BytesIO(kept.images("job")[0]))
+    assert "parameters" not in plain.info
+    carried = json.loads(Image.open(io.BytesIO(alone(job(prompt="ein Häuschen"))[0])).info["parameters"])
+    assert carried["prompt"] == "ein Häuschen"
+    assert carried["seed"] == 11
+    assert carried["model"] == "scenes"
+
+
+@pytest.mark.parametrize(("form", "expected"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_every_format_is_what_it_says(form: str, expected: str) -> None:
+    import io
+
+    encoded = Image.open(io.BytesIO(encode(picture(16), form, None)))  # type: ignore[arg-type]
+    assert encoded.format == expected
+    assert encoded.size == (16, 16)

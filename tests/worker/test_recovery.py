@@ -1,0 +1,249 @@
+"""Whatever happens to workers and to Redis, every job ends, once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from service.broker import Broker, BrokerUnavailable
+from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
+from worker import scripts
+from worker.embedded_redis import EmbeddedRedis
+from worker.leases import revoke
+from worker.records import LOST, iso_now, result_fields
+from worker.vital import EXIT_HUNG
+
+Start = Callable[..., WorkerProcess]
+QUICK = {"lease_s": 1, "beat_s": 0.2}
+
+
+def steps_done(redis: Redis, job_id: str) -> int:
+    return int(redis.hget(f"rq:job:{job_id}", "x_step") or 0)
+
+
+def successes(redis: Redis, job_id: str) -> int:
+    return len([1 for _, fields in redis.xrange(f"rq:results:{job_id}") if fields[b"type"] == b"1"])
+
+
+async def submit(broker: Broker, count: int, **given: Any) -> list[str]:
+    return [(await broker.submit(payload("slow", **given))).payload.id for _ in range(count)]
+
+
+async def statuses(broker: Broker, ids: list[str]) -> list[str]:
+    ended = [await broker.wait(job_id, 30) for job_id in ids]
+    return [view.status for view in ended if view]
+
+
+def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
+    queues = ["toy.high", "toy.normal", "toy.low"]
+    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, iso_now(), 0, 1, *queues))
+
+
+def commit(redis: Redis, worker: str, taken: list[Any]) -> str:
+    job_id, _, execution = (part.decode(errors="replace") for part in taken[:3])
+    result = result_fields(job_id, [], None, worker, execution)
+    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, iso_now(), 0.1, "[]", "", *result)
+    return str(reply.decode())
+
+
+def maintain(redis: Redis, unlisted_s: float = 10) -> list[int]:
+    return list(scripts.maintain.run(redis, iso_now(), '{"detail": "lost"}', unlisted_s))
+
+
+async def test_jobs_of_a_killed_worker_finish_elsewhere_once(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    first = start_worker()
+    ids = await submit(broker, 4, steps=40)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    first.kill()
+    assert revoke(redis, first.name) == 4
+    again = [await broker.job(job_id) for job_id in ids]
+    assert {(view.status, view.step) for view in again if view} == {("queued", 0)}
+    start_worker()
+    assert await statuses(broker, ids) == ["succeeded"] * 4
+    assert [successes(redis, job_id) for job_id in ids] == [1] * 4
+    assert nothing_is_left(redis)
+
+
+async def test_without_a_supervisor_the_leases_run_out(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    first = start_worker(**QUICK)
+    ids = await submit(broker, 3, steps=30)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    first.kill()
+    start_worker(**QUICK)
+    assert await statuses(broker, ids) == ["succeeded"] * 3
+    assert [redis.hget(f"rq:job:{job_id}", "retries_left") for job_id in ids] == [b"2"] * 3
+    assert nothing_is_left(redis)
+
+
+async def test_a_worker_that_wakes_after_its_leases_cannot_write(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    first = start_worker(**QUICK)
+    ids = await submit(broker, 3, steps=60)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    first.process.send_signal(signal.SIGSTOP)
+    second = start_worker(**QUICK)
+    eventually(lambda: all(redis.hget(f"rq:job:{i}", "worker_name") == second.name.encode() for i in ids))
+    first.process.send_signal(signal.SIGCONT)
+    assert await statuses(broker, ids) == ["succeeded"] * 3
+    assert [successes(redis, job_id) for job_id in ids] == [1] * 3
+    assert {redis.hget(f"rq:job:{i}", "worker_name") for i in ids} == {second.name.encode()}
+
+
+async def test_the_fence_refuses_whoever_lost_the_job(broker: Broker, redis: Redis) -> None:
+    await submit(broker, 1)
+    (taken,) = admit(redis, "first")
+    revoke(redis, "first")
+    assert commit(redis, "first", taken) == "lost"
+    (again,) = admit(redis, "second")
+    assert commit(redis, "first", taken) == "lost"
+    assert commit(redis, "second", again) == "finished"
+    assert commit(redis, "second", again) == "finished"  # its reply may have been lost
+    assert commit(redis, "first", taken) == "lost"
+    assert successes(redis, again[0].decode()) == 1
+
+
+async def test_a_cancel_that_was_accepted_wins_over_a_late_success(broker: Broker, redis: Redis) -> None:
+    (job_id,) = await submit(broker, 1)
+    (taken,) = admit(redis, "w")
+    scripts.cancel.run(redis, job_id, iso_now())
+    assert commit(redis, "w", taken) == "canceled"
+    assert await statuses(broker, [job_id]) == ["cancelled"]
+
+
+async def test_a_job_that_outlives_no_worker_fails_with_the_reason(broker: Broker, redis: Redis) -> None:
+    (job_id,) = await submit(broker, 1)
+    for start in range(4):
+        assert len(admit(redis, f"w{start}")) == 1
+        revoke(redis, f"w{start}")
+    view = await broker.job(job_id)
+    assert view is not None
+    assert (view.status, view.error) == ("failed", LOST)
+    assert nothing_is_left(redis)
+
+
+async def test_a_job_that_kills_its_workers_takes_no_other_with_it(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    innocent = await submit(broker, 3, steps=10)
+    poison = (await broker.submit(payload("crash"))).payload.id
+    innocent += await submit(broker, 3, steps=10)
+    deaths = 0
+    while redis.exists("ldm:open"):
+        worker = start_worker()
+        eventually(lambda: worker.process.poll() is not None or not redis.exists("ldm:open"))  # noqa: B023
+        if worker.process.poll() is not None:
+            deaths += 1
+            revoke(redis, worker.name)
+    assert deaths == 4
+    assert await statuses(broker, [poison, *innocent]) == ["failed"] + ["succeeded"] * 6
+
+
+async def test_recovery_by_many_at_once_puts_a_job_back_once(broker: Broker, redis: Redis) -> None:
+    await submit(broker, 5)
+    admit(redis, "gone", lease_s=-1)
+    assert maintain(redis)[0] == 5
+    assert maintain(redis)[0] == 0
+    assert redis.llen("rq:queue:toy.normal") == 5
+
+
+async def test_ids_that_fell_out_of_every_list_are_put_back(broker: Broker, redis: Redis) -> None:
+    queued, started, kept = await submit(broker, 3)
+    admit(redis, "gone")
+    revoke(redis, "gone")
+    redis.lrem("rq:queue:toy.normal", 0, queued)
+    redis.lrem("rq:queue:toy.normal", 0, started)
+    redis.hset(f"rq:job:{started}", mapping={"status": "started", "x_exec": "nobody"})
+    assert maintain(redis, unlisted_s=60) == [0, 0]  # a moment without a list is no loss yet
+    assert maintain(redis, unlisted_s=0) == [0, 2]
+    assert sorted(redis.lrange("rq:queue:toy.normal", 0, -1)) == sorted(i.encode() for i in (queued, started, kept))
+
+
+async def test_an_id_that_is_listed_twice_runs_once(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    ids = await submit(broker, 2)
+    redis.rpush("rq:queue:toy.normal", ids[0])  # as another program's clean-up may do
+    start_worker()
+    assert await statuses(broker, ids) == ["succeeded"] * 2
+    eventually(lambda: nothing_is_left(redis))
+    assert successes(redis, ids[0]) == 1
+
+
+async def test_sigterm_lets_running_jobs_finish(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    worker = start_worker()
+    ids = await submit(broker, 2, steps=30)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    assert worker.stop() == 0
+    assert await statuses(broker, ids) == ["succeeded"] * 2
+    assert await broker.models() == []
+    assert not redis.exists(f"ldm:worker:{worker.name}", f"ldm:commands:{worker.name}")
+
+
+async def test_a_drain_that_is_over_puts_jobs_back_in_order_and_burns_no_retry(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    worker = start_worker(drain_s=0.1, max_rows=3)
+    ids = await submit(broker, 5, steps=500)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids[:3]))
+    assert worker.stop() == 0
+    assert [job_id.decode() for job_id in redis.lrange("rq:queue:toy.normal", 0, -1)] == ids
+    assert {redis.hget(f"rq:job:{job_id}", "retries_left") for job_id in ids} == {b"3"}
+    assert not redis.exists("rq:wip:toy.normal")
+
+
+async def test_a_device_that_hangs_ends_its_worker(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    worker = start_worker(step_timeout_s=0.5, **QUICK)
+    job_id = (await broker.submit(payload("hang"))).payload.id
+    assert worker.process.wait(15) == EXIT_HUNG
+    view = await broker.job(job_id)
+    assert view is not None
+    assert view.status == "running"  # until somebody revokes the worker, or its lease ends
+    assert revoke(redis, worker.name) == 1
+
+
+def test_a_worker_may_be_up_before_its_redis(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "redis")
+    worker = WorkerProcess(server.url, tmp_path)
+    try:
+        eventually(lambda: b"Redis is away" in worker.log.read_bytes())
+        server.start()
+        with Redis.from_url(server.url) as redis:
+            eventually(lambda: redis.exists(f"ldm:worker:{worker.name}", f"rq:worker:{worker.name}") == 2)
+        assert worker.stop() == 0
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+        server.stop()
+
+
+async def test_a_redis_that_goes_away_costs_no_outcome(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    broker = Broker(redis_url=server.url, data_dir=tmp_path)
+    await broker.connect()
+    worker = WorkerProcess(server.url, tmp_path)
+    try:
+        ids = await submit(broker, 3, steps=25)
+        with Redis.from_url(server.url) as redis:
+            eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+        assert server.process is not None
+        server.process.kill()
+        server.process.wait()
+        assert not await broker.ping()
+        with pytest.raises(BrokerUnavailable):
+            await broker.submit(payload())
+        eventually(lambda: b"cannot write an outcome" in worker.log.read_bytes())  # it went on without Redis
+        server.start()
+        assert await statuses(broker, ids) == ["succeeded"] * 3
+        with Redis.from_url(server.url) as redis:
+            assert [redis.hget(f"rq:job:{job_id}", "x_starts") for job_id in ids] == [b"1"] * 3
+        assert worker.stop() == 0
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+        await broker.close()
+        server.stop()

@@ -1,0 +1,58 @@
+"""How the supervisor treats one child; `tests/end_to_end` has the whole of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.worker.processes import eventually
+from worker.supervisor import BACK_OFF_S, Child
+
+
+def child(tmp_path: Path, program: str) -> Child:
+    (tmp_path / "program.py").write_text(program)
+    return Child("program", ["program"], os.environ | {"PYTHONPATH": str(tmp_path)})
+
+
+def test_a_child_that_dies_at_once_is_given_longer_and_longer_pauses(tmp_path: Path) -> None:
+    dying = child(tmp_path, "raise SystemExit(5)")
+    pauses = []
+    for _ in range(3):
+        dying.start()
+        assert eventually(dying.exit_code) == 5
+        assert dying.exit_code() is None  # it is reported once
+        pauses.append(round(dying.not_before - time.monotonic(), 1))
+    assert pauses == [BACK_OFF_S[0], 2 * BACK_OFF_S[0], 4 * BACK_OFF_S[0]]
+
+
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    deaf = child(
+        tmp_path,
+        f"import signal, pathlib; signal.signal({int(signal.SIGTERM)}, signal.SIG_IGN);"
+        f"pathlib.Path({str(ready)!r}).touch(); [signal.pause() for _ in iter(int, 1)]",
+    )
+    deaf.start()
+    assert deaf.process is not None
+    pid = deaf.process.pid
+    eventually(ready.exists)
+    deaf.terminate()
+    deaf.wait(0.2)
+    assert deaf.process is None
+    assert not Path(f"/proc/{pid}").exists() or sys.platform != "linux"
+
+
+def test_a_child_never_imports_from_where_the_user_happens_to_be(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise SystemExit(9)")
+    clean = child(tmp_path, "import json; raise SystemExit(4)")
+    before = Path.cwd()
+    os.chdir(tmp_path / "here")
+    try:
+        clean.start()
+        assert eventually(clean.exit_code) == 4
+    finally:
+        os.chdir(before)

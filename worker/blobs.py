@@ -1,0 +1,129 @@
+"""Pictures on their way in and out, kept beside the queue: in a directory on one host, in Redis for several. No torch.
+
+A name is the job's id, a dot, and what it is: `ID.image`, `ID.mask`, `ID.EXECUTION.0`. Every blob has an expiry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, cast
+from uuid import uuid4
+
+from redis import Redis
+
+from worker.connection import connect
+
+INPUT_TTL_S = 7 * 86400  # a queued job waits at most this long; its inputs go when it ends
+NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+
+
+class BlobStore(Protocol):
+    """Small immutable files with an expiry."""
+
+    def put(self, name: str, data: bytes, ttl_s: float) -> None:
+        """Stores or replaces a blob, whole or not at all."""
+
+    def get(self, name: str) -> bytes | None:
+        """The blob, or None where there is none or it has expired."""
+
+    def delete(self, *names: str) -> None:
+        """Removes blobs; those that do not exist are none of its concern."""
+
+    def sweep(self) -> int:
+        """Removes what has expired and says how many that were."""
+
+
+def open_blobs(redis_url: str, data_dir: Path | str) -> BlobStore:
+    """The store that fits: who speaks to Redis through a unix socket shares this host's disk, others may not."""
+    if redis_url.startswith("unix:"):
+        return DirectoryBlobs(Path(data_dir) / "blobs")
+    return RedisBlobs(connect(redis_url))
+
+
+def image_name(job_id: str) -> str:
+    """The input picture of a job."""
+    return f"{job_id}.image"
+
+
+def mask_name(job_id: str) -> str:
+    """The mask of a job."""
+    return f"{job_id}.mask"
+
+
+def output_name(job_id: str, execution: str, index: int) -> str:
+    """Picture `index` of one execution: a second execution writes beside it, never over it."""
+    return f"{job_id}.{execution}.{index}"
+
+
+class DirectoryBlobs:
+    """Files under `root`; a file's modification time is the moment at which it expires."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, name: str, data: bytes, ttl_s: float) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        half = path.with_name(f".{uuid4().hex}")
+        expiry = time.time() + ttl_s
+        try:
+            half.write_bytes(data)
+            os.utime(half, (expiry, expiry))
+            half.rename(path)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def get(self, name: str) -> bytes | None:
+        path = self._path(name)
+        try:
+            return path.read_bytes() if path.stat().st_mtime > time.time() else None
+        except FileNotFoundError:
+            return None
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            self._path(name).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        now, count = time.time(), 0
+        for path in self.root.glob("*/*"):  # half-written files too: their time is that of the write
+            with suppress(FileNotFoundError):
+                age = now - path.stat().st_mtime
+                if age > (600 if path.name.startswith(".") else 0):
+                    path.unlink()
+                    count += 1
+        return count
+
+    def _path(self, name: str) -> Path:
+        return self.root / checked(name)[:2] / name
+
+
+class RedisBlobs:
+    """Keys with a TTL, best in a Redis without AOF. Redis itself sweeps."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis: Any = redis
+
+    def put(self, name: str, data: bytes, ttl_s: float) -> None:
+        self.redis.set(f"ldm:blob:{checked(name)}", data, px=max(1, int(ttl_s * 1000)))
+
+    def get(self, name: str) -> bytes | None:
+        return cast("bytes | None", self.redis.get(f"ldm:blob:{checked(name)}"))
+
+    def delete(self, *names: str) -> None:
+        if names:
+            self.redis.unlink(*(f"ldm:blob:{checked(name)}" for name in names))
+
+    def sweep(self) -> int:
+        return 0
+
+
+def checked(name: str) -> str:
+    """`name`, if it is one: it becomes part of a path."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a blob name")
+    return name

@@ -1,0 +1,92 @@
+"""The wire between gateway and worker: what a job is, and the names under which Redis keeps it. No torch, no Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ldm_core.config import ModelCard
+from ldm_core.params import GenerationParams
+
+Priority = Literal["low", "normal", "high"]
+Format = Literal["png", "jpeg", "webp"]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # the order in which a worker looks
+TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+CONTENT_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+FUNCTION = "ldm.generate"  # the one name on the queues; a worker looks it up in its own table and imports nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPayload:
+    """One accepted job. Input pictures are blobs of their own, not part of it."""
+
+    id: str
+    model: str
+    params: GenerationParams
+    format: Format = "png"
+    priority: Priority = "normal"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    has_image: bool = False
+    has_mask: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "params": self.params.to_json(), "metadata": dict(self.metadata)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
+        return cls(**{**data, "params": GenerationParams.from_json(data["params"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One finished picture; its bytes are a blob."""
+
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job as a client may see it. Times are Unix seconds; `error` is a problem object without `instance`."""
+
+    payload: JobPayload
+    status: Status
+    step: int
+    created_at: float
+    queue_position: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    images: tuple[StoredImage, ...] = ()
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.payload.params.steps
+
+    @property
+    def progress(self) -> float:
+        return 1.0 if self.status == "succeeded" else min(1.0, self.step / self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveModel:
+    """A model that live workers serve now."""
+
+    card: ModelCard
+    workers: int
+
+
+def queue_name(model: str, priority: Priority) -> str:
+    return f"{model}.{priority}"

@@ -1,0 +1,95 @@
+"""The worker process, `ldm worker`: reads its settings, loads its models, then works until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import torch
+
+from ldm_core.errors import ModelError
+from ldm_core.loading import load_model
+from ldm_core.model import LatentDiffusion
+from worker.batch_worker import BatchWorker
+from worker.blobs import open_blobs
+from worker.connection import connect
+from worker.engine import Engine
+from worker.logs import set_up_logging
+from worker.metrics import WorkerMetrics, process_memory
+from worker.settings import WorkerSettings, read_settings
+from worker.vital import EXIT_BROKEN_MODEL
+
+log = logging.getLogger("worker.main")  # also when it runs as __main__
+
+
+def main() -> int:
+    """Exit codes: 0 told to stop, 2 a bad setting, 3 a broken model directory, 70 the device hangs or a thread died."""
+    settings = read_settings(WorkerSettings)
+    set_up_logging(settings.log_format)
+    try:
+        models = load_models(settings)
+    except ModelError as error:
+        print(f"ldm worker: {error}", file=sys.stderr)
+        return EXIT_BROKEN_MODEL
+    metrics = WorkerMetrics()
+    device = next(iter(models.values())).device
+    on_gpu = device.type == "cuda"
+    metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
+    metrics.serve(settings.metrics_host, settings.metrics_port)
+    cards = {model_id: model.card for model_id, model in models.items()}
+    worker = BatchWorker(
+        connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings
+    )
+    rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
+    engine = Engine(
+        models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
+        png_metadata=settings.png_metadata,
+    )  # fmt: skip
+    worker.serve(engine)
+    return 0
+
+
+def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
+    """Every model directory, by model id; what they have in common is held once. Raises ModelError."""
+    device = _device(settings.device)
+    dtype = _dtype(settings.dtype, device)
+    models: dict[str, LatentDiffusion] = {}
+    shared: dict[str, torch.nn.Module] = {}
+    for directory in settings.model_dirs:
+        model = load_model(directory, device, dtype, shared)
+        if model.card.id in models:
+            raise ModelError(directory, f"a second model called {model.card.id!r}; directory names must differ")
+        models[model.card.id] = model
+        log.info("loaded model %s on %s as %s", model.card.id, device, dtype)
+    if not models:
+        raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
+    return models
+
+
+def default_rows(model: LatentDiffusion) -> int:
+    """Rows of one U-Net call where nothing is set: below this the device idles, above it nothing is gained."""
+    if model.device.type == "cuda":
+        return 16
+    return 2 if model.card.default_guidance_scale > 1 else 1
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        print(f"LDM_DEVICE={name}: {str(error).splitlines()[0]}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Pictures to bytes, the same bytes every time. No torch."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from worker.jobs import Format
+from worker.request import EngineJob
+
+
+def encode(picture: Image.Image, format: Format, parameters: str | None) -> bytes:
+    """Encodes an RGB picture; a PNG carries `parameters` in a text chunk of that name."""
+    buffer = io.BytesIO()
+    if format == "png":
+        info = PngInfo()
+        if parameters is not None:
+            info.add_itxt("parameters", parameters)
+        picture.save(buffer, "PNG", pnginfo=info)
+    elif format == "jpeg":
+        picture.save(buffer, "JPEG", quality=92, subsampling=0)
+    else:
+        picture.save(buffer, "WEBP", quality=92, method=4)
+    return buffer.getvalue()
+
+
+def parameters_of(job: EngineJob, index: int) -> str:
+    """The parameters of picture `index` as a job of its own, so that both give the same bytes."""
+    alone = {**job.params.to_json(), "model": job.model, "seed": job.params.image_seed(index)}
+    del alone["n"]
+    return json.dumps(alone, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,130 @@
+"""A job as the hash that RQ keeps of it: written once at submit, read back by worker and gateway. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from rq.job import Job, JobStatus, Retry
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from ldm_core.errors import DeadlineExceeded, LdmError, RequestError
+from worker.jobs import FUNCTION, JobPayload, JobView, Status, StoredImage, queue_name
+
+MAX_RETRIES = 3
+FAILURE_TTL_S = 86400
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+STATUSES: Mapping[str, Status] = {
+    "started": "running",
+    "finished": "succeeded",
+    "failed": "failed",
+    "canceled": "cancelled",
+    "stopped": "cancelled",
+}  # everything else that RQ knows is a way to be queued
+LOST = {
+    "type": "about:blank", "title": "Internal Server Error", "status": 500,
+    "detail": f"The worker was lost each of the {MAX_RETRIES + 1} times that this job was started.",
+}  # fmt: skip
+
+_offline = Redis()  # RQ's Job wants a client even to be turned into a dictionary; this one never connects
+
+
+def iso_now() -> str:
+    """The present moment as RQ writes it."""
+    return str(utcformat(datetime.now(UTC)))
+
+
+def new_record(payload: JobPayload, *, timeout_s: int, result_ttl_s: int) -> dict[str, Any]:
+    """The hash of a job that is about to be queued."""
+    if not JOB_ID.fullmatch(payload.id):
+        raise ValueError(f"job id {payload.id!r} must be 1 to 64 letters, digits, '_' or '-'")
+    params = payload.params
+    job = Job.create(
+        FUNCTION,
+        kwargs=payload.to_json(),
+        connection=_offline,
+        id=payload.id,
+        origin=queue_name(payload.model, payload.priority),
+        status=JobStatus.QUEUED,
+        description=f"{params.task} with {payload.model}: {params.n} x {params.steps} steps",
+        timeout=timeout_s,
+        result_ttl=result_ttl_s,
+        failure_ttl=FAILURE_TTL_S,
+        retry=Retry(max=MAX_RETRIES),
+        serializer=JSONSerializer,
+    )
+    job.enqueued_at = job.created_at
+    own = {"x_rows": params.n * params.rows_per_image, "x_step": 0, "x_steps": params.steps}
+    return {**job.to_dict(include_meta=False), "status": "queued", **own}
+
+
+def payload_of(data: bytes) -> JobPayload:
+    """What a record's `data` field asks for. Raises ValueError where it is not a call of our one function."""
+    function, _, _, kwargs = JSONSerializer.loads(zlib.decompress(data))
+    if function != FUNCTION:
+        raise ValueError(f"{function!r} is not a function of this worker")
+    return JobPayload.from_json(kwargs)
+
+
+def view_of(record: Mapping[bytes, bytes], queue_position: int | None = None) -> JobView:
+    """The record as a client may see it."""
+    text = {key.decode(): value for key, value in record.items()}
+    status = STATUSES.get(text["status"].decode(), "queued")
+    finished = unix(text.get("ended_at"))
+    ttl = int(text["failure_ttl" if status == "failed" else "result_ttl"])
+    error = json.loads(text["x_error"]) if "x_error" in text else LOST
+    return JobView(
+        payload=payload_of(text["data"]),
+        status=status,
+        step=int(text.get("x_step", 0)),
+        created_at=unix(text["created_at"]) or 0.0,
+        queue_position=queue_position,
+        started_at=unix(text.get("started_at")),
+        finished_at=finished,
+        expires_at=finished + ttl if finished else None,
+        images=tuple(StoredImage(**image) for image in json.loads(text.get("x_images", b"[]"))),
+        error=error if status == "failed" else None,
+    )
+
+
+def result_fields(job_id: str, value: Any, error: str | None, worker: str, execution: str) -> list[Any]:
+    """RQ's `Result` of an execution, as the fields of its stream entry."""
+    result = Result(
+        job_id,
+        Result.Type.SUCCESSFUL if error is None else Result.Type.FAILED,
+        connection=_offline,
+        return_value=value,
+        exc_string=error,
+        worker_name=worker,
+        serializer=JSONSerializer,
+        execution_id=execution,
+    )
+    return [part for pair in result.serialize().items() for part in pair]
+
+
+def problem_of(error: BaseException) -> dict[str, Any]:
+    """A failed job's `error`: a problem object (RFC 9457) that tells nothing of our insides."""
+    if isinstance(error, RequestError):
+        pointers = [{"pointer": f"/{error.field}", "detail": error.detail}]
+        return _problem(422, "Unprocessable Content", str(error)) | {"errors": pointers}
+    if isinstance(error, DeadlineExceeded):
+        return _problem(504, "Gateway Timeout", str(error))
+    if isinstance(error, LdmError):
+        return _problem(500, "Internal Server Error", str(error))
+    return _problem(500, "Internal Server Error", "The job failed on the worker; its log has the cause.")
+
+
+def _problem(status: int, title: str, detail: str) -> dict[str, Any]:
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
+
+
+def unix(stamp: bytes | None) -> float | None:
+    """RQ's time stamp as Unix seconds."""
+    return datetime.fromisoformat(stamp.decode()).timestamp() if stamp else None

@@ -1,0 +1,111 @@
+"""What the engine takes and gives: jobs in, events out, and the state of one picture in between. No Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ldm_core.params import GenerationParams
+from worker.jobs import Format, Priority
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ldm_core.tasks import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineJob:
+    """One job as the engine knows it. `image` and `mask` are encoded pictures; `deadline` is Unix seconds."""
+
+    id: str
+    model: str
+    params: GenerationParams
+    image: bytes | None = None
+    mask: bytes | None = None
+    format: Format = "png"
+    priority: Priority = "normal"
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One finished picture, encoded in the job's format."""
+
+    data: bytes
+    seed: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` counts the steps of the job's slowest picture."""
+
+    job_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The job's pictures, in order."""
+
+    job_id: str
+    images: tuple[EncodedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`retryable` says whether another try could end differently."""
+
+    job_id: str
+    error: Exception
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The job was cancelled and has left the batch."""
+
+    job_id: str
+
+
+Event = Progress | Finished | Failed | Cancelled
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A job inside the engine: its pictures, and those of them that are done."""
+
+    job: EngineJob
+    runs: list[ImageRun] = field(init=False)
+    inputs: tuple[Image | None, Image | None] | None = None  # decoded once, for all its pictures
+    done: dict[int, EncodedImage] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.runs = [ImageRun(self, index) for index in range(self.job.params.n)]
+
+    @property
+    def step(self) -> int:
+        """Steps done by the slowest picture."""
+        return min(run.step for run in self.runs)
+
+
+@dataclass(eq=False, slots=True)
+class ImageRun:
+    """One picture of a request. `sample` is there from its first step to its last."""
+
+    request: Request
+    index: int
+    sample: Sample | None = None
+
+    @property
+    def rows(self) -> int:
+        """U-Net rows it takes in a step."""
+        return self.request.job.params.rows_per_image
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return 0 if self.sample is None else self.sample.step

@@ -1,0 +1,78 @@
+"""The device side of a step: begins pictures and steps batches of them. Knows no queue and no other thread."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image
+
+from ldm_core import tasks
+from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
+from ldm_core.model import LatentDiffusion
+from worker.request import ImageRun, Request
+
+
+class Runner:
+    """`rows` is the fixed number of rows of every U-Net call, by model id."""
+
+    def __init__(self, models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
+        self._models = models
+        self._rows = rows
+
+    def begin(self, run: ImageRun) -> None:
+        """Text to context, picture to latents, seed to noise. Raises RequestError, or what torch raises."""
+        job = run.request.job
+        if run.request.inputs is None:
+            run.request.inputs = (_decoded(job.image), _decoded(job.mask))
+        with torch.inference_mode():
+            run.sample = tasks.begin(self._models[job.model], job.params, run.index, *run.request.inputs)
+
+    def step(self, batch: Sequence[ImageRun]) -> dict[Request, Exception]:
+        """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
+
+        An error of the whole call is narrowed down by halves to the pictures that cause it.
+        """
+        model, rows = self._of(batch[0])
+        try:
+            finite = model.step([run.sample for run in batch if run.sample is not None], rows)
+        except RuntimeError as error:
+            if _device_is_lost(error):
+                raise
+            if len(batch) == 1:
+                return {batch[0].request: _as_job_error(error)}
+            half = len(batch) // 2
+            return self.step(batch[:half]) | self.step(batch[half:])
+        return {
+            run.request: NonFiniteLatents(f"The latents became infinite or not a number at step {run.step}.")
+            for run, ok in zip(batch, finite, strict=True)
+            if not ok
+        }
+
+    def padding(self, batch: Sequence[ImageRun]) -> int:
+        """Rows that the batch's last U-Net call computes for nobody."""
+        return -sum(run.rows for run in batch) % self._of(batch[0])[1]
+
+    def _of(self, run: ImageRun) -> tuple[LatentDiffusion, int]:
+        model = run.request.job.model
+        return self._models[model], self._rows[model]
+
+
+def _decoded(data: bytes | None) -> Image.Image | None:
+    if data is None:
+        return None
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def _as_job_error(error: RuntimeError) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemory("The job does not fit into the device's memory, even alone.")
+    return JobError(f"The device refused the job: {str(error).splitlines()[0]}")
+
+
+def _device_is_lost(error: RuntimeError) -> bool:
+    """After most CUDA errors nothing works any more in this process: it must end and be started again."""
+    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)

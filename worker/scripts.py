@@ -1,0 +1,81 @@
+"""Every change of a job's state, each one atomic Lua script, in the key formats of RQ 3.0.
+
+queued ──ADMIT──▶ started ──COMMIT──▶ finished, failed, canceled
+   ▲                 │
+   └─ REQUEUE (drain), REVOKE and MAINTAIN (lost worker) ─┘          CANCEL and ENQUEUE come from the gateway
+
+`x_exec` in the job's hash is the fencing token: only the execution named there may touch a started job. Because popping
+a job and leasing it are one script, there is no moment at which a killed worker could lose it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import NoScriptError
+from rq.defaults import RQ_KEY_PREFIX
+
+from worker.scripts_held import ADMIT, BEAT, COMMIT, PROGRESS
+from worker.scripts_lua import CANCEL, ENQUEUE, MAINTAIN, PRELUDE, REQUEUE, REVOKE
+
+OPEN = "ldm:open"  # sorted set: every job that is queued or running
+EVENTS = "ldm:events"  # capped stream: what happened to which job
+WORKERS = "ldm:workers"  # set: names of workers that may be alive
+
+
+def bell_key(model: str) -> str:
+    """A list with a token for every job enqueued lately: idle workers block on it. A lost token costs a second."""
+    return f"ldm:bell:{model}"
+
+
+def commands_key(worker: str) -> str:
+    """A list of job ids that this worker shall cancel."""
+    return f"ldm:commands:{worker}"
+
+
+def worker_key(worker: str) -> str:
+    """The worker's model cards, as JSON; expires when its heartbeat stops."""
+    return f"ldm:worker:{worker}"
+
+
+class Script:
+    """One script; `run` for a blocking client, `arun` for an asyncio one. Reply in bytes, as Redis gives it."""
+
+    def __init__(self, body: str) -> None:
+        self.source = (PRELUDE + body).replace("@RQ@", RQ_KEY_PREFIX)
+        self.sha = ""
+
+    def run(self, redis: Any, *args: Any) -> Any:
+        try:
+            return redis.evalsha(self.sha or self._load(redis), 0, *args)
+        except NoScriptError:  # a restarted Redis has forgotten it
+            return redis.evalsha(self._load(redis), 0, *args)
+
+    async def arun(self, redis: Any, *args: Any) -> Any:
+        try:
+            return await redis.evalsha(self.sha or await self._aload(redis), 0, *args)
+        except NoScriptError:
+            return await redis.evalsha(await self._aload(redis), 0, *args)
+
+    def _load(self, redis: Any) -> str:
+        self.sha = _text(redis.script_load(self.source))
+        return self.sha
+
+    async def _aload(self, redis: Any) -> str:
+        self.sha = _text(await redis.script_load(self.source))
+        return self.sha
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+enqueue = Script(ENQUEUE)
+admit = Script(ADMIT)
+progress = Script(PROGRESS)
+beat = Script(BEAT)
+commit = Script(COMMIT)
+requeue = Script(REQUEUE)
+cancel = Script(CANCEL)
+revoke = Script(REVOKE)
+maintain = Script(MAINTAIN)

@@ -1,0 +1,118 @@
+"""Lua: the scripts of jobs that a worker holds, from their admission to their commit."""
+
+# worker, token, lease seconds, rows of room, turn, iso time, jobs it holds, queues per priority, queue, ... (high,
+# normal, low)
+# Strictly high before normal before low, but of every eight jobs one comes from normal first and one from low first.
+# A job under which two workers died may be the cause: it runs alone, so that it takes no others with it.
+ADMIT = """
+local worker, token, iso = ARGV[1], ARGV[2], ARGV[6]
+local lease, room, turn, held, width =
+  tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local taken = {}
+if call('EXISTS', RQ..':suspended') == 1 then return taken end
+
+local function pop()
+  local order = ({[3] = {2, 3, 1}, [7] = {3, 2, 1}})[turn % 8] or {1, 2, 3}
+  for _, priority in ipairs(order) do
+    for model = 0, width - 1 do
+      local queue = ARGV[9 + (priority - 1) * width + (model + turn) % width]
+      local id = call('LPOP', RQ..':queue:'..queue)
+      if id then return id, queue end
+    end
+  end
+end
+
+local t = now()
+while room > 0 do
+  local id, queue = pop()
+  if not id then break end
+  if get(id, 'status') == 'queued' then -- else cancelled, or listed twice by another program's clean-up
+    local alone = tonumber(get(id, 'retries_left') or 3) <= 1
+    if alone and held + #taken > 0 then
+      call('LPUSH', RQ..':queue:'..queue, id)
+      break
+    end
+    local exe, key = token..'-'..#taken, job_key(id)
+    local both = id..':'..exe
+    call('HSET', key, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', worker,
+      'x_exec', exe)
+    call('HINCRBY', key, 'x_starts', 1)
+    call('PERSIST', key)
+    call('HSET', RQ..':execution:'..both, 'id', exe, 'job_id', id, 'created_at', stamp(t), 'last_heartbeat', stamp(t),
+      'worker_name', worker)
+    call('EXPIRE', RQ..':execution:'..both, lease + 60)
+    call('ZADD', RQ..':executions:'..id, stamp(t + lease + 60), exe)
+    call('EXPIRE', RQ..':executions:'..id, lease + 120)
+    call('ZADD', RQ..':wip:'..queue, stamp(t + lease), both)
+    call('SADD', RQ..':worker:'..worker..':executions', both)
+    call('EXPIRE', RQ..':worker:'..worker..':executions', lease + 120)
+    event('kind', 'started', 'id', id)
+    taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), get(id, 'enqueued_at') or '',
+      alone and 1 or 0}
+    room = alone and 0 or room - tonumber(get(id, 'x_rows') or 1)
+    turn = turn + 1
+  end
+end
+return taken
+"""
+
+# id, execution, step, ... -> jobs to cancel, jobs that are no longer ours
+PROGRESS = """
+local steps, cancel, lost, any = {}, {}, {}, false
+for i = 1, #ARGV, 3 do
+  local id, exe, step = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  if mine(id, exe) then
+    call('HSET', job_key(id), 'x_step', step)
+    steps[id], any = step, true
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id end
+  elseif not ended(id, exe) then
+    lost[#lost + 1] = id
+  end
+end
+if any then event('kind', 'progress', 'steps', cjson.encode(steps)) end
+return {cancel, lost}
+"""
+
+# lease seconds, id, execution, ... -> as PROGRESS
+BEAT = """
+local t, lease, cancel, lost = now(), tonumber(ARGV[1]), {}, {}
+for i = 2, #ARGV, 2 do
+  local id, exe = ARGV[i], ARGV[i + 1]
+  if mine(id, exe) then
+    local both = id..':'..exe
+    call('ZADD', RQ..':wip:'..get(id, 'origin'), stamp(t + lease), both)
+    call('HSET', RQ..':execution:'..both, 'last_heartbeat', stamp(t))
+    call('EXPIRE', RQ..':execution:'..both, lease + 60)
+    call('ZADD', RQ..':executions:'..id, 'XX', stamp(t + lease + 60), exe)
+    call('EXPIRE', RQ..':executions:'..id, lease + 120)
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id end
+  elseif not ended(id, exe) then
+    lost[#lost + 1] = id
+  end
+end
+return {cancel, lost}
+"""
+
+# worker, id, execution, status, may retry (1 or 0), iso time, seconds worked, images, error, then RQ's result: field,
+# value, ... -> what became of the job, or 'lost' where another execution owns it by now
+COMMIT = """
+local worker, id, exe, status, retry, iso, seconds = unpack(ARGV, 1, 7)
+if not mine(id, exe) then
+  return ended(id, exe) and get(id, 'status') or 'lost' -- ended: our own commit, whose reply was lost
+end
+drop_execution(id, exe, get(id, 'origin'), worker)
+call('HINCRBYFLOAT', RQ..':worker:'..worker, 'total_working_time', seconds)
+if call('HEXISTS', job_key(id), 'x_cancel') == 1 then status = 'canceled' end
+if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9]) end
+if status == 'finished' then
+  call('HSET', job_key(id), 'x_images', ARGV[8], 'x_step', get(id, 'x_steps'))
+elseif status == 'failed' then
+  call('HSET', job_key(id), 'x_error', ARGV[9])
+end
+if status ~= 'canceled' then
+  call('XADD', RQ..':results:'..id, 'MAXLEN', 10, '*', unpack(ARGV, 10))
+  call('HINCRBY', RQ..':worker:'..worker, status == 'finished' and 'successful_job_count' or 'failed_job_count', 1)
+end
+finish(id, status, iso)
+return status
+"""

@@ -1,0 +1,82 @@
+"""What the worker and `ldm serve` read from the environment, once, at their start. No torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BUILTIN = Path(__file__).resolve().parent.parent / "ldm_core" / "builtin"
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def default_data_dir() -> Path:
+    """Where a user's own data belongs (XDG base directories)."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "ldm-service"
+
+
+class WorkerSettings(BaseSettings):
+    """One worker process. Every field is the environment variable LDM_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore", protected_namespaces=())
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    data_dir: Path = Field(default_factory=default_data_dir)
+    model: str = ""  # comma-separated directories; empty: the models that come with the package
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    rows: int | None = Field(default=None, ge=1, le=1024)  # rows of one U-Net call; None: what suits the device
+    max_rows: int = Field(default=64, ge=1, le=4096)
+    result_ttl_s: int = Field(default=3600, ge=1)
+    png_metadata: bool = True
+    metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
+    metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
+    log_format: Literal["json", "text"] = "json"
+    worker_name: str = ""  # given by the supervisor; empty: made up
+    drain_s: float = Field(default=60, ge=0)  # at SIGTERM: how long running jobs may go on
+    step_timeout_s: float = Field(default=120, gt=0)  # a step that takes longer is a hung device
+    lease_s: int = Field(default=20, ge=1)
+    beat_s: float = Field(default=5, gt=0)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @property
+    def model_dirs(self) -> list[Path]:
+        """The directories to load."""
+        given = [Path(part.strip()).expanduser() for part in self.model.split(",") if part.strip()]
+        return given or sorted(path.parent for path in BUILTIN.glob("*/model_index.json"))
+
+
+class ServeSettings(BaseSettings):
+    """`ldm serve`: what it must know itself. Everything else goes through to gateway and worker as it is."""
+
+    model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
+
+    redis_url: str = ""  # empty: a private Redis under the data directory
+    data_dir: Path = Field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    metrics_port: int = Field(default=8001, ge=0, le=65535)
+    log_format: Literal["json", "text"] = "text"
+    drain_s: float = Field(default=3, ge=0)  # Ctrl-C means now; what is cut short runs again at the next start
+
+
+def read_settings(kind: type[Settings], **given: Any) -> Settings:
+    """Reads `kind` from the environment, under what the command line gave. A bad value ends the process, named."""
+    try:
+        return kind(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"LDM_{name}={problem['input']!s}: {problem['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None

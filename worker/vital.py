@@ -1,0 +1,35 @@
+"""Threads without which a worker is useless: when one dies, so does the process, and its jobs go elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+log = logging.getLogger(__name__)
+
+EXIT_BROKEN_MODEL = 3  # no use in starting again
+EXIT_HUNG = 70  # the device hangs or one of our threads died; a new process may do better
+
+
+def start_vital(name: str, target: Callable[[], object]) -> threading.Thread:
+    """Starts `target` in a daemon thread; an exception that leaves it ends the process."""
+
+    def run() -> None:
+        try:
+            target()
+        except BaseException:
+            log.critical("thread %s died", name, exc_info=True)
+            give_up()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def give_up() -> NoReturn:
+    """Ends the process at once, past every thread that hangs."""
+    logging.shutdown()
+    os._exit(EXIT_HUNG)
