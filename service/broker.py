@@ -1,0 +1,224 @@
+"""The gateway's side of the queues: submit, look, wait, cancel. The only module here that knows Redis and RQ."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from redis.exceptions import RedisError
+from rq.defaults import RQ_KEY_PREFIX
+
+from ldm_core.config import ModelCard
+from ldm_core.errors import LdmError
+from service.events import EventReader
+from worker import scripts
+from worker.blobs import INPUT_TTL_S, BlobStore, image_name, mask_name, open_blobs, output_name
+from worker.connection import AWAY, connect_async
+from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, queue_name
+from worker.records import JOB_ID, iso_now, new_record, view_of
+
+POLL_S = 2.0  # what a waiter does in case an event got lost
+CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
+RETRY_AFTER_S = (1.0, 60.0)
+UNMEASURED_RETRY_S = 10.0
+
+
+class QueueFull(LdmError):
+    """As many jobs are open as may be. `retry_after`: seconds until a tenth of them should be done."""
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full: {limit} jobs are waiting or running")
+        self.retry_after = retry_after
+
+
+class BrokerUnavailable(LdmError):
+    """Redis does not answer, or the store of pictures takes nothing."""
+
+    retry_after = 2.0
+
+
+class Broker:
+    """One per gateway process. Every method raises BrokerUnavailable while Redis is away."""
+
+    def __init__(
+        self, *, redis_url: str, data_dir: Path | str, queue_limit: int = 1000, result_ttl_s: int = 3600,
+        job_timeout_s: int = 600, blobs: BlobStore | None = None,
+    ) -> None:  # fmt: skip
+        self._redis: Any = connect_async(redis_url)
+        self._blobs = blobs or open_blobs(redis_url, data_dir)
+        self._events = EventReader(redis_url)
+        self._queue_limit, self._result_ttl_s, self._job_timeout_s = queue_limit, result_ttl_s, job_timeout_s
+
+    async def connect(self) -> None:
+        """Starts to follow events. Redis need not be up yet."""
+        self._events.start()
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        await self._events.close()
+        await self._redis.aclose()
+
+    async def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await self._redis.ping())
+        except (RedisError, OSError):
+            return False
+
+    async def models(self) -> list[LiveModel]:
+        """What live workers serve now, in the order of their ids."""
+        async with _available():
+            names = sorted(name.decode() for name in await self._redis.smembers(scripts.WORKERS))
+            published = await self._redis.mget([scripts.worker_key(name) for name in names]) if names else []
+        cards = [ModelCard.from_json(card) for text in published if text for card in json.loads(text)]
+        workers = Counter(card.id for card in cards)
+        latest = {card.id: card for card in cards}
+        return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
+
+    async def submit(self, payload: JobPayload, image: bytes | None = None, mask: bytes | None = None) -> JobView:
+        """Queues a job. Raises QueueFull, and then nothing is kept."""
+        record = new_record(payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s)
+        fields = [part for pair in record.items() for part in pair]
+        queue = queue_name(payload.model, payload.priority)
+        inputs = {image_name(payload.id): image, mask_name(payload.id): mask}
+        names = [name for name, data in inputs.items() if data is not None]
+        async with _available():
+            if names and await self._redis.zcard(scripts.OPEN) >= self._queue_limit:  # before pictures are written
+                raise QueueFull(self._queue_limit, UNMEASURED_RETRY_S)
+            for name in names:
+                await asyncio.to_thread(self._blobs.put, name, cast(bytes, inputs[name]), INPUT_TTL_S)
+            reply = await self._enqueue(payload.id, queue, fields)
+        if reply[0] == b"full":
+            await self._delete_blobs(names)
+            raise QueueFull(self._queue_limit, self._retry_after(int(reply[1]), float(reply[2])))
+        view = await self.job(payload.id)
+        return view or view_of({key.encode(): _bytes(value) for key, value in record.items()})
+
+    async def _enqueue(self, job_id: str, queue: str, fields: list[Any]) -> list[bytes]:
+        arguments = (job_id, queue, self._queue_limit, *fields)
+        try:
+            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+        except AWAY:  # perhaps only the reply was lost; the script knows the id then and changes nothing
+            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+
+    def _retry_after(self, jobs: int, in_seconds: float) -> float:
+        low, high = RETRY_AFTER_S
+        if jobs < 2 or in_seconds <= 0:
+            return UNMEASURED_RETRY_S
+        return min(high, max(low, 0.1 * self._queue_limit * in_seconds / jobs))
+
+    async def job(self, job_id: str) -> JobView | None:
+        """The job as it is now; None for an unknown or expired one."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with _available():
+            record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
+            if b"data" not in record:
+                return None
+            queued = record[b"status"] == b"queued"
+            return view_of(record, await self._position(job_id, record[b"origin"].decode()) if queued else None)
+
+    async def _position(self, job_id: str, origin: str) -> int | None:
+        """1 for the job that the next free worker takes; more urgent queues of the same model go first."""
+        model, _, priority = origin.rpartition(".")
+        urgent = PRIORITIES[: PRIORITIES.index(cast(Priority, priority))]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.lpos(_queue_key(model, cast(Priority, priority)), job_id)
+            for other in urgent:
+                pipeline.llen(_queue_key(model, other))
+            place, *ahead = await pipeline.execute()
+        return None if place is None else 1 + place + sum(ahead)
+
+    async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
+        """The job as soon as it has ended, or as it is after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        with self._events.watch(job_id) as changed:
+            while True:
+                changed.clear()
+                view = await self.job(job_id)
+                left = deadline - time.monotonic()
+                if view is None or view.status in TERMINAL or left <= 0:
+                    return view
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, POLL_S))
+                except TimeoutError:
+                    continue
+
+    async def image(self, job_id: str, index: int) -> bytes | None:
+        """The bytes of a finished picture; None where there is none (any more)."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with _available():
+            execution, images = await self._redis.hmget(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_exec", "x_images")
+            if not execution or not images or not 0 <= index < len(json.loads(images)):
+                return None
+            return await asyncio.to_thread(self._blobs.get, output_name(job_id, execution.decode(), index))
+
+    async def cancel(self, job_id: str) -> JobView | None:
+        """Cancels an open job, deletes the pictures of a finished one; the job as it is then, None for an unknown one.
+
+        A running job leaves its batch within a step: this waits a moment for it, and may still find it running.
+        """
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with _available():
+            was = await scripts.cancel.arun(self._redis, job_id, iso_now())
+        if was == b"started":
+            return await self.wait(job_id, CANCEL_WAIT_S)
+        if was == b"queued":
+            await self._delete_blobs([image_name(job_id), mask_name(job_id)])
+        elif was == b"finished":
+            await self._delete_images(job_id)
+        return await self.job(job_id)
+
+    async def _delete_images(self, job_id: str) -> None:
+        key = f"{RQ_KEY_PREFIX}:job:{job_id}"
+        async with _available():
+            execution, images = await self._redis.hmget(key, "x_exec", "x_images")
+            if execution and images:
+                await self._redis.hset(key, "x_images", "[]")
+                names = [output_name(job_id, execution.decode(), i) for i in range(len(json.loads(images)))]
+                await self._delete_blobs(names)
+
+    async def _delete_blobs(self, names: list[str]) -> None:
+        if names:
+            async with _available():
+                await asyncio.to_thread(self._blobs.delete, *names)
+
+    async def queue_depths(self) -> dict[tuple[str, str], int]:
+        """Jobs waiting, by (model, priority), for every queue that was ever used."""
+        prefix = f"{RQ_KEY_PREFIX}:queue:"
+        async with _available():
+            keys = sorted(key.decode() for key in await self._redis.smembers(f"{RQ_KEY_PREFIX}:queues"))
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.llen(key)
+                depths = await pipeline.execute() if keys else []
+        places = [key.removeprefix(prefix).rpartition(".") for key in keys]
+        return {
+            (model, priority): depth
+            for (model, _, priority), depth in zip(places, depths, strict=True)
+            if priority in get_args(Priority)
+        }
+
+
+def _queue_key(model: str, priority: Priority) -> str:
+    return f"{RQ_KEY_PREFIX}:queue:{queue_name(model, priority)}"
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+@asynccontextmanager
+async def _available() -> AsyncIterator[None]:
+    try:
+        yield
+    except AWAY as error:
+        raise BrokerUnavailable("the job queue does not answer") from error

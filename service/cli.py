@@ -1,0 +1,114 @@
+"""The command `ldm`: serve, worker, gateway, models. torch is imported only where `ldm worker` begins its work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from ldm_core.config import read_card
+from ldm_core.errors import ModelError
+from worker.settings import ServeSettings, WorkerSettings, read_settings
+
+SERVE = "everything on this machine: Redis, gateway and worker"
+EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README lists those without an option here."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = _parser().parse_args(argv)
+    for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
+        if name == "model_dirs":
+            value = ",".join(str(Path(part).expanduser().resolve()) for part in value or ()) or None
+            name = "model"
+        if name != "command" and value is not None:
+            os.environ[f"LDM_{name.upper()}"] = str(value)
+    return {"serve": _serve, "worker": _worker, "gateway": _gateway, "models": _models}[args.command]()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"ldm-service {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help=SERVE, description=SERVE, epilog=EPILOG)
+    worker = commands.add_parser("worker", help="one worker, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
+    gateway = commands.add_parser("gateway", help="one gateway, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
+    models = commands.add_parser("models", help="what the model directories hold", epilog=EPILOG)
+    for command in (serve, gateway):
+        command.add_argument("--host", help="address to listen on (127.0.0.1)")
+        command.add_argument("--port", type=int, help="port to listen on (8000)")
+    for command in (worker, gateway):
+        command.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
+    for command in (serve, worker, gateway):
+        command.add_argument("--data-dir", metavar="DIR", help="where jobs and pictures are kept")
+    for command in (serve, worker):
+        command.add_argument("--device", help="cpu, cuda, cuda:1 (the best there is)")
+    for command in (serve, worker, models):
+        command.add_argument(
+            "--model", metavar="DIR", action="append", dest="model_dirs", help="a model directory; may be repeated"
+        )
+    return parser
+
+
+def _serve() -> int:
+    if not _worker_installed():
+        return 1
+    from worker.supervisor import Supervisor
+
+    read_settings(WorkerSettings, redis_url="redis://checked-later")  # a bad value shall end this before children start
+    return Supervisor(read_settings(ServeSettings)).run()
+
+
+def _worker() -> int:
+    if not _worker_installed():
+        return 1
+    return int(import_module("worker.main").main())
+
+
+def _gateway() -> int:
+    import uvicorn
+
+    from service.app import create_app
+    from service.settings import GatewaySettings
+    from worker.logs import set_up_logging
+
+    settings = read_settings(GatewaySettings)
+    set_up_logging(settings.log_format)
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
+        timeout_graceful_shutdown=3, server_header=False,
+    )  # fmt: skip
+    return 0
+
+
+def _models() -> int:
+    code = 0
+    for directory in read_settings(WorkerSettings).model_dirs:
+        try:
+            card = read_card(directory)
+        except ModelError as error:
+            print(error, file=sys.stderr)
+            code = 1
+            continue
+        width, height = card.native_size
+        print(f"{card.id}  {', '.join(card.tasks)}  {width}x{height}  {card.default_steps} steps  {directory}")
+    return code
+
+
+def _worker_installed() -> bool:
+    if find_spec("torch") is None:
+        print("ldm: no worker is installed here; to have one: pip install 'ldm-service[worker]'", file=sys.stderr)
+        return False
+    return True
+
+
+def _version() -> str:
+    try:
+        return version("ldm-service")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,46 @@
+"""`ldm serve` without a word about models: what a newcomer's first request meets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.end_to_end.bodies import TASKS, model_for, output_size, request
+from tests.end_to_end.serving import ROOT, Served
+
+pytestmark = pytest.mark.skipif(
+    not list((ROOT / "ldm_core" / "builtin").glob("*/unet/*.safetensors")), reason="the built-in weights are not here"
+)
+
+
+@pytest.fixture(scope="module")
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    service = Served(tmp_path_factory.mktemp("builtin") / "data", models=[])
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.stop()
+
+
+def test_every_task_has_a_model_by_default(builtin: Served) -> None:
+    assert {task: model_for(builtin, task)["id"] for task in TASKS} == {
+        "txt2img": "scenes",
+        "inpaint": "scenes",
+        "superres": "scenes-superres",
+    }
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_smallest_request_gives_a_picture_and_not_a_flat_one(builtin: Served, task: str, tmp_path: Path) -> None:
+    body = request(builtin, task)
+    del body["steps"], body["seed"]
+    answer = builtin.http.post(f"/v1/{task}", json=body, headers={"Accept": "image/png"})
+    assert answer.status_code == 200, answer.text
+    picture = Image.open(io.BytesIO(answer.content)).convert("RGB")
+    assert picture.size == output_size(builtin, task)
+    assert len(set(picture.getdata())) > 100

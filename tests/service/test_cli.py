@@ -1,0 +1,71 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_tiny_models
+from tests.worker.processes import ROOT
+
+
+def ldm(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_models_lists_directories_without_torch(tmp_path: Path) -> None:
+    write_tiny_models(tmp_path)
+    directories = sorted(path.parent for path in tmp_path.glob("*/model_index.json"))
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    options = [part for directory in directories for part in ("--model", str(directory))]
+    shown = ldm("models", *options, PYTHONPATH=path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for line, directory in zip(shown.stdout.splitlines(), directories, strict=True):
+        assert line.startswith(directory.name)
+        assert line.endswith(str(directory))
+
+
+def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    shown = ldm("models", "--model", str(tmp_path / "nothing"))
+    assert shown.returncode == 1
+    assert str(tmp_path / "nothing") in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("LDM_PORT", "http", "integer"), ("LDM_MAX_ROWS", "0", "greater"), ("LDM_DTYPE", "int3", "float32")],
+)
+def test_a_bad_setting_is_named_with_its_value_and_what_was_wanted(
+    tmp_path: Path, name: str, value: str, wanted: str
+) -> None:
+    said = ldm("serve", "--data-dir", str(tmp_path), **{name: value})
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"{name}={value}: ")
+    assert wanted in said.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = ldm("serve", "--data-dir", str(tmp_path), "--port", str(port))
+    assert said.returncode == 1
+    assert (said.stdout + said.stderr).count("\n") == 1
+    assert f"127.0.0.1:{port}" in said.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_command() -> None:
+    shown = ldm("--help").stdout
+    assert all(command in shown for command in ("serve", "worker", "gateway", "models"))
