@@ -130,7 +130,8 @@ def main() -> None:
         seen = frozenset(text for group in dataset.load(args.data).captions for text in group)
     classifier = load_classifier(args.classifier)
     report = evaluate(args.models, classifier, captions=args.captions, seed=args.seed, seen=seen, device=args.device)
-    report["command"] = f"python -m ldm_core.training.evaluate --captions {args.captions} --seed {args.seed}"
+    options = f"--captions {args.captions} --seed {args.seed}{' --data RUN/data' if args.data else ''}"
+    report["command"] = f"python -m ldm_core.training.evaluate {options} --card ldm_core/builtin/MODEL_CARD.md"
     report["captions_checked_against_training"] = bool(args.data)
     recipe = args.models[0].resolve().parent / "training.json"
     training = json.loads(recipe.read_text()) if recipe.exists() else {}

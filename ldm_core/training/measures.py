@@ -52,10 +52,10 @@ def measure_txt2img(model: LatentDiffusion, scenes: Sequence[HeldOut], classifie
     found = classifier.read(np.stack(pictures))
     truth = labels([item.scene for item in scenes])
     said = np.array([item.caption.flags() for item in scenes])
-    return {"captions": len(scenes), **_settings(model), **_obedience(found, truth, said)}
+    return {"captions": len(scenes), **_settings(model), **obedience(found, truth, said)}
 
 
-def _obedience(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> Figures:
+def obedience(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> Figures:
     """Arrays (N, A): what was read, what is true of the scene, what the caption states."""
     right = found == truth
     column = {name: index for index, name in enumerate(ATTRIBUTES)}

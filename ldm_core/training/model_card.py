@@ -14,8 +14,12 @@ Small latent diffusion models of drawn landscapes, trained from nothing on pictu
 draws itself (`ldm_core/training/scenes`). `scenes` makes pictures from text and paints holes anew;
 `scenes-superres` makes pictures four times as large. They show that the service works end to end, in seconds on a CPU.
 
-This file is written by `{command} --card FILE`. Every figure in it was measured by that command on scenes that no
-training run has seen. Shares have their 95 % interval in brackets, then the cases.
+Every figure here was measured by
+
+    {command}
+
+which wrote this file, on scenes that no training run has seen{captions}. Shares have
+their 95 % interval in brackets, then the cases.
 """
 LIMITS = """
 - They know landscapes from a grammar: time of day, ground, background, clouds, sun or moon, one house, tree, boat and
@@ -24,11 +28,15 @@ LIMITS = """
 - English only, 48 tokens; no photograph was ever seen, so photographs come back as drawings, if at all.
 - The classifier that reads the generated pictures makes mistakes of its own; its figures on drawn pictures stand first.
 """
+CAPTIONS = {
+    True: ", in words that no training caption has",
+    False: "; some of the shorter captions also occur in training, with other pictures",
+}
 COMMANDS = """
 ```
 python -m ldm_core.training.train --run RUN                      # the weights, in RUN/models; resumes
 python -m ldm_core.training.classifier --data RUN/data --out ldm_core/builtin/classifier.safetensors
-{command} --out report.json --card ldm_core/builtin/MODEL_CARD.md
+{command}
 ```
 """
 
@@ -51,7 +59,8 @@ def render_card(report: Figures, training: Figures) -> str:
     """Markdown."""
     sizes = [figures["size"] for figures in report["models"].values()]
     command = report.get("command", "python -m ldm_core.training.evaluate")
-    lines = [INTRO.format(command=command)]
+    checked = report.get("captions_checked_against_training")
+    lines = [INTRO.format(command=command, captions=CAPTIONS[bool(checked)])]
     lines += ["## Targets", "", *_targets(report), ""]
     lines += ["## Classifier", "", *_classifier(report), ""]
     for name, figures in report["models"].items():

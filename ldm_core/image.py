@@ -1,0 +1,100 @@
+"""The door for pictures from outside: what may come in, in which form it goes on. No torch.
+
+A picture's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
+upright, without metadata, so that a worker never meets anything else.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ldm_core.errors import InvalidImage
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+HALF_GREY = 128
+SizeCheck = Callable[[str, int, int], None]
+
+
+def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
+    """Decodes a still PNG, JPEG or WebP to an upright RGB, or RGBA where it has transparency.
+
+    `check_size(field, width, height)` raises InvalidImage from the header's size alone. Raises InvalidImage.
+    """
+    picture = _opened(data, field)
+    check_size(field, *picture.size)
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":  # many a phone's JPEG holds a second view
+        raise InvalidImage(field, "is animated; only still pictures are taken")
+    try:
+        picture.load()
+        return _normal(ImageOps.exif_transpose(picture))
+    except (*DAMAGED, *BOMB):
+        raise InvalidImage(field, "is truncated or damaged") from None
+
+
+def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
+    """Decodes a mask of exactly `size`: L, 255 where it is at least half grey, 0 elsewhere. Raises InvalidImage."""
+
+    def check_size(name: str, width: int, height: int) -> None:
+        if sorted((width, height)) != sorted(size):
+            raise InvalidImage(name, f"is {width}x{height}, the image is {size[0]}x{size[1]}; they must be equal")
+
+    mask = open_image(data, field, check_size)
+    if mask.size != size:
+        raise InvalidImage(
+            field, f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
+        )
+    return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
+
+
+def mask_of_transparency(picture: Image.Image) -> Image.Image | None:
+    """The mask that an image's transparent pixels make; None where it has none."""
+    if picture.mode != "RGBA":
+        return None
+    return _thresholded(ImageOps.invert(picture.getchannel("A")))
+
+
+def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """RGB, with what is transparent laid over `background`."""
+    if picture.mode != "RGBA":
+        return picture
+    opaque = Image.new("RGB", picture.size, background)
+    opaque.paste(picture, mask=picture.getchannel("A"))
+    return opaque
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """Encodes fast rather than small: it lives until the job has run."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _opened(data: bytes, field: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise InvalidImage(field, "is not a PNG, JPEG or WebP picture") from None
+    except BOMB:
+        raise InvalidImage(field, "has far more pixels than any model takes") from None
+    except DAMAGED:
+        raise InvalidImage(field, "is truncated or damaged") from None
+
+
+def _normal(picture: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB or RGBA."""
+    if picture.mode.startswith("I"):  # 16 bits of grey; a plain conversion would clip instead of scale
+        return picture.convert("I").point(lambda level: level * (1 / 256)).convert("L").convert("RGB")
+    if picture.has_transparency_data:
+        return picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def _thresholded(grey: Image.Image) -> Image.Image:
+    return grey.point(lambda level: 255 if level >= HALF_GREY else 0)

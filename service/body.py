@@ -1,0 +1,84 @@
+"""Reads a request's body, JSON or multipart, into one of the request models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from anyio import to_thread
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from service.errors import Problem
+from service.schemas import JobRequest
+
+Model = TypeVar("Model", bound=JobRequest)
+
+
+async def read_body(request: Request, model: type[Model]) -> Model:
+    """Raises Problem: 400 for what cannot be parsed, 415 for another content type, 422 naming each field at fault."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _validated(model, await _json(request), strict=True)
+    if kind == "multipart/form-data":
+        # every form field is text: "20" is a number there
+        return _validated(model, await _form(request), strict=False)
+    raise Problem(415, "Send application/json or multipart/form-data.", headers={"Accept": "application/json"})
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    raw = await request.body()
+    try:
+        data = await to_thread.run_sync(json.loads, raw)  # with pictures in it, it is megabytes
+    except (ValueError, RecursionError):
+        raise Problem(400, "The body is not valid JSON.") from None
+    if not isinstance(data, dict):
+        raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
+    return data
+
+
+async def _form(request: Request) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    async with request.form(max_files=4, max_fields=64) as form:
+        for name, value in form.multi_items():
+            if name in data:
+                raise Problem(422, f"{name}: is given twice", errors=[(f"/{name}", "is given twice")])
+            data[name] = await value.read() if isinstance(value, UploadFile) else value
+    if isinstance(data.get("metadata"), str):
+        try:
+            data["metadata"] = json.loads(data["metadata"])
+        except ValueError:
+            raise Problem(422, "metadata: must be JSON", errors=[("/metadata", "must be JSON")]) from None
+    return data
+
+
+def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Model:
+    if data.pop("webhook", None) is not None:
+        raise Problem(422, "webhook: no host is allowed here", errors=[("/webhook", "no host is allowed here")])
+    try:
+        return model.model_validate(data, strict=strict)
+    except ValidationError as error:
+        errors = list(dict.fromkeys((_pointer(problem["loc"]), _detail(problem)) for problem in error.errors()))
+        first = f"{errors[0][0].removeprefix('/')}: {errors[0][1]}"
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise Problem(422, first + more, errors=errors) from None
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """A JSON pointer to the field; a union's branches, which pydantic adds below it, are no part of it."""
+    depth = 2 if location[0] == "metadata" else 1
+    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in location[:depth])
+
+
+def _detail(problem: Any) -> str:
+    match problem["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "is not a field of this request"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case _:
+            message = str(problem["msg"])
+            return message.replace("Input should", "should").replace("String should", "should")

@@ -1,0 +1,75 @@
+"""Errors as RFC 9457 problems: one table from exception class to status, one place that writes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ldm_core.errors import RequestError
+from service.broker import BrokerUnavailable, QueueFull
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class Problem(Exception):
+    """An error answer. `errors` are (JSON pointer, detail) pairs, one for each field at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.errors, self.headers = status, detail, errors, dict(headers or {})
+
+
+def problem_response(problem: Problem, instance: str, request_id: str) -> JSONResponse:
+    """The answer for `problem` to a request for the path `instance`."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        body["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in problem.errors]
+    return JSONResponse(body, problem.status, problem.headers, PROBLEM_JSON)
+
+
+def as_problem(error: Exception) -> Problem:
+    """What an exception means to a client; nothing of ours shows in the last case."""
+    match error:
+        case Problem():
+            return error
+        case RequestError():
+            return Problem(422, str(error), errors=[(f"/{error.field}", error.detail)])
+        case QueueFull():
+            return Problem(429, f"{error}.", headers={"Retry-After": f"{error.retry_after:.0f}"})
+        case BrokerUnavailable():
+            detail = "The job queue cannot be reached; try again in a moment."
+            return Problem(503, detail, headers={"Retry-After": f"{error.retry_after:.0f}"})
+        case HTTPException():
+            detail = str(error.detail) if error.status_code < 500 else "Internal server error."
+            return Problem(error.status_code, detail, headers=error.headers)
+        case _:
+            return Problem(500, "Something went wrong here; the log has it under this request id.")
+
+
+def install(app: FastAPI) -> None:
+    """Every expected error becomes a problem; what nobody expected is the envelope's (`service/middleware.py`)."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(as_problem(error), request.url.path, request.state.request_id)
+
+    for kind in (Problem, RequestError, QueueFull, BrokerUnavailable, HTTPException):
+        app.add_exception_handler(kind, answer)

@@ -1,0 +1,39 @@
+"""What a gateway tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class GatewayMetrics:
+    """One per application."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry = registry
+        self._requests = Counter(
+            "ldm_http_requests", "Requests answered", ["route", "method", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "ldm_http_request_seconds", "From request to last byte", ["route"], buckets=SECONDS, registry=registry
+        )
+        self._submitted = Counter("ldm_jobs_submitted", "Jobs accepted", ["task", "model"], registry=registry)
+        self._depth = Gauge("ldm_queue_depth", "Jobs waiting", ["model", "priority"], registry=registry)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered; `route` is its pattern, so that ids make no series of their own."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def submitted(self, task: str, model: str) -> None:
+        """A job was accepted."""
+        self._submitted.labels(task, model).inc()
+
+    def exposition(self, depths: Mapping[tuple[str, str], int]) -> bytes:
+        """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority)."""
+        for (model, priority), depth in depths.items():
+            self._depth.labels(model, priority).set(depth)
+        return generate_latest(self._registry)

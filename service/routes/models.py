@@ -1,0 +1,25 @@
+"""What live workers serve, in the OpenAI list envelope with our fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from service.dependencies import BrokerOf
+from service.openapi import PROBLEM_503
+from worker.jobs import LiveModel
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+
+@router.get("/models", summary="The models that live workers serve", responses=PROBLEM_503)
+async def list_models(broker: BrokerOf) -> JSONResponse:
+    return JSONResponse({"object": "list", "data": [_entry(model) for model in await broker.models()]})
+
+
+def _entry(model: LiveModel) -> dict[str, Any]:
+    card = model.card.to_json()
+    del card["noise_level"]
+    return {"id": card.pop("id"), "object": "model", **card, "loaded": True, "workers": model.workers}

@@ -1,0 +1,27 @@
+"""What the gateway reads from the environment, once, at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.settings import default_data_dir
+
+
+class GatewaySettings(BaseSettings):
+    """One gateway process. Every field is the environment variable LDM_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(redis|rediss|unix)://")
+    data_dir: Path = Field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
+    queue_limit: int = Field(default=1000, ge=1)
+    result_ttl_s: int = Field(default=3600, ge=1)
+    job_timeout_s: int = Field(default=600, ge=1)
+    log_format: Literal["json", "text"] = "json"

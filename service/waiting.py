@@ -1,0 +1,59 @@
+"""How a client wants its answer: at once, after some seconds (`Prefer: wait`), or as the picture itself (`Accept`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from service.broker import Broker
+from service.errors import Problem
+from service.schemas import job_json
+from worker.jobs import TERMINAL, JobView
+
+MAX_WAIT_S = 120.0
+IMAGE_WAIT_S = 60.0  # for a picture, when the client does not say
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+IMAGE = re.compile(r"image/(png|jpeg|webp|\*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`wait_s` seconds to wait; `picture`: answer with the bytes of image 0."""
+
+    wait_s: float
+    picture: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Wish:
+        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`."""
+        asked = WAIT.search(",".join(request.headers.getlist("prefer")))
+        picture = bool(IMAGE.search(request.headers.get("accept", "")))
+        default = IMAGE_WAIT_S if picture else 0.0
+        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else default, picture)
+
+
+async def answer(broker: Broker, view: JobView, wish: Wish) -> Response:
+    """The picture, the finished job, or `202` with the job as it is."""
+    if wish.wait_s > 0:
+        view = await broker.wait(view.payload.id, wish.wait_s) or view
+    if view.status in TERMINAL and wish.picture:
+        return await _picture(broker, view)
+    status = 200 if view.status in TERMINAL else 202
+    headers = {"Location": f"/v1/jobs/{view.payload.id}"}
+    if wish.wait_s > 0:
+        headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
+    return JSONResponse(job_json(view), status, headers)
+
+
+async def _picture(broker: Broker, view: JobView) -> Response:
+    headers = {"X-Job-ID": view.payload.id, "X-Seed": str(view.payload.params.seed)}
+    headers["Location"] = f"/v1/jobs/{view.payload.id}"
+    data = await broker.image(view.payload.id, 0) if view.images else None
+    if data is not None:
+        return Response(data, media_type=view.images[0].content_type, headers=headers)
+    error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
+    fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
+    raise Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)
