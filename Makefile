@@ -52,8 +52,8 @@ format: install ## puts the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## throughput of this machine
-	$(BIN)/python -m benchmarks.throughput $(ARGS)
+bench: install ## what batching by step gains on this machine
+	$(BIN)/python -m benchmarks.batching $(ARGS)
 
 train: install ## trains the built-in model; goes on where it stopped
 	$(BIN)/python -m ldm_core.training.train $(ARGS)

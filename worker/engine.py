@@ -1,7 +1,7 @@
 """Step-level continuous batching: every denoising step is batched afresh over whatever is running.
 
-`step()` is admit → begin → one U-Net pass over all rows → retire → finish. One thread owns the device and calls it; others
-submit, cancel and look. Events leave through `emit`, which must be quick.
+`step()` is admit → begin → one U-Net pass over all rows → retire → finish. One thread owns the device and calls it;
+others submit, cancel and look. Events leave through `emit`, which must be quick.
 """
 
 from __future__ import annotations

@@ -12,15 +12,15 @@ from worker.jobs import Format
 from worker.request import EngineJob
 
 
-def encode(picture: Image.Image, format: Format, parameters: str | None) -> bytes:
+def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
     """Encodes an RGB picture; a PNG carries `parameters` in a text chunk of that name."""
     buffer = io.BytesIO()
-    if format == "png":
+    if kind == "png":
         info = PngInfo()
         if parameters is not None:
             info.add_itxt("parameters", parameters)
         picture.save(buffer, "PNG", pnginfo=info)
-    elif format == "jpeg":
+    elif kind == "jpeg":
         picture.save(buffer, "JPEG", quality=92, subsampling=0)
     else:
         picture.save(buffer, "WEBP", quality=92, method=4)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -16,11 +17,13 @@ from ldm_core.training.scenes import dataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """N pictures (N, 3, H, W) uint8; tokens (N, K, L), K captions each; labels (N, A) of the scene's attributes;
-    stated (N, K, A), whether caption k says attribute a; latents' mean and deviation (N, C, h, w), scaled, or None.
+    """N pictures and their details (N, 3, H, W) uint8; tokens (N, K, L), K captions each; labels (N, A) of the scene's
+    attributes; stated (N, K, A), whether caption k says attribute a; latents' mean and deviation (N, C, h, w), scaled,
+    or None.
     """
 
     pictures: Tensor
+    details: Tensor
     tokens: Tensor
     labels: Tensor
     stated: Tensor
@@ -29,6 +32,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def with_details(self) -> Corpus:
+        """2 N pictures: the details follow the whole ones, under the same captions."""
+        twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("tokens", "labels", "stated")}
+        return replace(self, pictures=torch.cat([self.pictures, self.details]), **twice)
 
     def draw_tokens(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """One of its captions for each picture in `index`: (B, L) int64."""
@@ -44,15 +52,22 @@ class Corpus:
 
 
 def load_corpus(directory: Path, tokenizer: CLIPTokenizer, device: torch.device) -> Corpus:
+    """The whole pictures that `dataset.draw` drew."""
     data = dataset.load(directory)
     flat = [text for captions in data.captions for text in captions]
     ids = tokenizer(flat, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
     return Corpus(
-        pictures=torch.from_numpy(np.ascontiguousarray(data.pictures)).permute(0, 3, 1, 2).contiguous().to(device),
+        pictures=_planes(data.pictures).to(device),
+        details=_planes(data.details).to(device),
         tokens=torch.from_numpy(ids.astype(np.int16)).view(len(data.captions), -1, ids.shape[1]).to(device),
         labels=torch.from_numpy(np.array(data.labels)).to(device),
         stated=torch.from_numpy(np.array(data.stated)).to(device),
     )
+
+
+def _planes(pictures: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, 3) → (N, 3, H, W)."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm_core.autoencoder import AutoencoderKL
 from ldm_core.training.corpus import to_unit_range
-from ldm_core.training.loop import EMA, Loop, Stateful, warmup_stable_decay
+from ldm_core.training.loop import EMA, Loop, Session, Stateful, warmup_stable_decay
 from ldm_core.training.recipe import Recipe
 
 
-def train_autoencoder(recipe: Recipe, pictures: Tensor, run: Path, *, deadline: float | None = None) -> AutoencoderKL:
+def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> AutoencoderKL:
     """Trains on uint8 pictures (N, 3, H, W) that lie on the device, and returns the averaged weights.
 
     The result's latents have unit variance once scaled by its `scaling_factor` (paper appendix G).
@@ -25,13 +23,14 @@ def train_autoencoder(recipe: Recipe, pictures: Tensor, run: Path, *, deadline: 
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_stable_decay(stage.steps))
     parts: dict[str, Stateful] = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
-    loop = Loop("autoencoder", stage.steps, run, parts=parts, deadline=deadline)
+    loop = Loop("autoencoder", stage.steps, session, parts)
+    loss_of = session.fast(_loss)
     for step in loop:
         generator = torch.Generator(device).manual_seed(step)
         index = torch.randint(len(pictures), (stage.batch,), generator=generator, device=device)
         x = to_unit_range(pictures[index])
         with torch.autocast(device.type, torch.bfloat16):
-            loss, mse = _loss(model, x, recipe.kl_weight)
+            loss, mse = loss_of(model, x, recipe.kl_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

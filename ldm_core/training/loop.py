@@ -6,18 +6,33 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 class Stateful(Protocol):
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How one call of the training command runs: where its checkpoints lie, until when, compiled or not."""
+
+    folder: Path
+    deadline: float | None = None  # on the monotonic clock
+    compile: bool = False
+
+    def fast(self, function: Function) -> Function:
+        return cast("Function", torch.compile(function)) if self.compile else function
 
 
 class TimeUp(Exception):
@@ -54,23 +69,22 @@ class EMA:
 class Loop:
     """Iterates over the steps that are left of a stage, saving `parts` every minute and at the end.
 
-    >>> for step in Loop("unet", 1000, run, parts={"model": unet, "optimizer": optimizer}, deadline=None): ...
+    >>> for step in Loop("unet", 1000, session, {"model": unet, "optimizer": optimizer}): ...
     """
 
     def __init__(
         self,
         name: str,
         steps: int,
-        run: Path,
-        *,
+        session: Session,
         parts: Mapping[str, Stateful],
-        deadline: float | None,
+        *,
         save_every_s: float = 60.0,
         log_every_s: float = 10.0,
     ) -> None:
-        self.name, self.steps, self.parts, self.deadline = name, steps, parts, deadline
+        self.name, self.steps, self.parts, self.deadline = name, steps, parts, session.deadline
         self.save_every_s, self.log_every_s = save_every_s, log_every_s
-        self.file = run / f"{name}.checkpoint.pt"
+        self.file = session.folder / f"{name}.checkpoint.pt"
         self.first = self._resume()
 
     def __iter__(self) -> Iterator[int]:

@@ -74,16 +74,16 @@ class Recipe:
     snr_gamma: float = 5.0
     noise_levels: int = 1000  # of the small picture in super-resolution
     trained_noise_levels: int = 100
-    autoencoder: AutoencoderConfig = field(default_factory=lambda: autoencoder_config(64, (32, 64, 128), 16))
+    autoencoder: AutoencoderConfig = field(default_factory=lambda: autoencoder_config(64, (32, 64, 96), 16))
     unet: UNetConfig = field(
         default_factory=lambda: unet_config(16, LATENT_CHANNELS + 1, (64, 128, 192), (False, True, True), 128, None)
     )
     superres: UNetConfig = field(
         default_factory=lambda: unet_config(16, 3, (64, 96, 128), (False, False, True), 128, 1000)
     )
-    autoencoder_stage: Stage = Stage(steps=1_600, batch=32, learning_rate=8e-4)
+    autoencoder_stage: Stage = Stage(steps=1_800, batch=32, learning_rate=8e-4)
     text_stage: Stage = Stage(steps=1_000, batch=128, learning_rate=1e-3)
-    unet_stage: Stage = Stage(steps=8_000, batch=32, learning_rate=1e-3)
+    unet_stage: Stage = Stage(steps=9_000, batch=32, learning_rate=1e-3)
     superres_stage: Stage = Stage(steps=3_000, batch=32, learning_rate=1e-3)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from transformers import CLIPTextModel
 from ldm_core.autoencoder import AutoencoderKL
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, encode, to_unit_range
-from ldm_core.training.loop import EMA, Loop, Stateful, warmup_stable_decay
+from ldm_core.training.loop import EMA, Loop, Session, Stateful, warmup_stable_decay
 from ldm_core.training.masks import random_masks
 from ldm_core.training.recipe import Recipe, Stage
 from ldm_core.unet import UNet
@@ -23,7 +22,7 @@ LossOf = Callable[[Tensor, torch.Generator], Tensor]
 
 def train_unet(
     recipe: Recipe, corpus: Corpus, autoencoder: AutoencoderKL, text: CLIPTextModel, schedule: NoiseSchedule,
-    empty: Tensor, run: Path, *, deadline: float | None = None,
+    empty: Tensor, session: Session,
 ) -> UNet:  # fmt: skip
     """Text-to-image and inpainting in one U-Net: `inpaint_share` of the samples show what is outside a random mask,
     the others a mask over everything. `empty` (L,) is the empty caption.
@@ -31,6 +30,7 @@ def train_unet(
     device = corpus.pictures.device
     alpha_bar = schedule.alpha_bar.to(device)
     unet = UNet(recipe.unet).to(device)
+    predict = session.fast(unet)
     grey = encode(autoencoder, torch.zeros_like(corpus.pictures[:1], dtype=torch.float32))
 
     def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,18 +42,18 @@ def train_unet(
         blank = _sampled(grey, (len(index) - holes, *z.shape[1:]), generator)
         extra = torch.cat([extra, torch.cat([torch.ones_like(blank[:, :1]), blank], dim=1)])
         with torch.autocast(device.type, torch.bfloat16):
-            eps = unet(torch.cat([x, extra], dim=1), t, context).float()
+            eps = predict(torch.cat([x, extra], dim=1), t, context).float()
         snr = alpha_bar[t] / (1 - alpha_bar[t])
         weight = snr.clamp(max=recipe.snr_gamma) / snr  # Hang et al. 2023, min-SNR-γ for ε
         return (weight * F.mse_loss(eps, noise, reduction="none").mean((1, 2, 3))).mean()
 
-    _optimise("unet", recipe.unet_stage, unet, len(corpus), loss_of, run, deadline)
+    _optimise("unet", recipe.unet_stage, unet, len(corpus), loss_of, session)
     return unet
 
 
 def train_superres(
     recipe: Recipe, corpus: Corpus, text: CLIPTextModel, schedule: NoiseSchedule, low_res_schedule: NoiseSchedule,
-    empty: Tensor, run: Path, *, deadline: float | None = None,
+    empty: Tensor, session: Session,
 ) -> UNet:  # fmt: skip
     """x4 super-resolution: the small picture, itself noised (paper section 4.4), behind the noisy latents.
 
@@ -62,6 +62,7 @@ def train_superres(
     """
     device = corpus.pictures.device
     unet = UNet(recipe.superres).to(device)
+    predict = session.fast(unet)
     alpha_bar = schedule.alpha_bar.to(device)
 
     def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,24 +74,22 @@ def train_superres(
         small = low_res_schedule.add_noise(small, blur, level)
         context = _context(text, corpus.draw_tokens(index, generator), empty, 0.5, generator)
         with torch.autocast(device.type, torch.bfloat16):
-            v = unet(torch.cat([x, small], dim=1), t, context, level).float()
+            v = predict(torch.cat([x, small], dim=1), t, context, level).float()
         a = alpha_bar[t].view(-1, 1, 1, 1)
         return F.mse_loss(v, a.sqrt() * noise - (1 - a).sqrt() * z)
 
-    _optimise("superres", recipe.superres_stage, unet, len(corpus), loss_of, run, deadline)
+    _optimise("superres", recipe.superres_stage, unet, len(corpus), loss_of, session)
     return unet
 
 
-def _optimise(
-    name: str, stage: Stage, unet: UNet, pictures: int, loss_of: LossOf, run: Path, deadline: float | None
-) -> None:
+def _optimise(name: str, stage: Stage, unet: UNet, pictures: int, loss_of: LossOf, session: Session) -> None:
     """Runs the stage and leaves the averaged weights in `unet`."""
     device = next(unet.parameters()).device
     ema = EMA(unet, stage.ema_decay)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=stage.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_stable_decay(stage.steps))
     parts: dict[str, Stateful] = {"model": unet, "ema": ema, "optimizer": optimizer, "schedule": schedule}
-    for step in (loop := Loop(name, stage.steps, run, parts=parts, deadline=deadline)):
+    for step in (loop := Loop(name, stage.steps, session, parts)):
         generator = torch.Generator(device).manual_seed(step)
         index = torch.randint(pictures, (stage.batch,), generator=generator, device=device)
         loss = loss_of(index, generator)

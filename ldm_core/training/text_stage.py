@@ -5,15 +5,13 @@ Trained only through the U-Net it is followed weakly for tens of thousands of sa
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm_core.training.corpus import Corpus
-from ldm_core.training.loop import EMA, Loop, warmup_stable_decay
+from ldm_core.training.loop import EMA, Loop, Session, warmup_stable_decay
 from ldm_core.training.recipe import Recipe
 
 
@@ -34,9 +32,7 @@ def build_text_transformer(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPText
     )
 
 
-def train_text(
-    recipe: Recipe, corpus: Corpus, tokenizer: CLIPTokenizer, run: Path, *, deadline: float | None = None
-) -> CLIPTextModel:
+def train_text(recipe: Recipe, corpus: Corpus, tokenizer: CLIPTokenizer, session: Session) -> CLIPTextModel:
     """Trains on the captions' stated attributes and returns the averaged weights."""
     stage, device = recipe.text_stage, corpus.pictures.device
     transformer = build_text_transformer(recipe, tokenizer)
@@ -48,8 +44,7 @@ def train_text(
     optimizer = torch.optim.AdamW(both.parameters(), lr=stage.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_stable_decay(stage.steps))
     loop = Loop(
-        "text", stage.steps, run,
-        parts={"model": both, "ema": ema, "optimizer": optimizer, "schedule": schedule}, deadline=deadline,
+        "text", stage.steps, session, {"model": both, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     )  # fmt: skip
     for step in loop:
         generator = torch.Generator(device).manual_seed(step)

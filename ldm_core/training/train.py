@@ -20,7 +20,7 @@ from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, load_corpus, with_latents
 from ldm_core.training.export import LOW_RES_SCHEDULER, SCHEDULERS, export_model, write_json
 from ldm_core.training.first_stage import train_autoencoder
-from ldm_core.training.loop import TimeUp
+from ldm_core.training.loop import Session, TimeUp
 from ldm_core.training.recipe import RECIPES, Recipe
 from ldm_core.training.scenes import dataset
 from ldm_core.training.scenes.tokenizer import write_tokenizer
@@ -37,11 +37,9 @@ TRAINING_SEED, HELD_OUT_SEED = 0, 1_000_000_007
 class Run:
     """One training run: its folder, its device and the stages, each of which loads what the ones before it left."""
 
-    def __init__(
-        self, folder: Path, recipe: Recipe, device: torch.device, deadline: float | None, workers: int
-    ) -> None:
-        self.folder, self.recipe, self.device, self.deadline = folder, recipe, device, deadline
-        self.workers = workers
+    def __init__(self, session: Session, recipe: Recipe, device: torch.device, workers: int) -> None:
+        self.session, self.recipe, self.device, self.workers = session, recipe, device, workers
+        self.folder = folder = session.folder
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "tokenizer/vocab.json").exists():
             write_tokenizer(folder / "tokenizer")
@@ -55,7 +53,7 @@ class Run:
     def autoencoder(self) -> AutoencoderKL:
         file = self.folder / "autoencoder.pt"
         if not file.exists():
-            trained = train_autoencoder(self.recipe, self._corpus().pictures, self.folder, deadline=self.deadline)
+            trained = train_autoencoder(self.recipe, self._corpus().with_details().pictures, self.session)
             torch.save(trained.state_dict(), file)
         autoencoder = AutoencoderKL(self.recipe.autoencoder).to(self.device)
         autoencoder.load_state_dict(torch.load(file, map_location=self.device, weights_only=True))
@@ -63,19 +61,21 @@ class Run:
 
     def text(self) -> CLIPTextModel:
         """Its checkpoint already makes it cheap to come here again: a finished stage only loads."""
-        return train_text(self.recipe, self._corpus(), self.tokenizer, self.folder, deadline=self.deadline)
+        return train_text(self.recipe, self._corpus(), self.tokenizer, self.session)
 
     def unet(self) -> UNet:
         autoencoder = self.autoencoder()
+        corpus = with_latents(self._corpus(), autoencoder, self.folder / "latents.pt")
         return train_unet(
-            self.recipe, self._encoded(autoencoder), autoencoder, self.text(), self.schedule,
-            self._empty(), self.folder, deadline=self.deadline,
+            self.recipe, corpus, autoencoder, self.text(), self.schedule,
+            self._empty(), self.session,
         )  # fmt: skip
 
     def superres(self) -> UNet:
+        corpus = with_latents(self._corpus().with_details(), self.autoencoder(), self.folder / "latents-superres.pt")
         return train_superres(
-            self.recipe, self._encoded(self.autoencoder()), self.text(), self.schedule, self.low_res_schedule,
-            self._empty(), self.folder, deadline=self.deadline,
+            self.recipe, corpus, self.text(), self.schedule, self.low_res_schedule,
+            self._empty(), self.session,
         )  # fmt: skip
 
     def export(self) -> None:
@@ -103,9 +103,6 @@ class Run:
     def _corpus(self) -> Corpus:
         return load_corpus(self.folder / "data", self.tokenizer, self.device)
 
-    def _encoded(self, autoencoder: AutoencoderKL) -> Corpus:
-        return with_latents(self._corpus(), autoencoder, self.folder / "latents.pt")
-
     def _empty(self) -> torch.Tensor:
         ids = self.tokenizer("", padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
         return torch.as_tensor(ids[0]).to(self.device)
@@ -119,6 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", default=[], metavar="STAGE=N", help="another length, such as unet=20000")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit-s", type=float, help="stop after so many seconds, with a checkpoint")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: 2 minutes at first, a third faster then")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s")
@@ -129,7 +127,7 @@ def main() -> None:
         recipe = dataclasses.replace(
             recipe, **{f"{stage}_stage": dataclasses.replace(getattr(recipe, f"{stage}_stage"), steps=int(steps))}
         )
-    run = Run(args.run, recipe, torch.device(args.device), deadline, args.workers)
+    run = Run(Session(args.run, deadline, args.compile), recipe, torch.device(args.device), args.workers)
     try:
         for name in args.stages:
             getattr(run, name)()

@@ -60,8 +60,8 @@ def base64_picture(width: int, height: int, mode: str = "RGB") -> str:
 class Served:
     """One `ldm serve`. Its processes all carry a mark in their environment, so that none can be left unseen."""
 
-    def __init__(self, data_dir: Path, models: Sequence[Path], **settings: Any) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+    def __init__(self, data_dir: Path, models: Sequence[Path], port: int | None = None, **settings: Any) -> None:
+        self.port, self.metrics_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
         self._mark = f"LDM_TEST_MARK={uuid4().hex}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_core.training.scenes.captions import caption
-from ldm_core.training.scenes.render import Pixels, render
+from ldm_core.training.scenes.render import CANVAS, Pixels, draw_canvas
 from ldm_core.training.scenes.scene import random_scene
 
 logger = logging.getLogger(__name__)
@@ -22,9 +22,13 @@ CAPTIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class SceneData:
-    """N pictures (N, S, S, 3) uint8, labels (N, A) uint8, K captions each and what each states (N, K, A) bool."""
+    """N pictures and details (N, S, S, 3) uint8, labels (N, A) uint8, K captions each, what each states (N, K, A) bool.
+
+    A detail is a window of the picture at full size: what enlarging the whole picture has to look like close by.
+    """
 
     pictures: Pixels
+    details: Pixels
     labels: Pixels
     captions: list[list[str]]
     stated: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -49,10 +53,14 @@ def _draw_shard(task: tuple[Path, int, int, int, int]) -> None:
     rng = np.random.default_rng([seed, index])
     scenes = [random_scene(rng) for _ in range(count)]
     captions = [[caption(scene, rng) for _ in range(CAPTIONS)] for scene in scenes]
+    canvases = [draw_canvas(scene) for scene in scenes]
+    corners = rng.integers(0, CANVAS - size + 1, (count, 2))
+    windows = [c.crop((x, y, x + size, y + size)) for c, (x, y) in zip(canvases, corners.tolist(), strict=True)]
     partial = file.with_suffix(".partial.npz")
     np.savez(
         partial,
-        pictures=np.stack([render(scene, size) for scene in scenes]),
+        pictures=np.stack([np.asarray(canvas.reduce(CANVAS // size)) for canvas in canvases]),
+        details=np.stack([np.asarray(window) for window in windows]),
         labels=np.array([scene.labels() for scene in scenes], dtype=np.uint8),
         captions=np.array(json.dumps([[c.text for c in group] for group in captions])),
         stated=np.array([[c.flags() for c in group] for group in captions]),
@@ -64,5 +72,5 @@ def load(directory: Path) -> SceneData:
     """Everything that `draw` put into `directory`."""
     shards = [np.load(file) for file in sorted(directory.glob("[0-9]*[0-9].npz"))]
     captions = [group for shard in shards for group in json.loads(str(shard["captions"]))]
-    pictures, labels, stated = (np.concatenate([s[key] for s in shards]) for key in ("pictures", "labels", "stated"))
-    return SceneData(pictures, labels, captions, stated)
+    arrays = {key: np.concatenate([s[key] for s in shards]) for key in ("pictures", "details", "labels", "stated")}
+    return SceneData(captions=captions, **arrays)

@@ -16,6 +16,11 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 def render(scene: Scene, size: int = 64) -> Pixels:
     """(size, size, 3) uint8; `size` divides 256. The same scene gives the same picture."""
+    return np.asarray(draw_canvas(scene).reduce(CANVAS // size))
+
+
+def draw_canvas(scene: Scene) -> Image.Image:
+    """The picture at its full size, from which smaller ones are averaged."""
     rng = np.random.default_rng(scene.seed)
     horizon = int(rng.integers(132, 146))
     image = Image.fromarray(_backdrop(scene, horizon))
@@ -26,7 +31,7 @@ def render(scene: Scene, size: int = 64) -> Pixels:
     _background(draw, scene, horizon, rng)
     _ground(image, draw, scene, horizon, rng)
     _ground_things(draw, scene, rng)
-    return np.asarray(image.reduce(CANVAS // size)) if size < CANVAS else np.asarray(image)
+    return image
 
 
 def _backdrop(scene: Scene, horizon: int) -> Pixels:
