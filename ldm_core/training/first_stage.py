@@ -19,18 +19,18 @@ def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> Aut
     """
     stage, device = recipe.autoencoder_stage, pictures.device
     model = AutoencoderKL(recipe.autoencoder).to(device)
+    _narrow_posterior(model)
     ema = EMA(model, stage.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_stable_decay(stage.steps))
     parts: dict[str, Stateful] = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     loop = Loop("autoencoder", stage.steps, session, parts)
-    loss_of = session.fast(_loss)
     for step in loop:
         generator = torch.Generator(device).manual_seed(step)
         index = torch.randint(len(pictures), (stage.batch,), generator=generator, device=device)
         x = to_unit_range(pictures[index])
         with torch.autocast(device.type, torch.bfloat16):
-            loss, mse = loss_of(model, x, recipe.kl_weight)
+            loss, mse = _loss(model, x, recipe.kl_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -40,6 +40,13 @@ def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> Aut
         loop.report(loss=loss.detach(), psnr=-10 * torch.log10(mse.detach() / 4))
     model.load_state_dict(ema.weights())
     return _with_unit_variance(model, pictures[:2048])
+
+
+@torch.no_grad()
+def _narrow_posterior(model: AutoencoderKL) -> None:
+    """Latents begin with little noise on them: under unit variance the decoder first learns to see through it."""
+    assert model.quant_conv is not None and model.quant_conv.bias is not None
+    model.quant_conv.bias[model.config.latent_channels :] = -6.0
 
 
 def _loss(model: AutoencoderKL, x: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class Recipe:
     superres: UNetConfig = field(
         default_factory=lambda: unet_config(16, 3, (64, 96, 128), (False, False, True), 128, 1000)
     )
-    autoencoder_stage: Stage = Stage(steps=1_800, batch=32, learning_rate=8e-4)
+    autoencoder_stage: Stage = Stage(steps=2_000, batch=32, learning_rate=8e-4)
     text_stage: Stage = Stage(steps=1_000, batch=128, learning_rate=1e-3)
     unet_stage: Stage = Stage(steps=9_000, batch=32, learning_rate=1e-3)
     superres_stage: Stage = Stage(steps=3_000, batch=32, learning_rate=1e-3)

@@ -30,7 +30,6 @@ def train_unet(
     device = corpus.pictures.device
     alpha_bar = schedule.alpha_bar.to(device)
     unet = UNet(recipe.unet).to(device)
-    predict = session.fast(unet)
     grey = encode(autoencoder, torch.zeros_like(corpus.pictures[:1], dtype=torch.float32))
 
     def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,7 +41,7 @@ def train_unet(
         blank = _sampled(grey, (len(index) - holes, *z.shape[1:]), generator)
         extra = torch.cat([extra, torch.cat([torch.ones_like(blank[:, :1]), blank], dim=1)])
         with torch.autocast(device.type, torch.bfloat16):
-            eps = predict(torch.cat([x, extra], dim=1), t, context).float()
+            eps = unet(torch.cat([x, extra], dim=1), t, context).float()
         snr = alpha_bar[t] / (1 - alpha_bar[t])
         weight = snr.clamp(max=recipe.snr_gamma) / snr  # Hang et al. 2023, min-SNR-γ for ε
         return (weight * F.mse_loss(eps, noise, reduction="none").mean((1, 2, 3))).mean()
@@ -62,7 +61,6 @@ def train_superres(
     """
     device = corpus.pictures.device
     unet = UNet(recipe.superres).to(device)
-    predict = session.fast(unet)
     alpha_bar = schedule.alpha_bar.to(device)
 
     def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
@@ -74,7 +72,7 @@ def train_superres(
         small = low_res_schedule.add_noise(small, blur, level)
         context = _context(text, corpus.draw_tokens(index, generator), empty, 0.5, generator)
         with torch.autocast(device.type, torch.bfloat16):
-            v = predict(torch.cat([x, small], dim=1), t, context, level).float()
+            v = unet(torch.cat([x, small], dim=1), t, context, level).float()
         a = alpha_bar[t].view(-1, 1, 1, 1)
         return F.mse_loss(v, a.sqrt() * noise - (1 - a).sqrt() * z)
 

@@ -116,7 +116,6 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", default=[], metavar="STAGE=N", help="another length, such as unet=20000")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit-s", type=float, help="stop after so many seconds, with a checkpoint")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: 2 minutes at first, a third faster then")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s")
@@ -127,7 +126,7 @@ def main() -> None:
         recipe = dataclasses.replace(
             recipe, **{f"{stage}_stage": dataclasses.replace(getattr(recipe, f"{stage}_stage"), steps=int(steps))}
         )
-    run = Run(Session(args.run, deadline, args.compile), recipe, torch.device(args.device), args.workers)
+    run = Run(Session(args.run, deadline), recipe, torch.device(args.device), args.workers)
     try:
         for name in args.stages:
             getattr(run, name)()
