@@ -1,9 +1,9 @@
-"""The first stage: pictures to latents and back (paper section 3.1; diffusers' AutoencoderKL)."""
+"""The first stage: pictures to latents and back (paper section 3.1; diffusers' AutoencoderKL and VQModel)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,41 +11,59 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
-from ldm_core.layers import Attention, Downsample, ResnetBlock, Upsample
+from ldm_core.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
 
 EPS = 1e-6
+DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
+KL, VQ = "AutoencoderKL", "VQModel"
+# what each of the two classes names and the other does not, and what others of the family vary and ours do not
+ONLY = {KL: ("use_quant_conv", "use_post_quant_conv"), VQ: ("num_vq_embeddings", "vq_embed_dim")}
 FIXED = {
     "act_fn": ("silu",),
     "force_upcast": (True, False),
     "latents_mean": (None,),
     "latents_std": (None,),
     "shift_factor": (None,),
+    "norm_type": ("group",),
+    "lookup_from_codebook": (False,),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig:
-    """The fields of diffusers' `vae/config.json` that this network honours."""
+    """The fields of diffusers' `vae/config.json` or `vqvae/config.json` that this network honours.
+
+    With `num_vq_embeddings` the latents are quantised (VQ), without it they are Gaussian (KL).
+    """
 
     in_channels: int = 3
     out_channels: int = 3
     sample_size: int | None = None
     latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    down_block_types: tuple[str, ...] = ()
-    up_block_types: tuple[str, ...] = ()
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",) * 4
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",) * 4
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
+    mid_block_add_attention: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
-    mid_block_add_attention: bool = True
+    num_vq_embeddings: int | None = None
+    vq_embed_dim: int | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "vae/config.json") -> AutoencoderConfig:
         """Raises ModelError, naming the key, for what this network does not do."""
-        choices = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
-        return read_config(cls, data, path, fixed=FIXED, choices=choices)
+        defaults: dict[str, Any] = {"num_vq_embeddings": 256} if data.get("_class_name") == VQ else {}
+        return read_config(
+            cls, {**defaults, **data}, path, fixed=FIXED, choices={"down_block_types": DOWN, "up_block_types": UP}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads, for the diffusers class that it names."""
+        kind, other = (KL, VQ) if self.num_vq_embeddings is None else (VQ, KL)
+        return {"_class_name": kind, **{k: v for k, v in asdict(self).items() if k not in ONLY[other]}}
 
     @property
     def factor(self) -> int:
@@ -53,26 +71,11 @@ class AutoencoderConfig:
         return int(2 ** (len(self.block_out_channels) - 1))
 
 
-class SpatialAttention(nn.Module):
-    """Single-head self-attention over a feature map, with residual."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
-        attention = Attention(channels, channels, heads=1, bias=True)
-        self.to_q, self.to_k, self.to_v, self.to_out = attention.to_q, attention.to_k, attention.to_v, attention.to_out
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
-        return x + self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
 class MidBlock(nn.Module):
     def __init__(self, channels: int, groups: int, *, attention: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([SpatialAttention(channels, groups)] if attention else [])
+        self.attentions = nn.ModuleList([_attention(channels, groups)] if attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -82,17 +85,20 @@ class MidBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, then a change of size where there is one."""
+    """One resolution: residual blocks, each with attention where the level attends, then a change of size."""
 
-    def __init__(self, ins: list[int], out: int, groups: int) -> None:
+    def __init__(self, ins: list[int], out: int, groups: int, *, attends: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(i, out, groups) for i in ins)
+        self.attentions = nn.ModuleList(_attention(out, groups) for _ in ins) if attends else None
         self.downsamplers: nn.ModuleList | None = None
         self.upsamplers: nn.ModuleList | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
+        for i, resnet in enumerate(self.resnets):
             x = resnet(x)
+            if self.attentions is not None:
+                x = self.attentions[i](x)
         for resize in self.downsamplers or self.upsamplers or ():
             x = resize(x)
         return x
@@ -102,8 +108,12 @@ def _resnet(ins: int, out: int, groups: int) -> ResnetBlock:
     return ResnetBlock(ins, out, groups=groups, eps=EPS, time_dim=None)
 
 
+def _attention(channels: int, groups: int) -> SpatialAttention:
+    return SpatialAttention(channels, heads=1, groups=groups, eps=EPS)
+
+
 class Encoder(nn.Module):
-    """(B, 3, f·H, f·W) → (B, 2·latent_channels, H, W)."""
+    """(B, 3, f·H, f·W) → (B, latent_channels, H, W), twice as many channels for KL: mean and log-variance."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -112,13 +122,14 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             ins = [widths[max(i - 1, 0)], *[width] * (config.layers_per_block - 1)]
-            level = Level(ins, width, groups)
+            level = Level(ins, width, groups, attends=config.down_block_types[i] == DOWN[1])
             if i < len(widths) - 1:
                 level.downsamplers = nn.ModuleList([Downsample(width, symmetric=False)])
             self.down_blocks.append(level)
         self.mid_block = MidBlock(widths[-1], groups, attention=config.mid_block_add_attention)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        moments = 2 if config.num_vq_embeddings is None else 1
+        self.conv_out = nn.Conv2d(widths[-1], moments * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -138,7 +149,7 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             ins = [widths[max(i - 1, 0)], *[width] * config.layers_per_block]
-            level = Level(ins, width, groups)
+            level = Level(ins, width, groups, attends=config.up_block_types[i] == UP[1])
             if i < len(widths) - 1:
                 level.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(level)
@@ -152,36 +163,63 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
-class AutoencoderKL(nn.Module):
-    """The autoencoder with a light KL penalty on its latents.
+class Codebook(nn.Module):
+    """The learned latents to which a VQ first stage rounds (van den Oord et al. 2017)."""
 
-    `encode` and `decode` work in the diffusion model's space: latents are multiplied by `scaling_factor`, so that
-    their variance is about one (paper appendix G).
+    def __init__(self, entries: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(entries, dim)
+
+    def indices(self, z: Tensor) -> Tensor:
+        """The nearest entry of each latent: (B, C, H, W) → (B, H, W) int64."""
+        entries = self.embedding.weight
+        flat = z.permute(0, 2, 3, 1).flatten(0, 2)  # (B·H·W, C)
+        # |z|² is the same for every entry and does not change which is nearest
+        distance = (entries**2).sum(1) - 2 * flat @ entries.T
+        return distance.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.embedding(self.indices(z)).permute(0, 3, 1, 2)
+
+
+class Autoencoder(nn.Module):
+    """An autoencoder whose latents a light KL penalty keeps near a Gaussian, or which are rounded to a codebook.
+
+    `moments` and `decode` work in the diffusion model's space: latents are multiplied by `scaling_factor`, so that
+    their variance is about one (paper appendix G). A VQ model's latents are quantised when decoded, not when encoded:
+    the diffusion model works on the continuous ones (paper section 3.1).
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        channels = config.latent_channels
+        channels, entries = config.latent_channels, config.num_vq_embeddings
+        inner = channels if entries is None else config.vq_embed_dim or channels
+        moments = 2 if entries is None else 1
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.use_quant_conv else None
-        self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.use_post_quant_conv else None
+        self.quantize = None if entries is None else Codebook(entries, inner)
+        self.quant_conv = nn.Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
 
-    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior's mean and log-variance, unscaled: (B, 3, f·H, f·W) in [-1, 1] → 2 × (B, C, H, W)."""
+    def posterior(self, picture: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unscaled mean and log-variance: (B, 3, f·H, f·W) in [-1, 1] → 2 x (B, C, H, W); VQ has no variance."""
         h = self.encoder(picture)
         h = h if self.quant_conv is None else self.quant_conv(h)
+        if self.quantize is not None:
+            return h, None
         mean, logvar = h.chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
-    def encode(self, picture: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latents of a picture in [-1, 1]: a sample of the posterior with `noise`, its mode without."""
-        mean, logvar = self.moments(picture)
-        z = mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
-        return z * self.config.scaling_factor
+    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled mean and standard deviation of a picture's latents; the deviation is zero for VQ."""
+        mean, logvar = self.posterior(picture)
+        std = torch.zeros_like(mean) if logvar is None else torch.exp(0.5 * logvar)
+        return mean * self.config.scaling_factor, std * self.config.scaling_factor
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, quantize: bool = True) -> Tensor:
         """Scaled latents (B, C, H, W) → pictures (B, 3, f·H, f·W), about in [-1, 1]."""
         z = latents / self.config.scaling_factor
+        if self.quantize is not None and quantize:
+            z = self.quantize(z)
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
+
 
 def timestep_embedding(t: Tensor, dim: int, *, flip_sin_to_cos: bool = True, freq_shift: float = 0.0) -> Tensor:
     """Sinusoidal embedding (B,) → (B, dim), in float32 (Ho et al. 2020, after Vaswani et al. 2017)."""
@@ -36,11 +38,15 @@ class TimestepMLP(nn.Module):
 class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with the timestep added in between and a residual around it.
 
-    `time_dim` None makes the autoencoder's kind, which knows no time.
+    `time_dim` None makes the autoencoder's kind, which knows no time. `resize` makes the kind that halves ("down", by
+    averaging) or enlarges ("up") on its way, as the paper's inpainting U-Net does instead of plain convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_dim: int | None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_dim: int | None, resize: str = ""
+    ) -> None:
         super().__init__()
+        self.resize = resize
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, out_channels)
@@ -48,12 +54,22 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:  # (B, C, H, W), (B, time_dim)
-        h = self.conv1(F.silu(self.norm1(x)))
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, time_dim)
+        h = F.silu(self.norm1(x))
+        if self.resize == "down":
+            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+        elif self.resize == "up":
+            x, h = enlarged(x, size), enlarged(h, size)
+        h = self.conv1(h)
         if self.time_emb_proj is not None and emb is not None:
             h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+def enlarged(x: Tensor, size: Size) -> Tensor:
+    """By nearest neighbour, to `size` or to the double."""
+    return F.interpolate(x, size=size, scale_factor=None if size is not None else 2.0, mode="nearest")
 
 
 class Downsample(nn.Module):
@@ -64,7 +80,7 @@ class Downsample(nn.Module):
         self.symmetric = symmetric
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -75,9 +91,8 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        scale = None if size is not None else 2.0
-        return self.conv(F.interpolate(x, size=size, scale_factor=scale, mode="nearest"))
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
+        return self.conv(enlarged(x, size))
 
 
 class Attention(nn.Module):
@@ -98,6 +113,18 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:  # (B, N, D) → (B, heads, N, D / heads)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class SpatialAttention(Attention):
+    """Self-attention over the positions of a feature map, with norm and residual; it takes no context."""
+
+    def __init__(self, channels: int, heads: int, *, groups: int, eps: float) -> None:
+        super().__init__(channels, channels, heads, bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, C, H, W)
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        return x + super().forward(h).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class GEGLU(nn.Module):

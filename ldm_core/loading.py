@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ldm_core.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.config import read_card, read_json
 from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.text_encoder import TextEncoder
-from ldm_core.unet import UNet, UNetConfig
+from ldm_core.unet import UNet
+from ldm_core.unet_config import UNetConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 Shared = dict[str, nn.Module]
@@ -126,8 +127,8 @@ def _build_unet(path: Path) -> UNet:
     return unet
 
 
-def _build_autoencoder(path: Path) -> AutoencoderKL:
-    autoencoder = AutoencoderKL(AutoencoderConfig.from_json(read_json(path / "config.json"), str(path / "config.json")))
+def _build_autoencoder(path: Path) -> Autoencoder:
+    autoencoder = Autoencoder(AutoencoderConfig.from_json(read_json(path / "config.json"), str(path / "config.json")))
     state = {_modern_name(key): value for key, value in read_weights(path).items()}
     load_strictly(autoencoder, state, weights_file(path))
     return autoencoder

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import CLIPTokenizer
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.training.export import export_model
@@ -31,7 +31,7 @@ def write_tiny_models(directory: Path) -> list[Path]:
     torch.manual_seed(0)
     write_tokenizer(directory / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(str(directory / "tokenizer"))
-    autoencoder, text = AutoencoderKL(TINY.autoencoder), build_text_transformer(TINY, tokenizer)
+    autoencoder, text = Autoencoder(TINY.autoencoder), build_text_transformer(TINY, tokenizer)
     for name, config in {"scenes": TINY.unet, "scenes-superres": TINY.superres}.items():
         export_model(
             directory / name,

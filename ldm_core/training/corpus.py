@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.training.scenes import dataset
 
 
@@ -71,7 +71,7 @@ def _planes(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.no_grad()
-def with_latents(corpus: Corpus, autoencoder: AutoencoderKL, cache: Path, batch: int = 128) -> Corpus:
+def with_latents(corpus: Corpus, autoencoder: Autoencoder, cache: Path, batch: int = 128) -> Corpus:
     """Encodes every picture once (the latents are frozen from here on) and keeps the result in `cache`."""
     device = corpus.pictures.device
     if cache.exists():
@@ -87,12 +87,11 @@ def with_latents(corpus: Corpus, autoencoder: AutoencoderKL, cache: Path, batch:
     return replace(corpus, **saved)
 
 
-def encode(autoencoder: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+def encode(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled mean and deviation of the latents of pictures in [-1, 1]."""
     with torch.autocast(x.device.type, torch.bfloat16):
-        mean, logvar = autoencoder.moments(x)
-    scale = autoencoder.config.scaling_factor
-    return mean.float() * scale, torch.exp(0.5 * logvar.float()) * scale
+        mean, std = autoencoder.moments(x)
+    return mean.float(), std.float()
 
 
 def to_unit_range(pictures: Tensor) -> Tensor:

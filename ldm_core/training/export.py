@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.unet import UNet
 
 VERSION = "0.42.0"  # of diffusers, whose layout this is
@@ -47,7 +46,7 @@ def export_model(
     directory: Path,
     *,
     unet: UNet,
-    autoencoder: AutoencoderKL,
+    autoencoder: Autoencoder,
     text: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     service: Mapping[str, Any],
@@ -72,14 +71,14 @@ def export_model(
     write_json(directory / "model_index.json", index)
     write_json(directory / "scheduler/scheduler_config.json", SCHEDULERS[name])
     write_json(directory / "service.json", service)
-    _write_network(directory / "unet", "UNet2DConditionModel", unet, asdict(unet.config))
-    _write_network(directory / "vae", "AutoencoderKL", autoencoder, asdict(autoencoder.config))
+    _write_network(directory / "unet", unet, unet.config.to_json())
+    _write_network(directory / "vae", autoencoder, autoencoder.config.to_json())
     text.half().save_pretrained(directory / "text_encoder")
     tokenizer.save_pretrained(directory / "tokenizer")
 
 
-def _write_network(directory: Path, class_name: str, network: nn.Module, config: Mapping[str, Any]) -> None:
-    write_json(directory / "config.json", {"_class_name": class_name, "_diffusers_version": VERSION, **config})
+def _write_network(directory: Path, network: nn.Module, config: Mapping[str, Any]) -> None:
+    write_json(directory / "config.json", {"_diffusers_version": VERSION, **config})
     state = {key: value.detach().half().cpu().contiguous() for key, value in network.state_dict().items()}
     save_file(state, directory / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 

@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.training.corpus import to_unit_range
 from ldm_core.training.loop import EMA, Loop, Session, Stateful, warmup_stable_decay
 from ldm_core.training.recipe import Recipe
 
 
-def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> AutoencoderKL:
+def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> Autoencoder:
     """Trains on uint8 pictures (N, 3, H, W) that lie on the device, and returns the averaged weights.
 
     The result's latents have unit variance once scaled by its `scaling_factor` (paper appendix G).
     """
     stage, device = recipe.autoencoder_stage, pictures.device
-    model = AutoencoderKL(recipe.autoencoder).to(device)
+    model = Autoencoder(recipe.autoencoder).to(device)
     _narrow_posterior(model)
     ema = EMA(model, stage.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -43,15 +43,16 @@ def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> Aut
 
 
 @torch.no_grad()
-def _narrow_posterior(model: AutoencoderKL) -> None:
+def _narrow_posterior(model: Autoencoder) -> None:
     """Latents begin with little noise on them: under unit variance the decoder first learns to see through it."""
     assert model.quant_conv is not None and model.quant_conv.bias is not None
     model.quant_conv.bias[model.config.latent_channels :] = -6.0
 
 
-def _loss(model: AutoencoderKL, x: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
+def _loss(model: Autoencoder, x: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
     """L1, weighted where the picture has local contrast so that small things count, on gradients too; MSE; KL."""
-    mean, logvar = model.moments(x)
+    mean, logvar = model.posterior(x)
+    assert logvar is not None
     z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
     y = model.decode(z * model.config.scaling_factor).float()
     contrast = (x - F.avg_pool2d(x, 9, 1, 4, count_include_pad=False)).abs().mean(1, keepdim=True)
@@ -64,9 +65,9 @@ def _loss(model: AutoencoderKL, x: Tensor, kl_weight: float) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def _with_unit_variance(model: AutoencoderKL, pictures: Tensor) -> AutoencoderKL:
+def _with_unit_variance(model: Autoencoder, pictures: Tensor) -> Autoencoder:
     """Folds a constant into the two 1x1 convolutions, so that latents times `scaling_factor` have unit variance."""
-    mean = torch.cat([model.moments(to_unit_range(batch))[0] for batch in pictures.split(64)])
+    mean = torch.cat([model.posterior(to_unit_range(batch))[0] for batch in pictures.split(64)])
     factor = 1 / (model.config.scaling_factor * mean.std())
     channels = model.config.latent_channels
     first, last = model.quant_conv, model.post_quant_conv

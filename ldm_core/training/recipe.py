@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ldm_core.autoencoder import AutoencoderConfig
-from ldm_core.unet import UNetConfig
+from ldm_core.unet_config import UNetConfig
 
 LATENT_CHANNELS = 4
 SCALING_FACTOR = 0.08333  # that of the published x4 upscaler; diffusers' pipeline for it takes no other

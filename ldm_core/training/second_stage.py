@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, encode, to_unit_range
 from ldm_core.training.loop import EMA, Loop, Session, Stateful, warmup_stable_decay
@@ -21,7 +21,7 @@ LossOf = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def train_unet(
-    recipe: Recipe, corpus: Corpus, autoencoder: AutoencoderKL, text: CLIPTextModel, schedule: NoiseSchedule,
+    recipe: Recipe, corpus: Corpus, autoencoder: Autoencoder, text: CLIPTextModel, schedule: NoiseSchedule,
     empty: Tensor, session: Session,
 ) -> UNet:  # fmt: skip
     """Text-to-image and inpainting in one U-Net: `inpaint_share` of the samples show what is outside a random mask,
@@ -117,7 +117,7 @@ def _context(text: CLIPTextModel, tokens: Tensor, empty: Tensor, dropout: float,
 
 
 @torch.no_grad()
-def _hole_channels(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
+def _hole_channels(autoencoder: Autoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
     """Mask and latents of the masked picture (B, 1 + C, h, w), as the inpainting task makes them."""
     mask = random_masks(len(x), x.shape[-1], generator, x.device)
     mean, std = encode(autoencoder, x * (1 - mask))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, load_corpus, with_latents
 from ldm_core.training.export import LOW_RES_SCHEDULER, SCHEDULERS, export_model, write_json
@@ -50,12 +50,12 @@ class Run:
     def data(self) -> None:
         dataset.draw(self.folder / "data", self.recipe.pictures, TRAINING_SEED, self.recipe.size, self.workers)
 
-    def autoencoder(self) -> AutoencoderKL:
+    def autoencoder(self) -> Autoencoder:
         file = self.folder / "autoencoder.pt"
         if not file.exists():
             trained = train_autoencoder(self.recipe, self._corpus().with_details().pictures, self.session)
             torch.save(trained.state_dict(), file)
-        autoencoder = AutoencoderKL(self.recipe.autoencoder).to(self.device)
+        autoencoder = Autoencoder(self.recipe.autoencoder).to(self.device)
         autoencoder.load_state_dict(torch.load(file, map_location=self.device, weights_only=True))
         return autoencoder.eval().requires_grad_(False)
 

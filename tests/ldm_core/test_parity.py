@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.autoencoder import AutoencoderConfig, AutoencoderKL
-from ldm_core.samplers import ddim_plan, ddim_step, guide
+from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.samplers import MEMORY, Plan, guide, make_plan, update
 from ldm_core.schedule import NoiseSchedule
-from ldm_core.unet import UNet, UNetConfig
+from ldm_core.unet import UNet
+from ldm_core.unet_config import UNetConfig
 
 SD1 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 TOLERANCE = 1e-4
@@ -69,6 +70,65 @@ def test_unet_with_class_labels_agrees() -> None:
         assert (ours - peer(x, t, context, class_labels=labels).sample).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("blocks", "resample"),
+    [
+        (("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"), "conv"),
+        (("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"), "resnet"),
+    ],
+    ids=["unconditional", "ldm-inpainting"],
+)
+@pytest.mark.parametrize("side", [(16, 16), (24, 16)])
+@torch.inference_mode()
+def test_unet_without_context_agrees(blocks: tuple[str, ...], resample: str, side: tuple[int, int]) -> None:
+    """The U-Nets of the paper that attend to the latents alone."""
+    torch.manual_seed(0)
+    peer = diffusers.UNet2DModel(
+        in_channels=7,
+        out_channels=3,
+        block_out_channels=(32, 64, 96),
+        down_block_types=blocks,
+        up_block_types=tuple(block.replace("Down", "Up") for block in blocks[::-1]),
+        downsample_type=resample,
+        upsample_type=resample,
+        attention_head_dim=16,
+        norm_num_groups=16,
+    ).eval()
+    config = UNetConfig.from_json(dict(peer.config))
+    ours = UNet(config)
+    ours.load_state_dict(peer.state_dict())
+    x, t = torch.randn(2, 7, *side), torch.tensor([1, 900])
+    assert (ours(x, t) - peer(x, t).sample).abs().max() <= TOLERANCE
+    assert UNetConfig.from_json(config.to_json()) == config
+
+
+def test_vq_autoencoder_agrees() -> None:
+    torch.manual_seed(0)
+    peer = diffusers.VQModel(
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"),
+        layers_per_block=2,
+        latent_channels=3,
+        num_vq_embeddings=512,
+        norm_num_groups=16,
+        scaling_factor=0.5,
+    ).eval()
+    torch.nn.init.normal_(peer.quantize.embedding.weight)
+    config = AutoencoderConfig.from_json(dict(peer.config))
+    ours = Autoencoder(config)
+    ours.load_state_dict(peer.state_dict())
+    x = torch.rand(2, 3, 64, 48) * 2 - 1
+    with torch.inference_mode():
+        mean, std = ours.moments(x)
+        latents = peer.encode(x).latents
+        assert (mean - latents * 0.5).abs().max() <= TOLERANCE and not std.any()
+        assert (ours.decode(mean) - peer.decode(latents).sample).abs().max() <= TOLERANCE
+        smooth = ours.decode(mean, quantize=False)
+        assert (smooth - peer.decode(latents, force_not_quantize=True).sample).abs().max() <= TOLERANCE
+    assert AutoencoderConfig.from_json(config.to_json()) == config
+
+
 @pytest.mark.parametrize("levels", [3, 4], ids=["f4", "f8"])
 def test_autoencoder_agrees(levels: int) -> None:
     torch.manual_seed(0)
@@ -79,11 +139,11 @@ def test_autoencoder_agrees(levels: int) -> None:
         layers_per_block=2,
         norm_num_groups=16,
     ).eval()
-    ours = AutoencoderKL(AutoencoderConfig.from_json(dict(peer.config)))
+    ours = Autoencoder(AutoencoderConfig.from_json(dict(peer.config)))
     ours.load_state_dict(peer.state_dict())
     x = torch.rand(2, 3, 64, 48) * 2 - 1
     with torch.inference_mode():
-        mean, logvar = ours.moments(x)
+        mean, logvar = ours.posterior(x)
         posterior = peer.encode(x).latent_dist
         assert (mean - posterior.mean).abs().max() <= TOLERANCE
         assert (logvar - posterior.logvar).abs().max() <= TOLERANCE
@@ -109,26 +169,27 @@ def test_guided_ddim_agrees_at_every_step(
     }
     scheduler = diffusers.DDIMScheduler(**config)
     scheduler.set_timesteps(steps)
-    plan = ddim_plan(NoiseSchedule.from_config({"_class_name": "DDIMScheduler", **config}), steps, eta)
+    plan = make_plan(NoiseSchedule.from_config({"_class_name": "DDIMScheduler", **config}), "ddim", steps, eta)
     assert plan.t.tolist() == scheduler.timesteps.tolist()
 
     peer = peer_unet(4)
     ours = our_unet(peer)
     context, scale = torch.randn(2, 5, 32), 5.0
-    x = peer_x = torch.randn(1, 4, 16, 16)
+    x = torch.randn(1, 4, 16, 16)
+    past = torch.zeros(1, MEMORY, 4, 16, 16)
     for i, t in enumerate(scheduler.timesteps):
         noise = torch.randn(x.shape)
-        peer_out = peer(peer_x.expand(2, -1, -1, -1), t, context).sample
+        peer_out = peer(x.expand(2, -1, -1, -1), t, context).sample
         peer_out = peer_out[:1] + scale * (peer_out[1:] - peer_out[:1])
-        peer_x = scheduler.step(peer_out, t, peer_x, eta=eta, variance_noise=noise if eta else None).prev_sample
+        peer_x = scheduler.step(peer_out, t, x, eta=eta, variance_noise=noise if eta else None).prev_sample
         out = ours(x.expand(2, -1, -1, -1), plan.t[i : i + 1].expand(2), context)
         out = guide(out[:1], out[1:], torch.tensor([scale]))
-        x = ddim_step(x, out, *coefficients(plan, i), noise, prediction_type)
+        x, _, past = update(x, out, past, noise, *line(plan, i), prediction_type)
         assert (x - peer_x).abs().max() <= TOLERANCE, f"step {i} of {steps}"
 
 
-def coefficients(plan: Any, i: int) -> tuple[Tensor, Tensor, Tensor]:
-    return plan.alpha_bar[i : i + 1], plan.alpha_bar_prev[i : i + 1], plan.sigma[i : i + 1]
+def line(plan: Plan, i: int) -> tuple[Tensor, Tensor]:
+    return plan.alpha_bar[i : i + 1], plan.weights[i : i + 1]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 50, 250, 999, 1000])

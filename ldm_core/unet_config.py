@@ -1,0 +1,178 @@
+"""What `unet/config.json` says: one dataclass for diffusers' UNet2DConditionModel and UNet2DModel. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ldm_core.component import read_config
+
+CONDITIONAL, UNCONDITIONAL = "UNet2DConditionModel", "UNet2DModel"
+
+# block type → the attention of its level, and whether it changes size by a residual block
+BLOCKS: Mapping[str, tuple[str | None, bool]] = {
+    "DownBlock2D": (None, False),
+    "UpBlock2D": (None, False),
+    "ResnetDownsampleBlock2D": (None, True),
+    "ResnetUpsampleBlock2D": (None, True),
+    "AttnDownBlock2D": ("self", False),
+    "AttnUpBlock2D": ("self", False),
+    "CrossAttnDownBlock2D": ("cross", False),
+    "CrossAttnUpBlock2D": ("cross", False),
+}
+TYPES = {
+    CONDITIONAL: [name for name in BLOCKS if BLOCKS[name][0] != "self" and not BLOCKS[name][1]],
+    UNCONDITIONAL: [name for name in BLOCKS if BLOCKS[name][0] != "cross"],
+}
+# fields that only one of the two classes has, and its defaults for all others where they differ from ours
+ONLY = {
+    CONDITIONAL: (
+        "transformer_layers_per_block", "only_cross_attention", "cross_attention_dim", "use_linear_projection",
+    ),
+    UNCONDITIONAL: ("downsample_type", "upsample_type"),
+}  # fmt: skip
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    CONDITIONAL: {},
+    UNCONDITIONAL: {
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (224, 448, 672, 896),
+        "down_block_types": ("DownBlock2D", *["AttnDownBlock2D"] * 3),
+        "up_block_types": (*["AttnUpBlock2D"] * 3, "UpBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "cross_attention_dim": None,
+    },
+}
+MID = {CONDITIONAL: ("UNetMidBlock2DCrossAttn",), UNCONDITIONAL: ("UNetMidBlock2D",)}
+
+# what other U-Nets of the family vary and this one has in one way only
+FIXED = {
+    "center_input_sample": (False,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1, 1.0),
+    "dropout": (0.0, 0),
+    "act_fn": ("silu",),
+    "class_embed_type": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    # of UNet2DModel
+    "attn_norm_num_groups": (None,),
+    "add_attention": (True,),
+    "num_train_timesteps": (None,),
+    # of UNet2DConditionModel
+    "reverse_transformer_layers_per_block": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "num_attention_heads": (None,),
+    "dual_cross_attention": (False,),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "upcast_attention": (False, True, None),  # a matter of half precision: scores are accumulated in float32 anyway
+    "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1, 1.0),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "projection_class_embeddings_input_dim": (None,),
+    "attention_type": ("default",),
+    "class_embeddings_concat": (False,),
+    "mid_block_only_cross_attention": (None, False),
+    "cross_attention_norm": (None,),
+    "addition_embed_type_num_heads": (64,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetConfig:
+    """The fields that this network honours; tuples have one entry a level, in the order of `down_block_types`.
+
+    `attention_head_dim` means, as in diffusers, the *number* of heads where a level attends to a context, and the
+    width of one head where it attends to itself alone. A tuple of the latter is our extension: diffusers has one.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    sample_size: int | None = None
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
+    mid_block_type: str = "UNetMidBlock2DCrossAttn"
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
+    layers_per_block: int = 2
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    transformer_layers_per_block: int = 1
+    attention_head_dim: int | tuple[int, ...] | None = 8
+    only_cross_attention: bool | tuple[bool, ...] = False
+    cross_attention_dim: int | None = 1280
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    use_linear_projection: bool = False
+    num_class_embeds: int | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: str = "unet/config.json") -> UNetConfig:
+        """Raises ModelError, naming the key, for what this network does not do."""
+        kind = _class_of(data)
+        choices = {
+            **dict.fromkeys(("down_block_types", "up_block_types"), TYPES[kind]),
+            "mid_block_type": MID[kind],
+            **dict.fromkeys(("downsample_type", "upsample_type"), ("conv", "resnet")),
+        }
+        return read_config(cls, {**DEFAULTS[kind], **data}, path, fixed=FIXED, choices=choices)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads, for the diffusers class that it names."""
+        kind, other = (CONDITIONAL, UNCONDITIONAL) if self.mid_attention == "cross" else (UNCONDITIONAL, CONDITIONAL)
+        return {"_class_name": kind, **{k: v for k, v in asdict(self).items() if k not in ONLY[other]}}
+
+    @property
+    def time_dim(self) -> int:
+        """Width of the embedded timestep."""
+        return 4 * self.block_out_channels[0]
+
+    @property
+    def mid_attention(self) -> str:
+        return "cross" if self.mid_block_type == "UNetMidBlock2DCrossAttn" else "self"
+
+    def down_attention(self, block: int) -> str | None:
+        return BLOCKS[self.down_block_types[block]][0]
+
+    def up_attention(self, block: int) -> str | None:
+        return BLOCKS[self.up_block_types[block]][0]
+
+    def down_resnet(self, block: int) -> bool:
+        """Whether the block halves by a residual block instead of a convolution."""
+        attention, resnet = BLOCKS[self.down_block_types[block]]
+        return resnet or (attention == "self" and self.downsample_type == "resnet")
+
+    def up_resnet(self, block: int) -> bool:
+        attention, resnet = BLOCKS[self.up_block_types[block]]
+        return resnet or (attention == "self" and self.upsample_type == "resnet")
+
+    def heads(self, kind: str | None, level: int) -> int:
+        """How many heads attend at a level."""
+        given = self.attention_head_dim
+        number = given[level] if isinstance(given, tuple) else given
+        if kind == "self":
+            width = self.block_out_channels[level]
+            return width // (number or width)
+        return number or 1
+
+    def only_cross(self, level: int) -> bool:
+        """Whether the first of a transformer's two attentions looks at the context as well."""
+        given = self.only_cross_attention
+        return given[level] if isinstance(given, tuple) else given
+
+
+def _class_of(data: Mapping[str, Any]) -> str:
+    """Peers' configurations may come without a class name; only one of the two knows cross-attention."""
+    named = data.get("_class_name")
+    if named in TYPES:
+        return str(named)
+    return CONDITIONAL if "cross_attention_dim" in data or "down_block_types" not in data else UNCONDITIONAL
