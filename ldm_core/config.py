@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, UnsupportedTask
-from ldm_core.params import GenerationParams, Task
+from ldm_core.params import SAMPLERS, GenerationParams, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class ModelCard:
     default_steps: int
     default_guidance_scale: float
     default_for: tuple[Task, ...] = ()
-    samplers: tuple[str, ...] = ("ddim",)
+    samplers: tuple[str, ...] = SAMPLERS
     scale: int = 1
     text: bool = True
     noise_level: int = 20  # super-resolution: how much noise goes onto the small picture, an index of its schedule

@@ -1,6 +1,6 @@
 """A latent diffusion model put together, and the readable loop that samples from it.
 
-The worker's engine runs the same `tasks.begin`, `predict`, `samplers.ddim_step` and `tasks.finish` for many jobs at
+The worker's engine runs the same `tasks.begin`, `predict`, `samplers.update` and `tasks.finish` for many jobs at
 once; `generate` is what it must equal, byte for byte.
 """
 
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_core import tasks
-from ldm_core.autoencoder import AutoencoderKL
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.config import ModelCard
 from ldm_core.params import GenerationParams
-from ldm_core.samplers import ddim_step, guide
+from ldm_core.samplers import guide, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
 from ldm_core.text_encoder import TextEncoder
@@ -30,7 +30,7 @@ class LatentDiffusion:
 
     card: ModelCard
     unet: UNet
-    autoencoder: AutoencoderKL
+    autoencoder: Autoencoder
     text: TextEncoder
     schedule: NoiseSchedule
     low_res_schedule: NoiseSchedule
@@ -49,9 +49,7 @@ class LatentDiffusion:
 
     def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, both scaled, of a picture's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
-        mean, logvar = self.autoencoder.moments(picture.to(self.dtype))
-        scale = self.autoencoder.config.scaling_factor
-        return mean * scale, torch.exp(0.5 * logvar) * scale
+        return self.autoencoder.moments(picture.to(self.dtype))
 
     def blank_moments(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """`moments` of an all-grey picture of that latent size, computed once."""
@@ -100,22 +98,22 @@ class LatentDiffusion:
         The samples share a batch key. Returns for each whether its latents are finite. When a call raises, no sample
         has changed.
         """
-        x = torch.cat([sample.x for sample in samples])
-        t, alpha_bar, alpha_bar_prev, sigma = self._coefficients(samples)
+        x, past = (torch.cat([getattr(sample, name) for sample in samples]) for name in ("x", "past"))
+        t, alpha_bar, weights = self._lines(samples)
         out = self._predict_guided(x, t, samples, rows)
         noise = torch.cat([sample.draw_noise() for sample in samples])
         kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
-        x = ddim_step(x, out, alpha_bar, alpha_bar_prev, sigma, noise, kind, clip)
-        for sample, latents in zip(samples, x.split(1), strict=True):
-            sample.x = latents
+        x, x0, past = update(x, out, past, noise, alpha_bar, weights, kind, clip)
+        for i, sample in enumerate(samples):
+            sample.x, sample.x0, sample.past = x[i : i + 1], x0[i : i + 1], past[i : i + 1]
             sample.step += 1
         finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
         return finite
 
-    def _coefficients(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """t, ᾱ_t, ᾱ_prev and σ of each sample's next step: 4 x (B,)."""
+    def _lines(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """t (B,), ᾱ_t (B,) and weights (B, 9) of each sample's next step."""
         plans = [(sample.plan, sample.step) for sample in samples]
-        columns = ("t", "alpha_bar", "alpha_bar_prev", "sigma")
+        columns = ("t", "alpha_bar", "weights")
         return [torch.stack([getattr(plan, name)[i] for plan, i in plans]).to(self.device) for name in columns]
 
     def _predict_guided(self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int) -> Tensor:

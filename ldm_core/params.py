@@ -11,6 +11,8 @@ from ldm_core.errors import InvalidParameter
 Task = Literal["txt2img", "inpaint", "superres"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
+SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a")  # of `ldm_core.samplers`
+
 MAX_PROMPT_CHARS = 2000
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 30.0
@@ -51,6 +53,8 @@ class GenerationParams:
         _check_range("steps", self.steps, 1, MAX_STEPS)
         _check_range("guidance_scale", self.guidance_scale, 1.0, MAX_GUIDANCE_SCALE)
         _check_range("eta", self.eta, 0.0, 1.0)
+        if self.eta and self.sampler != "ddim":
+            raise InvalidParameter("eta", f"is for the sampler 'ddim' alone, not for {self.sampler!r}")
         _check_range("seed", self.seed, 0, MAX_SEED)
         _check_range("n", self.n, 1, MAX_IMAGES)
 

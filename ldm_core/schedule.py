@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,12 @@ class NoiseSchedule:
         else:
             visited = np.linspace(0, total - 1, steps).round().astype(int)[::-1].tolist()
         return visited, [max(t - stride, -1) for t in visited]
+
+    def along(self, timesteps: Sequence[int], last: float | None = None) -> Tensor:
+        """ᾱ at `timesteps` (S,), in float64. -1 is the picture: `last`, or what `set_alpha_to_one` says it is."""
+        if last is None:
+            last = 1.0 if self.set_alpha_to_one else float(self.alpha_bar[0])
+        return torch.tensor([float(self.alpha_bar[t]) if t >= 0 else last for t in timesteps], dtype=torch.float64)
 
     def _offset(self, highest: int) -> int:
         """`steps_offset`, unless it would leave the schedule (1000 of 1000 steps with an offset of 1)."""

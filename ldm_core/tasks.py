@@ -7,7 +7,7 @@ the task draws it, so that the same seed gives the picture that diffusers gives.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm_core.errors import InvalidImage
 from ldm_core.params import GenerationParams
-from ldm_core.samplers import Plan, ddim_plan
+from ldm_core.samplers import MEMORY, Plan, make_plan
 
 if TYPE_CHECKING:
     from ldm_core.model import LatentDiffusion
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class Sample:
     """One picture being denoised; all that is constant over its steps is already computed.
 
-    Shapes: x (1, C, h, w) float32; context (R, L, D) with R = 2, unconditional first, when guided and 1 otherwise;
-    concat (1, C', h, w), the channels that go behind x; class_labels (1,).
+    Shapes: x (1, C, h, w) float32; past (1, 3, C, h, w), what its sampler remembers of earlier steps; context
+    (R, L, D) with R = 2, unconditional first, when guided and 1 otherwise; concat (1, C', h, w), the channels that go
+    behind x; class_labels (1,).
     """
 
     x: Tensor
@@ -41,7 +42,12 @@ class Sample:
     concat: Tensor | None = None
     class_labels: Tensor | None = None
     known: tuple[Tensor, Tensor] | None = None  # original picture (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
+    x0: Tensor | None = None  # the picture as the last step predicted it
+    past: Tensor = field(init=False)
     step: int = 0
+
+    def __post_init__(self) -> None:
+        self.past = self.x.new_zeros(1, MEMORY, *self.x.shape[1:])
 
     @property
     def batch_key(self) -> Hashable:
@@ -88,7 +94,7 @@ def begin(
 
     return Sample(
         x=x,
-        plan=ddim_plan(model.schedule, params.steps, params.eta),
+        plan=make_plan(model.schedule, params.sampler, params.steps, params.eta),
         context=_context(model, params),
         guidance_scale=params.guidance_scale,
         generator=generator,

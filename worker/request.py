@@ -88,8 +88,8 @@ class Request:
 
     @property
     def step(self) -> int:
-        """Steps done by the slowest picture."""
-        return min(run.step for run in self.runs)
+        """Steps done by the slowest picture; PLMS evaluates once more than it has steps."""
+        return min(self.job.params.steps, *(run.step for run in self.runs))
 
 
 @dataclass(eq=False, slots=True)
