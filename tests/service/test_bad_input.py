@@ -53,7 +53,7 @@ SCALARS: dict[str, tuple[dict[str, Any], str, str]] = {
     "prompt too long": ({"prompt": "x" * 2001}, "/prompt", "2000"),
     "size not a multiple": ({"width": 70}, "/width", "multiple of 16"),
     "size too large": ({"width": 512, "height": 512}, "/width", "65536"),
-    "sampler": ({"sampler": "euler"}, "/sampler", "ddim"),
+    "sampler": ({"sampler": "heun"}, "/sampler", "ddim"),
     "priority": ({"priority": "urgent"}, "/priority", "high"),
     "format": ({"format": "gif"}, "/format", "webp"),
     "metadata": ({"metadata": {"a": 1}}, "/metadata/a", "string"),
