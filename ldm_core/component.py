@@ -16,13 +16,13 @@ def read_config(
     data: Mapping[str, Any],
     path: str,
     *,
-    fixed: Mapping[str, Sequence[Any]],
+    fixed: Mapping[str, Sequence[Any] | None],
     choices: Mapping[str, Sequence[Any]] | None = None,
 ) -> Config:
     """Builds `cls` from a diffusers config. Keys with a leading underscore are bookkeeping and skipped.
 
-    `fixed` lists, for keys that are known and have no field, the values that change nothing here; `choices` what the
-    entries of a field may be. Raises ModelError naming file, key and value.
+    `fixed` lists, for keys that are known and have no field, the values that change nothing here, None for any;
+    `choices` what the entries of a field may be. Raises ModelError naming file, key and value.
     """
     known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -33,12 +33,13 @@ def read_config(
             values[key] = tuple(value) if isinstance(value, list) else value
         elif key not in fixed:
             raise ModelError(path, f"unknown key {key!r}")
-        elif value not in fixed[key]:
-            raise ModelError(path, f"{key} = {value!r} is not supported (only {fixed[key][0]!r})")
-    for key, allowed in (choices or {}).items():
+        elif (allowed := fixed[key]) is not None and value not in allowed:
+            raise ModelError(path, f"{key} = {value!r} is not supported (only {allowed[0]!r})")
+    for key, known_entries in (choices or {}).items():
         for entry in _entries(values.get(key, ())):
-            if entry not in allowed:
-                raise ModelError(path, f"{key} = {entry!r} is not supported (only {', '.join(map(repr, allowed))})")
+            if entry not in known_entries:
+                only = ", ".join(map(repr, known_entries))
+                raise ModelError(path, f"{key} = {entry!r} is not supported (only {only})")
     return cls(**values)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ldm_core.directory import find_components, read_json
 from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, UnsupportedTask
 from ldm_core.params import SAMPLERS, GenerationParams, Task
+
+TEXT = ("CLIPTextModel", "LDMBertModel")
+GUIDED = (*TEXT, "ClassEmbedder")  # condition encoders that know what no condition is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +79,27 @@ class ModelCard:
 
 
 def read_card(directory: Path | str) -> ModelCard:
-    """The card of a diffusers-layout directory from its JSON files alone. Raises ModelError naming the file."""
+    """The card of a model directory from its JSON files alone. Raises ModelError naming the file."""
     root = Path(directory)
-    unet, vae = read_json(root / "unet/config.json"), read_json(root / "vae/config.json")
-    latents = int(vae.get("latent_channels", 4))
-    factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
-    channels = int(unet.get("in_channels", 4))
-    tasks = {latents: ["txt2img"], 2 * latents + 1: ["txt2img", "inpaint"], latents + 3: ["superres"]}
-    if channels not in tasks:
-        raise ModelError(root / "unet/config.json", f"in_channels = {channels} fits none of our tasks")
+    parts = find_components(root)
+    unet, first_stage = read_json(parts.unet / "config.json"), read_json(parts.first_stage / "config.json")
+    latents = int(first_stage.get("latent_channels", 4))
+    factor = 2 ** (len(first_stage.get("block_out_channels", (64,))) - 1)
+    extra = int(unet.get("in_channels", 4)) - latents
+    tasks = _tasks(parts.condition_class, {0: "", latents + 1: "hole", 3: "picture"}.get(extra))
+    if not tasks:
+        named = parts.condition_class or "no condition"
+        raise ModelError(parts.unet / "config.json", f"{extra} channels behind the latents fit no task of {named}")
     side = int(unet.get("sample_size") or 64) * factor
     card: dict[str, Any] = {
-        "tasks": tasks[channels],
+        "tasks": tasks,
         "native_size": [side, side],
         "size_multiple": factor * 2 ** (len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1),
         "max_pixels": 4 * side * side,
         "default_steps": 50,
-        "default_guidance_scale": 7.5,
-        "scale": factor if channels == latents + 3 else 1,
+        "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
+        "scale": factor if "superres" in tasks else 1,
+        "text": parts.condition_class in TEXT,
     }
     if (root / "service.json").exists():
         card.update(read_json(root / "service.json"))
@@ -103,14 +109,12 @@ def read_card(directory: Path | str) -> ModelCard:
         raise ModelError(root / "service.json", str(error).split(") ", 1)[-1]) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError naming the file."""
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(path, "is missing") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(path, f"cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise ModelError(path, "is not a JSON object")
-    return data
+def _tasks(condition: str | None, extra: str | None) -> list[Task]:
+    """What a model can do, by its condition encoder and by what goes behind the latents."""
+    if extra == "picture":
+        return ["superres"] if condition in {None, *TEXT} else []
+    if condition in TEXT:
+        return [] if extra is None else ["txt2img", "inpaint"]
+    if extra == "hole" and condition in {None, "MaskedPicture"}:
+        return ["inpaint"]
+    return []

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.autoencoder import Autoencoder
+from ldm_core.conditioning import Condition
 from ldm_core.config import ModelCard
+from ldm_core.inpainting import HoleStyle, MaskedPicture, keep_known
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import guide, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
-from ldm_core.text_encoder import TextEncoder
 from ldm_core.unet import UNet
 
 
@@ -31,9 +32,9 @@ class LatentDiffusion:
     card: ModelCard
     unet: UNet
     autoencoder: Autoencoder
-    text: TextEncoder
+    condition: Condition
     schedule: NoiseSchedule
-    low_res_schedule: NoiseSchedule
+    low_res_schedule: NoiseSchedule | None  # of a model that sees the small picture noised
     device: torch.device
     dtype: torch.dtype
     _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -43,9 +44,10 @@ class LatentDiffusion:
         """Whether the U-Net takes a mask and the masked picture's latents behind the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
 
-    def encode_prompt(self, prompt: str) -> Tensor:
-        """(1, L, D)."""
-        return self.text.encode(prompt)
+    @property
+    def hole_style(self) -> HoleStyle:
+        """How the U-Net sees a hole."""
+        return self.condition.config if isinstance(self.condition, MaskedPicture) else HoleStyle()
 
     def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, both scaled, of a picture's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
@@ -60,11 +62,17 @@ class LatentDiffusion:
         return self._blank[height, width]
 
     def predict(
-        self, x: Tensor, t: Tensor, context: Tensor, concat: Tensor | None = None, class_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        concat: Tensor | None = None,
+        class_labels: Tensor | None = None,
     ) -> Tensor:
         """One U-Net call over B rows: (B, C, h, w), (B,), (B, L, D), (B, C', h, w), (B,) → (B, C, h, w) float32."""
         x = x if concat is None else torch.cat([x, concat], dim=1)
-        return self.unet(x.to(self.dtype), t, context.to(self.dtype), class_labels).float()
+        context = None if context is None else context.to(self.dtype)
+        return self.unet(x.to(self.dtype), t, context, class_labels).float()
 
     @torch.inference_mode()
     def generate(
@@ -107,6 +115,7 @@ class LatentDiffusion:
         for i, sample in enumerate(samples):
             sample.x, sample.x0, sample.past = x[i : i + 1], x0[i : i + 1], past[i : i + 1]
             sample.step += 1
+            keep_known(self.schedule, sample)
         finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
         return finite
 
@@ -118,17 +127,18 @@ class LatentDiffusion:
 
     def _predict_guided(self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int) -> Tensor:
         """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
-        context = torch.cat([sample.context for sample in samples])
-        concat = _stacked([sample.concat for sample in samples])
-        labels = _stacked([sample.class_labels for sample in samples])
-        owner = [i for i, sample in enumerate(samples) for _ in sample.context]
+        context, concat, labels = (
+            _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
+        )
+        owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
         outs = []
         for first in range(0, len(owner), rows):
             row = list(range(first, min(first + rows, len(owner))))
             row += [first] * (rows - len(row))  # the last call is filled up with copies whose results nobody reads
             of = torch.tensor([owner[i] for i in row], device=self.device)
+            here = None if context is None else context[row]
             extra = (None if part is None else part[of] for part in (concat, labels))
-            outs.append(self.predict(x[of], t[of], context[row], *extra))
+            outs.append(self.predict(x[of], t[of], here, *extra))
         out = torch.cat(outs)
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided

@@ -39,6 +39,8 @@ class GenerationParams:
     sampler: str = "ddim"
     eta: float = 0.0
     n: int = 1
+    strength: float | None = None  # image to image: the share of the steps that are run
+    class_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -55,6 +57,8 @@ class GenerationParams:
         _check_range("eta", self.eta, 0.0, 1.0)
         if self.eta and self.sampler != "ddim":
             raise InvalidParameter("eta", f"is for the sampler 'ddim' alone, not for {self.sampler!r}")
+        if self.strength is not None:
+            _check_range("strength", self.strength, 0.0, 1.0)
         _check_range("seed", self.seed, 0, MAX_SEED)
         _check_range("n", self.n, 1, MAX_IMAGES)
 
@@ -68,7 +72,8 @@ class GenerationParams:
         return (self.seed + index) % (MAX_SEED + 1)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationParams:

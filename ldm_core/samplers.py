@@ -10,7 +10,7 @@ samplers, step counts and η share a U-Net call. The step is exported, never the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,10 +37,6 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.t)
-
-    def tail(self, first: int) -> Plan:
-        """What is left from line `first` on."""
-        return replace(self, t=self.t[first:], alpha_bar=self.alpha_bar[first:], weights=self.weights[first:])
 
 
 def split_prediction(
@@ -82,10 +78,10 @@ def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
     return uncond + scale[:, None, None, None] * (cond - uncond)
 
 
-def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0) -> Plan:
-    """The table of `sampler` for a run of `steps` steps. `eta` counts for DDIM alone."""
+def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0) -> Plan:
+    """The table of `sampler` for a run of `steps` steps without the `first` ones. `eta` counts for DDIM alone."""
     visited, following = schedule.timesteps(steps)
-    return SAMPLERS[sampler](schedule, visited, following, eta)
+    return SAMPLERS[sampler](schedule, visited[first:], following[first:], eta)
 
 
 def ddim(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:

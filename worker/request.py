@@ -88,8 +88,8 @@ class Request:
 
     @property
     def step(self) -> int:
-        """Steps done by the slowest picture; PLMS evaluates once more than it has steps."""
-        return min(self.job.params.steps, *(run.step for run in self.runs))
+        """Steps done by the slowest picture."""
+        return min(run.step for run in self.runs)
 
 
 @dataclass(eq=False, slots=True)
@@ -107,5 +107,7 @@ class ImageRun:
 
     @property
     def step(self) -> int:
-        """Steps done."""
-        return 0 if self.sample is None else self.sample.step
+        """Steps done or left out. PLMS evaluates once more than it has steps."""
+        steps = self.request.job.params.steps
+        left = steps if self.sample is None else len(self.sample.plan) - self.sample.step
+        return max(0, steps - left)

@@ -74,7 +74,7 @@ def _tasks(
 
 
 def _parameters(model: LatentDiffusion) -> dict[str, int]:
-    networks: dict[str, nn.Module] = {"unet": model.unet, "autoencoder": model.autoencoder, "text": model.text}
+    networks: dict[str, nn.Module] = {"unet": model.unet, "autoencoder": model.autoencoder, "text": model.condition}
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 

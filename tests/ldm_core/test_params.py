@@ -62,7 +62,7 @@ def test_json_round_trip_and_unknown_names() -> None:
     ("change", "error", "field"),
     [
         ({"task": "superres"}, UnsupportedTask, "model"),
-        ({"sampler": "plms"}, InvalidParameter, "sampler"),
+        ({"sampler": "heun"}, InvalidParameter, "sampler"),
         ({"height": 70}, InvalidParameter, "height"),
         ({"width": 256, "height": 128}, InvalidParameter, "width"),
     ],

@@ -125,4 +125,4 @@ def test_what_both_directories_share_is_held_once() -> None:
     first = load_model(BUILTIN / "scenes", "cpu", torch.float32, shared)
     second = load_model(BUILTIN / "scenes-superres", "cpu", torch.float32, shared)
     assert first.autoencoder is second.autoencoder
-    assert first.text is second.text
+    assert first.condition is second.condition

@@ -1,0 +1,97 @@
+"""Builds a condition encoder from its component directory, by the class that its configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ldm_core.conditioning import (
+    ClassEmbedder,
+    ClassEmbedderConfig,
+    Condition,
+    LayoutEncoder,
+    SpatialRescaler,
+    SpatialRescalerConfig,
+    TextEncoder,
+    Tokenizer,
+)
+from ldm_core.directory import find_components, read_json
+from ldm_core.errors import ModelError
+from ldm_core.inpainting import HoleStyle, MaskedPicture
+from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
+from ldm_core.weights import load_strictly, read_weights, weights_file
+
+
+def build_condition(path: Path) -> Condition:
+    """Raises ModelError naming file and key."""
+    named = find_components(path.parent).condition_class or ""
+    if named not in BUILDERS:
+        known = ", ".join(BUILDERS)
+        raise ModelError(path / "config.json", f"condition encoder {named!r} is not supported (only {known})")
+    return BUILDERS[named](path)
+
+
+def _clip_text(path: Path) -> TextEncoder:
+    transformer = CLIPTextModel(CLIPTextConfig(**read_json(path / "config.json")))
+    # written by transformers 4 with this prefix, by transformers 5 without
+    state = {key.removeprefix("text_model."): value for key, value in read_weights(path).items()}
+    prefix = "text_model." if any(key.startswith("text_model.") for key in transformer.state_dict()) else ""
+    state = {prefix + key: value for key, value in state.items() if not key.endswith("position_ids")}
+    load_strictly(transformer, state, weights_file(path))
+    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer)
+    return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
+
+
+def _bert_text(path: Path) -> TextEncoder:
+    transformer = _text_transformer(path)
+    tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer)
+    return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
+
+
+def _layout(path: Path) -> LayoutEncoder:
+    return LayoutEncoder(_text_transformer(path))
+
+
+def _text_transformer(path: Path) -> TextTransformer:
+    config = {key: value for key, value in read_json(path / "config.json").items() if key != "labels"}
+    transformer = TextTransformer(TextTransformerConfig.from_json(config, str(path / "config.json")))
+    state = {key: value for key, value in read_weights(path).items() if not key.startswith("to_logits.")}
+    load_strictly(transformer, state, weights_file(path))
+    return transformer
+
+
+def _class_embedder(path: Path) -> ClassEmbedder:
+    embedder = ClassEmbedder(ClassEmbedderConfig.from_json(read_json(path / "config.json"), str(path / "config.json")))
+    load_strictly(embedder, read_weights(path), weights_file(path))
+    return embedder
+
+
+def _rescaler(path: Path) -> SpatialRescaler:
+    config = SpatialRescalerConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
+    rescaler = SpatialRescaler(config)
+    load_strictly(rescaler, read_weights(path), weights_file(path))
+    return rescaler
+
+
+def _masked_picture(path: Path) -> MaskedPicture:
+    return MaskedPicture(HoleStyle.from_json(read_json(path / "config.json"), str(path / "config.json")))
+
+
+BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
+    "CLIPTextModel": _clip_text,
+    "LDMBertModel": _bert_text,
+    "LayoutEncoder": _layout,
+    "ClassEmbedder": _class_embedder,
+    "SpatialRescaler": _rescaler,
+    "MaskedPicture": _masked_picture,
+}
+
+
+def _tokenizer(path: Path, kind: type[CLIPTokenizer] | type[BertTokenizer]) -> Tokenizer:
+    try:
+        return cast("Tokenizer", kind.from_pretrained(str(path)))
+    except (OSError, ValueError) as error:
+        raise ModelError(path, f"cannot be read: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,150 @@
+"""The condition encoders τθ (paper section 3.3): what a request says, as tokens to attend to or as channels.
+
+Text, class and layout become a context (1, L, D) for cross-attention; a semantic map becomes channels (1, C, h, w) that
+are concatenated to the latents. All of them encode one request at a time, so that its bytes do not depend on others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm_core.component import read_config
+from ldm_core.params import GenerationParams
+from ldm_core.text_transformer import TextTransformer
+
+
+class Tokenizer(Protocol):
+    """What transformers' tokenizers have in common."""
+
+    model_max_length: int
+
+    def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
+
+
+class Condition(nn.Module):
+    """What every condition encoder answers. This one is that of an unconditional model: nothing."""
+
+    def context(self, params: GenerationParams) -> Tensor | None:
+        """What to attend to, (1, L, D)."""
+        return None
+
+    def unconditional(self, params: GenerationParams) -> Tensor | None:
+        """The context that takes its place in the unconditional rows of guidance; None: the model has no guidance."""
+        return None
+
+
+class TextEncoder(Condition):
+    """Prompts to the last hidden state of a text transformer, padded or cut to its number of tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, transformer: nn.Module, max_tokens: int) -> None:
+        super().__init__()
+        self.tokenizer, self.transformer, self.max_tokens = tokenizer, transformer, max_tokens
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """(B, L) int64, on the CPU."""
+        batch = self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
+        )
+        return torch.as_tensor(batch["input_ids"])
+
+    def forward(self, token_ids: Tensor) -> Tensor:  # (B, L) → (B, L, D)
+        out = self.transformer(token_ids)
+        return out if isinstance(out, Tensor) else torch.as_tensor(out.last_hidden_state)
+
+    def context(self, params: GenerationParams) -> Tensor:
+        return self._encode(params.prompt)
+
+    def unconditional(self, params: GenerationParams) -> Tensor:
+        return self._encode(params.negative_prompt)
+
+    def _encode(self, prompt: str) -> Tensor:
+        device = next(self.transformer.parameters()).device
+        return self(self.tokenize([prompt]).to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassEmbedderConfig:
+    """`unconditional_class` stands for "no class" in guidance, as 1000 does for ImageNet's 1000 classes."""
+
+    n_classes: int = 1001
+    embed_dim: int = 512
+    unconditional_class: int | None = 1000
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> ClassEmbedderConfig:
+        return read_config(cls, data, path, fixed={})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"_class_name": "ClassEmbedder", **asdict(self)}
+
+
+class ClassEmbedder(Condition):
+    """A class to one learned token: (B,) → (B, 1, D)."""
+
+    def __init__(self, config: ClassEmbedderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.n_classes, config.embed_dim)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding(labels)[:, None]
+
+    def context(self, params: GenerationParams) -> Tensor:
+        return self._encode(params.class_id or 0)
+
+    def unconditional(self, params: GenerationParams) -> Tensor | None:
+        return None if self.config.unconditional_class is None else self._encode(self.config.unconditional_class)
+
+    def _encode(self, label: int) -> Tensor:
+        return self(torch.tensor([label], device=self.embedding.weight.device))
+
+
+class LayoutEncoder(Condition):
+    """Objects and their boxes, written as tokens, through the BERT-like transformer."""
+
+    def __init__(self, transformer: TextTransformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, L) → (B, L, D)
+        return self.transformer(tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpatialRescalerConfig:
+    n_stages: int = 2
+    in_channels: int = 182
+    out_channels: int = 3
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> SpatialRescalerConfig:
+        return read_config(cls, data, path, fixed={})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"_class_name": "SpatialRescaler", **asdict(self)}
+
+
+class SpatialRescaler(Condition):
+    """A semantic map to channels at latent size: halved bilinearly `n_stages` times, then a 1x1 convolution."""
+
+    def __init__(self, config: SpatialRescalerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.channel_mapper = nn.Conv2d(config.in_channels, config.out_channels, 1, bias=False)
+
+    def forward(self, label_map: Tensor) -> Tensor:
+        """Label ids (B, H, W) → (B, out_channels, H / 2ⁿ, W / 2ⁿ)."""
+        x = (
+            F.one_hot(label_map.long(), self.config.in_channels)
+            .permute(0, 3, 1, 2)
+            .to(self.channel_mapper.weight.dtype)
+        )
+        for _ in range(self.config.n_stages):
+            x = F.interpolate(x, scale_factor=0.5, mode="bilinear")
+        return self.channel_mapper(x)

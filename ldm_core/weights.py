@@ -1,0 +1,53 @@
+"""Weights from disk into a network, strictly: what is missing, unexpected, misshapen or not finite is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ldm_core.directory import read_json
+from ldm_core.errors import ModelError
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """`load_state_dict` whose error lists what is missing, unexpected, of another shape or not finite."""
+    expected = module.state_dict()
+    problems = [
+        *_listed("missing", [key for key in expected if key not in state]),
+        *_listed("unexpected", [key for key in state if key not in expected]),
+        *_listed("of another shape", [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]),
+        *_listed("not finite", [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]),
+    ]
+    if problems:
+        raise ModelError(path, "; ".join(problems))
+    module.load_state_dict(state, assign=False)
+
+
+def _listed(what: str, keys: list[str]) -> list[str]:
+    if not keys:
+        return []
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return [f"{what}: {', '.join(keys[:5])}{more}"]
+
+
+def weights_file(path: Path) -> Path:
+    """The safetensors file of a component, whichever of the names diffusers and transformers give it."""
+    read_json(path / "config.json")
+    for name in ("diffusion_pytorch_model", "model"):
+        for variant in ("", ".fp16"):
+            file = path / f"{name}{variant}.safetensors"
+            if file.exists():
+                return file
+    raise ModelError(path, "has no .safetensors file")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a component. Raises ModelError."""
+    file = weights_file(path)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(file, f"cannot be read: {error}") from None
