@@ -170,13 +170,14 @@ class Codebook(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(entries, dim)
 
+    def distances(self, z: Tensor) -> Tensor:
+        """Squared distance to every entry less |z|², which changes no order: (B, C, H, W) → (B, H, W, entries)."""
+        entries = self.embedding.weight
+        return (entries**2).sum(1) - 2 * z.permute(0, 2, 3, 1) @ entries.T
+
     def indices(self, z: Tensor) -> Tensor:
         """The nearest entry of each latent: (B, C, H, W) → (B, H, W) int64."""
-        entries = self.embedding.weight
-        flat = z.permute(0, 2, 3, 1).flatten(0, 2)  # (B·H·W, C)
-        # |z|² is the same for every entry and does not change which is nearest
-        distance = (entries**2).sum(1) - 2 * flat @ entries.T
-        return distance.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
+        return self.distances(z).argmin(-1)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.embedding(self.indices(z)).permute(0, 3, 1, 2)
@@ -202,10 +203,14 @@ class Autoencoder(nn.Module):
         self.quant_conv = nn.Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
 
+    def encode(self, picture: Tensor) -> Tensor:
+        """What the encoder says of pictures in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
+        h = self.encoder(picture)
+        return h if self.quant_conv is None else self.quant_conv(h)
+
     def posterior(self, picture: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled mean and log-variance: (B, 3, f·H, f·W) in [-1, 1] → 2 x (B, C, H, W); VQ has no variance."""
-        h = self.encoder(picture)
-        h = h if self.quant_conv is None else self.quant_conv(h)
+        h = self.encode(picture)
         if self.quantize is not None:
             return h, None
         mean, logvar = h.chunk(2, dim=1)

@@ -12,6 +12,14 @@ from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, Unsuppor
 from ldm_core.params import SAMPLERS, GenerationParams, Task
 
 TEXT = ("CLIPTextModel", "LDMBertModel")
+OTHERS: Mapping[tuple[str | None, str | None], Task] = {
+    (None, ""): "unconditional",
+    (None, "hole"): "inpaint",
+    ("MaskedPicture", "hole"): "inpaint",
+    ("ClassEmbedder", ""): "class2img",
+    ("LayoutEncoder", ""): "layout2img",
+    ("SpatialRescaler", "picture"): "semantic2img",
+}
 GUIDED = (*TEXT, "ClassEmbedder")  # condition encoders that know what no condition is
 
 
@@ -111,10 +119,8 @@ def read_card(directory: Path | str) -> ModelCard:
 
 def _tasks(condition: str | None, extra: str | None) -> list[Task]:
     """What a model can do, by its condition encoder and by what goes behind the latents."""
-    if extra == "picture":
-        return ["superres"] if condition in {None, *TEXT} else []
+    if extra == "picture" and condition in {None, *TEXT}:
+        return ["superres"]
     if condition in TEXT:
         return [] if extra is None else ["txt2img", "inpaint"]
-    if extra == "hole" and condition in {None, "MaskedPicture"}:
-        return ["inpaint"]
-    return []
+    return [task] if (task := OTHERS.get((condition, extra))) else []

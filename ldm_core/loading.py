@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -85,10 +85,19 @@ def _build_unet(path: Path) -> UNet:
     return unet
 
 
+def load_first_stage(path: Path) -> Autoencoder:
+    """An autoencoder's own directory, float32 on the CPU. Raises ModelError."""
+    return _first_stage(path, read_json(path / "config.json")).eval().requires_grad_(False)
+
+
 def _build_autoencoder(path: Path) -> Autoencoder:
     config = read_json(path / "config.json")
     if find_components(path.parent).pipeline == "LDMSuperResolutionPipeline":  # which decodes without any scaling
         config["scaling_factor"] = 1.0
+    return _first_stage(path, config)
+
+
+def _first_stage(path: Path, config: Mapping[str, Any]) -> Autoencoder:
     autoencoder = Autoencoder(AutoencoderConfig.from_json(config, str(path / "config.json")))
     state = {_modern_name(key): value for key, value in read_weights(path).items()}
     load_strictly(autoencoder, state, weights_file(path))

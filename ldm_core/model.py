@@ -22,6 +22,7 @@ from ldm_core.params import GenerationParams
 from ldm_core.samplers import guide, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
+from ldm_core.tiling import Tiling, Window, tiled
 from ldm_core.unet import UNet
 
 
@@ -68,8 +69,19 @@ class LatentDiffusion:
         context: Tensor | None = None,
         concat: Tensor | None = None,
         class_labels: Tensor | None = None,
+        tiling: Tiling | None = None,
     ) -> Tensor:
-        """One U-Net call over B rows: (B, C, h, w), (B,), (B, L, D), (B, C', h, w), (B,) → (B, C, h, w) float32."""
+        """One U-Net call over B rows: (B, C, h, w), (B,), (B, L, D), (B, C', h, w), (B,) → (B, C, h, w) float32.
+
+        With a tiling, one call for each of its windows.
+        """
+        if tiling is not None:
+
+            def of_window(part: Tensor, place: Window) -> Tensor:
+                cut = None if concat is None else concat[:, :, place[0], place[1]]
+                return self.predict(part, t, context, cut, class_labels)
+
+            return tiled(x, of_window, tiling)
         x = x if concat is None else torch.cat([x, concat], dim=1)
         context = None if context is None else context.to(self.dtype)
         return self.unet(x.to(self.dtype), t, context, class_labels).float()
@@ -137,8 +149,8 @@ class LatentDiffusion:
             row += [first] * (rows - len(row))  # the last call is filled up with copies whose results nobody reads
             of = torch.tensor([owner[i] for i in row], device=self.device)
             here = None if context is None else context[row]
-            extra = (None if part is None else part[of] for part in (concat, labels))
-            outs.append(self.predict(x[of], t[of], here, *extra))
+            behind, label = (None if part is None else part[of] for part in (concat, labels))
+            outs.append(self.predict(x[of], t[of], here, behind, label, samples[0].tiling))
         out = torch.cat(outs)
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from ldm_core.errors import InvalidParameter
 
-Task = Literal["txt2img", "inpaint", "superres"]
+Task = Literal["txt2img", "inpaint", "superres", "class2img", "semantic2img", "layout2img", "unconditional"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a")  # of `ldm_core.samplers`

@@ -20,7 +20,7 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
 }
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-SPACINGS = ("leading", "trailing", "linspace")
+SPACINGS = ("leading", "trailing", "linspace", "compvis")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,13 @@ class NoiseSchedule:
 
         Equal to diffusers' where those cover at least nine tenths of the schedule. Elsewhere (such as 600 of 1000,
         where "leading" would begin at t = 600 with pure noise) the steps are spread evenly, so that any number of
-        steps from 1 to T works.
+        steps from 1 to T works. "compvis" is the research code's own rule, to reproduce its runs: 7 steps are 8 there.
         """
         total = len(self)
         stride = total // steps
+        if self.timestep_spacing == "compvis":
+            visited = [min(t + 1, total - 1) for t in range(0, total, stride)][::-1]
+            return visited, [*visited[1:], -1]
         if stride * steps < 0.9 * total:
             visited = [min(int(i * total / steps) + self._offset(total - 1), total - 1) for i in range(steps)][::-1]
             return visited, [*visited[1:], -1]

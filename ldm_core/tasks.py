@@ -19,6 +19,7 @@ from ldm_core.inpainting import inpainting_channels, keep_known, known_region, p
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
+from ldm_core.tiling import Tiling
 
 if TYPE_CHECKING:
     from ldm_core.model import LatentDiffusion
@@ -43,6 +44,7 @@ class Sample:
     class_labels: Tensor | None = None
     known: tuple[Tensor, Tensor] | None = None  # original picture (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
     kept: tuple[Tensor, Tensor] | None = None  # its latents (1, C, h, w), mask (1, 1, h, w), 1 = held at every step
+    tiling: Tiling | None = None  # latents larger than one call takes
     x0: Tensor | None = None  # the picture as the last step predicted it
     past: Tensor = field(init=False)
     step: int = 0
@@ -58,7 +60,7 @@ class Sample:
     @property
     def batch_key(self) -> Hashable:
         """Rows share a U-Net call exactly when their keys are equal."""
-        return tuple(self.x.shape[1:]), None if self.context is None else tuple(self.context.shape[1:])
+        return tuple(self.x.shape[1:]), None if self.context is None else tuple(self.context.shape[1:]), self.tiling
 
     @property
     def done(self) -> bool:
@@ -103,14 +105,22 @@ def begin(
     return sample
 
 
-def finish(model: LatentDiffusion, sample: Sample) -> Image.Image:
-    """Decodes the latents, puts back what was known, crops to the size asked for. Always one picture at a time."""
+def decode(model: LatentDiffusion, sample: Sample) -> Tensor:
+    """The finished picture in [0, 1], (3, H, W): decoded, what was known put back, cropped to the size asked for.
+
+    Always one picture at a time, so that its bytes do not depend on others'.
+    """
     picture = model.autoencoder.decode(sample.x.to(model.dtype)).float()
     if sample.known is not None:
         original, mask = sample.known
         picture = torch.where(mask > 0, picture, original)
     width, height = sample.size
-    levels = ((picture[0, :, :height, :width] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return (picture[0, :, :height, :width] / 2 + 0.5).clamp(0, 1)
+
+
+def finish(model: LatentDiffusion, sample: Sample) -> Image.Image:
+    """The finished picture in 8 bits."""
+    levels = (decode(model, sample) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 

@@ -1,0 +1,183 @@
+"""The condition encoders that a configuration can name, each with what it becomes in a model directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ldm_core.compvis.configs import Reader, Yaml, params_of
+from ldm_core.compvis.names import Source, bert_source, clip_source, open_clip_source
+from ldm_core.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
+from ldm_core.directory import read_json
+from ldm_core.errors import ModelError
+from ldm_core.inpainting import HoleStyle
+from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
+
+MODULES = "ldm.modules.encoders.modules."
+UNCONDITIONAL, FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
+IMAGENET_CLASSES = 1000  # a model with more has one that stands for "no class", with this id
+# the text towers that configurations name without carrying their sizes
+CLIP_VIT_L = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "projection_dim": 768, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
+    "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
+}  # fmt: skip
+OPEN_CLIP_VIT_H = {
+    **CLIP_VIT_L, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "projection_dim": 1024, "hidden_act": "gelu", "pad_token_id": 0,
+}  # fmt: skip
+KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {"openai/clip-vit-large-patch14": CLIP_VIT_L}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionPart:
+    """A component directory to write: its name, configuration, weights' names and sources, and the tokenizer's name.
+
+    `prefix` is where the weights lie in the checkpoint; `network` has the parameters that are wanted, on no device.
+    """
+
+    folder: str
+    library: str
+    class_name: str
+    config: Mapping[str, Any]
+    network: nn.Module | None = None
+    source: Callable[[str], Source] | None = None
+    prefix: str = ""
+    tokenizer: str | None = None
+    extra: Mapping[str, str] | None = None  # further tensors to carry along: our name → theirs
+
+
+def read_condition(path: Path, node: Any) -> ConditionPart | None:
+    """The condition encoder of `cond_stage_config`; None for an unconditional model. Raises ModelError."""
+    if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == "torch.nn.Identity"):
+        return None
+    if node == FIRST_STAGE:  # inpainting_big: the masked picture's latents, then the mask, in [-1, 1]
+        style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0)
+        return ConditionPart(folder="condition", library="ldm_core", class_name="MaskedPicture", config=style.to_json())
+    target = node.get("target") if isinstance(node, dict) else node
+    name = str(target).removeprefix(MODULES)
+    if name not in READERS:
+        raise ModelError(path, f"cond_stage_config.target = {target!r} is not supported")
+    return READERS[name](path, params_of(path, "cond_stage_config", node, (str(target),)))
+
+
+def _class(path: Path, read: Reader) -> ConditionPart:
+    read.skip("key")
+    classes = read.take("n_classes", 1000)
+    config = ClassEmbedderConfig(
+        n_classes=classes,
+        embed_dim=read.take("embed_dim"),
+        unconditional_class=IMAGENET_CLASSES if classes > IMAGENET_CLASSES else None,
+    )
+    read.end()
+    with torch.device("meta"):
+        network = ClassEmbedder(config)
+    return ConditionPart(
+        folder="condition", library="ldm_core", class_name="ClassEmbedder", config=config.to_json(), network=network,
+        source=Source, prefix="cond_stage_model.",
+    )  # fmt: skip
+
+
+def _rescaler(path: Path, read: Reader) -> ConditionPart:
+    read.only("method", "bilinear")
+    read.only("multiplier", 0.5)
+    read.only("bias", False)
+    config = SpatialRescalerConfig(
+        n_stages=read.take("n_stages", 1),
+        in_channels=read.take("in_channels", 3),
+        out_channels=read.take("out_channels"),
+    )
+    read.end()
+    with torch.device("meta"):
+        network = SpatialRescaler(config)
+    return ConditionPart(
+        folder="condition", library="ldm_core", class_name="SpatialRescaler", config=config.to_json(), network=network,
+        source=Source, prefix="cond_stage_model.",
+    )  # fmt: skip
+
+
+def _bert(path: Path, read: Reader) -> ConditionPart:
+    read.skip("device", "embedding_dropout")
+    width, tokens = read.take("n_embed"), read.take("max_seq_len", 77)
+    tokenized = read.take("use_tokenizer", True)
+    config = TextTransformerConfig(
+        vocab_size=read.take("vocab_size", 30522),
+        max_position_embeddings=tokens,
+        encoder_layers=read.take("n_layer"),
+        encoder_ffn_dim=4 * width,
+        d_model=width,
+    )
+    read.end()
+    with torch.device("meta"):
+        network = TextTransformer(config)
+    common: dict[str, Any] = {
+        "network": network, "source": bert_source, "prefix": "cond_stage_model.transformer.",
+        # the head that predicts words: ours does without, diffusers' class has it
+        "extra": {f"to_logits.{part}": f"to_logits.{part}" for part in ("weight", "bias")},
+    }  # fmt: skip
+    if not tokenized:
+        layout = {**config.to_json(), "_class_name": "LayoutEncoder"}
+        return ConditionPart(
+            folder="condition", library="ldm_core", class_name="LayoutEncoder", config=layout, **common
+        )
+    return ConditionPart(
+        folder="bert", library="latent_diffusion", class_name="LDMBertModel", config=config.to_json(),
+        tokenizer="bert-base-uncased", **common,
+    )  # fmt: skip
+
+
+def _clip(path: Path, read: Reader) -> ConditionPart:
+    read.skip("device", "max_length", "freeze")
+    version = read.take("version", "openai/clip-vit-large-patch14")
+    read.end()
+    beside = path.parent / version / "config.json"
+    sizes = read_json(beside) if beside.exists() else KNOWN_CLIP.get(version)
+    if sizes is None:
+        raise ModelError(path, f"cond_stage_config.version = {version!r} is neither a folder beside it nor known")
+    return _clip_part(sizes, clip_source, "cond_stage_model.transformer.", version)
+
+
+def _open_clip(path: Path, read: Reader) -> ConditionPart:
+    read.skip("device", "freeze")
+    read.only("arch", "ViT-H-14")
+    read.only("version", "laion2b_s32b_b79k")
+    read.only("max_length", 77)
+    layer = read.take("layer", "last")
+    read.end()
+    # of the last but one layer's states, only the layers up to it are ever computed
+    layers = OPEN_CLIP_VIT_H["num_hidden_layers"] - (1 if layer == "penultimate" else 0)  # type: ignore[operator]
+    sizes = {**OPEN_CLIP_VIT_H, "num_hidden_layers": layers}
+    return _clip_part(sizes, open_clip_source, "cond_stage_model.model.", "openai/clip-vit-large-patch14")
+
+
+def _clip_part(sizes: Yaml, source: Callable[[str], Source], prefix: str, tokenizer: str) -> ConditionPart:
+    config = CLIPTextConfig(
+        **{key: value for key, value in sizes.items() if key not in {"architectures", "model_type"}}
+    )
+    with torch.device("meta"):
+        network = CLIPTextModel(config)
+    return ConditionPart(
+        folder="text_encoder", library="transformers", class_name="CLIPTextModel",
+        config={"architectures": ["CLIPTextModel"], **config.to_diff_dict()},
+        network=network, source=source, prefix=prefix, tokenizer=tokenizer,
+    )  # fmt: skip
+
+
+READERS: Mapping[str, Callable[[Path, Reader], ConditionPart]] = {
+    "ClassEmbedder": _class,
+    "SpatialRescaler": _rescaler,
+    "BERTEmbedder": _bert,
+    "FrozenCLIPEmbedder": _clip,
+    "FrozenOpenCLIPEmbedder": _open_clip,
+}
+
+
+def parameters(network: nn.Module) -> dict[str, Tensor]:
+    """What has to be found in the checkpoint."""
+    return {name: value for name, value in network.state_dict().items() if not name.endswith("position_ids")}
