@@ -1,4 +1,4 @@
-"""The command `ldm`: serve, worker, gateway, models. torch is imported only where `ldm worker` begins its work."""
+"""The command `ldm`: serve, worker, gateway, models, import. torch is imported only where a worker or import begins."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README l
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     args = _parser().parse_args(argv)
+    if args.command == "import":
+        return _import(args)
     for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
         if name == "model_dirs":
             value = ",".join(str(Path(part).expanduser().resolve()) for part in value or ()) or None
@@ -39,6 +41,16 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="one worker, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
     gateway = commands.add_parser("gateway", help="one gateway, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
     models = commands.add_parser("models", help="what the model directories hold", epilog=EPILOG)
+    importer = commands.add_parser(
+        "import", help="a research checkpoint (.ckpt or .safetensors, and its yaml) into a model directory"
+    )
+    importer.add_argument("--ckpt", type=Path, required=True, metavar="FILE")
+    importer.add_argument("--config", type=Path, required=True, metavar="FILE", help="the yaml it was trained with")
+    importer.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to write")
+    importer.add_argument(
+        "--ema", action=argparse.BooleanOptionalAction, help="averaged weights or not (what the yaml says)"
+    )
+    importer.add_argument("--tokenizer", metavar="DIR", help="a tokenizer's folder, where the yaml names none at hand")
     for command in (serve, gateway):
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
         command.add_argument("--port", type=int, help="port to listen on (8000)")
@@ -98,6 +110,22 @@ def _models() -> int:
         width, height = card.native_size
         print(f"{card.id}  {', '.join(card.tasks)}  {width}x{height}  {card.default_steps} steps  {directory}")
     return code
+
+
+def _import(args: argparse.Namespace) -> int:
+    if not _worker_installed():
+        return 1
+    compvis = import_module("ldm_core.compvis")
+    try:
+        out = compvis.import_checkpoint(
+            args.ckpt, args.config, args.out, ema=args.ema, tokenizer=args.tokenizer, progress=print
+        )
+        card = read_card(out) if (out / "model_index.json").exists() else None
+    except ModelError as error:
+        print(f"ldm import: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {out}" + (f"; try it: ldm serve --model {out}   ({', '.join(card.tasks)})" if card else ""))
+    return 0
 
 
 def _worker_installed() -> bool:

@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ldm_core.compvis.checkpoint import open_checkpoint
 from ldm_core.compvis.conditions import ConditionPart, parameters, read_condition
 from ldm_core.compvis.configs import DIFFUSION, Reader, autoencoder_config, read_yaml, scheduler_config, unet_config
 from ldm_core.compvis.names import Source, first_stage_source, unet_source
-from ldm_core.compvis.writing import write_tensors
+from ldm_core.compvis.writing import holds, write_tensors
 from ldm_core.errors import ModelError
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
@@ -31,7 +32,7 @@ UNET_PREFIX = "model.diffusion_model."
 TRAINING_ONLY = (
     "base_learning_rate", "channels", "ckpt_path", "concat_keys", "concat_mode", "cond_stage_forward", "cond_stage_key",
     "cond_stage_trainable", "conditioning_key", "finetune_keys", "first_stage_key", "given_betas", "ignore_keys",
-    "image_size", "l_simple_weight", "learn_logvar", "load_only_unet", "log_every_t", "logvar_init", "loss_type",
+    "l_simple_weight", "learn_logvar", "load_only_unet", "log_every_t", "logvar_init", "loss_type",
     "monitor", "num_timesteps_cond", "original_elbo_weight", "scale_by_std", "scheduler_config", "unet_trainable",
     "use_positional_encodings", "v_posterior",
 )  # fmt: skip
@@ -100,6 +101,8 @@ class _Import:
         if "scale_factor" in self._state:  # measured on the first batch, and kept beside the weights alone
             scale = float(self._state["scale_factor"])
         unet = unet_config(self._config, read.take("unet_config"))
+        if side := read.optional("image_size"):  # the U-Net's own is often a leftover
+            unet = replace(unet, sample_size=side)
         first_stage = autoencoder_config(self._config, read.take("first_stage_config"), float(scale))
         node = read.take("cond_stage_config")
         condition = read_condition(self._config, node)
@@ -188,15 +191,21 @@ class _Import:
         self._used |= set(keys.values())
 
         def read(name: str) -> Tensor:
-            tensor = sources[name].of(self._state[keys[name]])
-            if not tensor.isfinite().all():
+            return sources[name].of(self._state[keys[name]])
+
+        def checked(name: str) -> Tensor:
+            tensor = read(name)
+            low, high = tensor.aminmax()  # one pass; not-a-number spreads
+            if not (low.isfinite() and high.isfinite()):
                 raise ModelError(self._ckpt, f"{keys[name]} is not finite")
             return tensor
 
         transformers = config.get("architectures") is not None and "_class_name" not in config
         file = self._out / folder / ("model.safetensors" if transformers else "diffusion_pytorch_model.safetensors")
         _write_json(self._out / folder / "config.json", config)
-        write_tensors(file, shapes, read)
+        write_tensors(file, shapes, checked)
+        if not holds(file, shapes, read):
+            raise ModelError(file, "does not hold what was written to it; is the disk sound?")
 
     def _tokenizer(self, part: ConditionPart, given: Path | str | None) -> str:
         kind: type[CLIPTokenizer] | type[BertTokenizer] = (

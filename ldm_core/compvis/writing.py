@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+CHUNK = 2**24  # bytes read back at once
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def write_tensors(
-    file: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
-) -> None:
+def write_tensors(file: Path, shapes: Shapes, read: Callable[[str], Tensor]) -> None:
     """Writes tensors of these dtypes and shapes in the order of their names; `read` gives one when its turn comes.
 
     The layout is the safetensors format's: eight bytes of header length, a JSON header, the bytes one after another.
@@ -31,5 +33,26 @@ def write_tensors(
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in shapes:
-            flat = read(name).contiguous().flatten().view(torch.uint8)
-            stream.write(flat.numpy().data)
+            stream.write(_bytes(read(name)))
+
+
+def holds(file: Path, shapes: Shapes, read: Callable[[str], Tensor]) -> bool:
+    """Whether `file` reads back as these tensors: its header by the library that will load it, then byte by byte."""
+    with safe_open(file, framework="pt") as stored:
+        if set(stored.keys()) != set(shapes):
+            return False
+    buffer = bytearray(CHUNK)
+    with file.open("rb") as stream:
+        stream.seek(8 + struct.unpack("<Q", stream.read(8))[0])
+        for name in shapes:
+            expected = _bytes(read(name))
+            for start in range(0, len(expected), CHUNK):
+                part = expected[start : start + CHUNK]
+                count = stream.readinto(memoryview(buffer)[: len(part)])
+                if count != len(part) or memoryview(buffer)[:count] != part:
+                    return False
+        return not stream.read(1)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
