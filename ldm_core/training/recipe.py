@@ -83,8 +83,8 @@ class Recipe:
     )
     autoencoder_stage: Stage = Stage(steps=2_000, batch=32, learning_rate=8e-4)
     text_stage: Stage = Stage(steps=1_000, batch=128, learning_rate=1e-3)
-    unet_stage: Stage = Stage(steps=9_000, batch=32, learning_rate=1e-3)
-    superres_stage: Stage = Stage(steps=3_000, batch=32, learning_rate=1e-3)
+    unet_stage: Stage = Stage(steps=7_000, batch=32, learning_rate=1e-3)
+    superres_stage: Stage = Stage(steps=2_500, batch=32, learning_rate=1e-3)
 
 
 TINY = Recipe(
