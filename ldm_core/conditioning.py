@@ -6,6 +6,7 @@ are concatenated to the latents. All of them encode one request at a time, so th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
-from ldm_core.params import GenerationParams
+from ldm_core.params import GenerationParams, LayoutObject
 from ldm_core.text_transformer import TextTransformer
 
 
@@ -106,7 +107,11 @@ class ClassEmbedder(Condition):
 
 
 class LayoutEncoder(Condition):
-    """Objects and their boxes, written as tokens, through the BERT-like transformer."""
+    """Objects and their boxes, written as tokens, through the BERT-like transformer.
+
+    An object is three tokens: its label and the places of its box's corners on a grid; the last two of all are the
+    corners of the whole picture (taming-transformers' objects_bbox conditional builder, with encode_crop).
+    """
 
     def __init__(self, transformer: TextTransformer) -> None:
         super().__init__()
@@ -114,6 +119,21 @@ class LayoutEncoder(Condition):
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, L) → (B, L, D)
         return self.transformer(tokens)
+
+    def context(self, params: GenerationParams) -> Tensor:
+        return self(self.tokens(params.objects or ()).to(next(self.transformer.parameters()).device))
+
+    def tokens(self, objects: Sequence[LayoutObject]) -> Tensor:
+        """(1, L) int64, on the CPU."""
+        config = self.transformer.config
+        sections = math.isqrt(config.vocab_size)
+
+        def place(x: float, y: float) -> int:
+            return round(y * (sections - 1)) * sections + round(x * (sections - 1))
+
+        told = [(thing.label, place(thing.x0, thing.y0), place(thing.x1, thing.y1)) for thing in objects]
+        nothing = [(config.vocab_size - 1,) * 3] * ((config.max_position_embeddings - 2) // 3 - len(told))
+        return torch.tensor([[*(t for triple in [*told, *nothing] for t in triple), place(0, 0), place(1, 1)]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

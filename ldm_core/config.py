@@ -20,6 +20,7 @@ OTHERS: Mapping[tuple[str | None, str | None], Task] = {
     ("LayoutEncoder", ""): "layout2img",
     ("SpatialRescaler", "picture"): "semantic2img",
 }
+FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no picture gives the size
 GUIDED = (*TEXT, "ClassEmbedder")  # condition encoders that know what no condition is
 
 
@@ -38,6 +39,10 @@ class ModelCard:
     samplers: tuple[str, ...] = SAMPLERS
     scale: int = 1
     text: bool = True
+    guidance: bool = True
+    labels: tuple[str, ...] = ()  # names of classes or of things in maps and layouts, by id
+    label_count: int = 0  # ids go from 0 to one below it; 0: this model knows no labels
+    max_objects: int = 0  # in a layout
     noise_level: int = 20  # super-resolution: how much noise goes onto the small picture, an index of its schedule
     created: int = 0
     owned_by: str = "ldm-service"
@@ -63,15 +68,36 @@ class ModelCard:
         self.check_task(params.task)
         if params.sampler not in self.samplers:
             raise InvalidParameter("sampler", f"model {self.id!r} takes {', '.join(self.samplers)}")
-        if params.task == "txt2img":
-            for name in ("width", "height"):
-                value = getattr(params, name)
-                if value % self.size_multiple:
-                    raise InvalidParameter(name, f"must be a multiple of {self.size_multiple}, got {value}")
-            if params.width * params.height > self.max_pixels:
-                raise InvalidParameter(
-                    "width", f"{params.width}x{params.height} is over this model's {self.max_pixels} pixels"
-                )
+        self._check_labels(params)
+        if params.task in FREE_SIZE and params.strength is None:
+            self._check_size(params.width, params.height)
+
+    def _check_size(self, width: int, height: int) -> None:
+        for name, value in (("width", width), ("height", height)):
+            if value % self.size_multiple:
+                raise InvalidParameter(name, f"must be a multiple of {self.size_multiple}, got {value}")
+        if width * height > self.max_pixels:
+            raise InvalidParameter("width", f"{width}x{height} is over this model's {self.max_pixels} pixels")
+
+    def _check_labels(self, params: GenerationParams) -> None:
+        if params.guidance_scale != 1 and not self.guidance:
+            raise InvalidParameter("guidance_scale", f"must be 1: model {self.id!r} knows no guidance")
+        if params.class_id is not None and not 0 <= params.class_id < self.label_count:
+            raise InvalidParameter("class_id", f"must be 0 to {self.label_count - 1}, got {params.class_id}")
+        if len(params.objects or ()) > self.max_objects:
+            raise InvalidParameter("objects", f"must be at most {self.max_objects}, got {len(params.objects or ())}")
+        for i, thing in enumerate(params.objects or ()):
+            if not 0 <= thing.label < self.label_count:
+                limit = f"must be 0 to {self.label_count - 1}, or one of the model's labels"
+                raise InvalidParameter(f"objects/{i}/label", limit)
+
+    def label_id(self, name: str) -> int | None:
+        """The id of a label by its name, or by one of the names in it ("tench, Tinca tinca"); None: there is none."""
+        wanted = name.strip().lower()
+        names = [label.lower() for label in self.labels]
+        if wanted in names:
+            return names.index(wanted)
+        return next((i for i, label in enumerate(names) if wanted in [part.strip() for part in label.split(",")]), None)
 
     def check_task(self, task: Task) -> None:
         if task not in self.tasks:
@@ -108,6 +134,8 @@ def read_card(directory: Path | str) -> ModelCard:
         "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
         "scale": factor if "superres" in tasks else 1,
         "text": parts.condition_class in TEXT,
+        "guidance": parts.condition_class in GUIDED,
+        **({} if parts.condition is None else _labels(read_json(parts.condition / "config.json"))),
     }
     if (root / "service.json").exists():
         card.update(read_json(root / "service.json"))
@@ -115,6 +143,22 @@ def read_card(directory: Path | str) -> ModelCard:
         return ModelCard.from_json({**card, "id": root.resolve().name})
     except TypeError as error:
         raise ModelError(root / "service.json", str(error).split(") ", 1)[-1]) from None
+
+
+def _labels(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """How many labels a condition encoder knows."""
+    match condition.get("_class_name"):
+        case "ClassEmbedder":
+            unconditional = condition.get("unconditional_class")
+            return {"label_count": condition["n_classes"] if unconditional is None else unconditional}
+        case "SpatialRescaler":
+            return {"label_count": condition["in_channels"]}
+        case "LayoutEncoder":
+            return {
+                "label_count": condition["vocab_size"] - 1,  # the last one stands for nothing
+                "max_objects": (condition["max_position_embeddings"] - 2) // 3,
+            }
+    return {}
 
 
 def _tasks(condition: str | None, extra: str | None) -> list[Task]:

@@ -53,6 +53,28 @@ def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
     return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
 
 
+def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> Image.Image:
+    """Decodes a semantic map to L, each pixel the id of a label: its grey level or palette index, below `labels`.
+
+    Raises InvalidImage.
+    """
+    picture = _opened(data, field)
+    check_size(field, *picture.size)
+    if picture.format != "PNG" or picture.mode not in {"1", "L", "P"}:
+        raise InvalidImage(field, "must be a PNG of 8-bit grey or palette, whose values are label ids")
+    if getattr(picture, "is_animated", False):
+        raise InvalidImage(field, "is animated; only still pictures are taken")
+    try:
+        picture.load()
+    except (*DAMAGED, *BOMB):
+        raise InvalidImage(field, "is truncated or damaged") from None
+    ids = Image.frombytes("L", picture.size, picture.tobytes()) if picture.mode == "P" else picture.convert("L")
+    highest = ids.getextrema()[1]
+    if isinstance(highest, tuple) or highest >= labels:
+        raise InvalidImage(field, f"has label id {highest}; this model knows 0 to {labels - 1}")
+    return ids
+
+
 def mask_of_transparency(picture: Image.Image) -> Image.Image | None:
     """The mask that an image's transparent pixels make; None where it has none."""
     if picture.mode != "RGBA":

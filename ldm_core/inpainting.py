@@ -98,6 +98,14 @@ def picture_tensor(image: Image.Image | None, field: str) -> Tensor:
     return (levels / 127.5 - 1.0).permute(2, 0, 1)[None]
 
 
+def label_tensor(image: Image.Image | None, width: int, height: int) -> Tensor:
+    """A map of label ids, one a pixel, (1, H, W) int64. Raises InvalidImage where there is none."""
+    if image is None:
+        raise InvalidImage("map", "is required")
+    ids = torch.from_numpy(np.array(image, dtype=np.int64))[None]
+    return padded(ids[None].float(), width, height)[0].long()
+
+
 def padded(x: Tensor, width: int, height: int) -> Tensor:
     """Repeats the last column and row up to the size that the networks need."""
     return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")

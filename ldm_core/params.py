@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ldm_core.errors import InvalidParameter
 
@@ -18,6 +18,16 @@ MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 30.0
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 8
+
+
+class LayoutObject(NamedTuple):
+    """A thing in a layout: its label's id, and its box as shares of width and height."""
+
+    label: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +51,7 @@ class GenerationParams:
     n: int = 1
     strength: float | None = None  # image to image: the share of the steps that are run
     class_id: int | None = None
+    objects: tuple[LayoutObject, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -61,6 +72,11 @@ class GenerationParams:
             _check_range("strength", self.strength, 0.0, 1.0)
         _check_range("seed", self.seed, 0, MAX_SEED)
         _check_range("n", self.n, 1, MAX_IMAGES)
+        for i, thing in enumerate(self.objects or ()):
+            if not (0 <= thing.x0 < thing.x1 <= 1 and 0 <= thing.y0 < thing.y1 <= 1):
+                raise InvalidParameter(
+                    f"objects/{i}/box", "must be [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1, y likewise"
+                )
 
     @property
     def rows_per_image(self) -> int:
@@ -80,6 +96,9 @@ class GenerationParams:
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
             raise InvalidParameter(sorted(unknown)[0], "is not a sampling parameter")
+        objects = data.get("objects")
+        if objects is not None:
+            data = {**data, "objects": tuple(LayoutObject(*thing) for thing in objects)}
         return cls(**data)
 
 

@@ -14,8 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core.errors import InvalidParameter
-from ldm_core.inpainting import inpainting_channels, keep_known, known_region, padded, picture_tensor
+from ldm_core.inpainting import (
+    inpainting_channels,
+    keep_known,
+    known_region,
+    label_tensor,
+    padded,
+    picture_tensor,
+)
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
@@ -96,6 +102,9 @@ def begin(
     elif params.task == "inpaint":
         sample.known = known_region(image, mask, width, height, model.device)
         _repaint(model, sample)
+    elif params.task == "semantic2img":
+        sample.concat = model.condition(label_tensor(image, width, height).to(model.device))
+        sample.x = noise.draw(shape, model.device)
     elif params.strength is not None:
         _vary(model, sample, padded(picture_tensor(image, "image"), width, height))
     else:
@@ -129,8 +138,7 @@ def _context(model: LatentDiffusion, params: GenerationParams) -> Tensor | None:
     if params.guidance_scale == 1.0:
         return cond
     uncond = model.condition.unconditional(params)
-    if cond is None or uncond is None:
-        raise InvalidParameter("guidance_scale", f"must be 1: model {model.card.id!r} knows no guidance")
+    assert cond is not None and uncond is not None  # the card has refused guidance where there is none
     return torch.cat([uncond, cond])
 
 

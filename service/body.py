@@ -45,11 +45,12 @@ async def _form(request: Request) -> dict[str, Any]:
             if name in data:
                 raise Problem(422, f"{name}: is given twice", errors=[(f"/{name}", "is given twice")])
             data[name] = await value.read() if isinstance(value, UploadFile) else value
-    if isinstance(data.get("metadata"), str):
-        try:
-            data["metadata"] = json.loads(data["metadata"])
-        except ValueError:
-            raise Problem(422, "metadata: must be JSON", errors=[("/metadata", "must be JSON")]) from None
+    for name in ("metadata", "objects"):
+        if isinstance(data.get(name), str):
+            try:
+                data[name] = json.loads(data[name])
+            except (ValueError, RecursionError):
+                raise Problem(422, f"{name}: must be JSON", errors=[(f"/{name}", "must be JSON")]) from None
     return data
 
 
@@ -67,7 +68,7 @@ def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Mod
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """A JSON pointer to the field; a union's branches, which pydantic adds below it, are no part of it."""
-    depth = 2 if location[0] == "metadata" else 1
+    depth = {"metadata": 2, "objects": 3}.get(str(location[0]), 1)
     return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in location[:depth])
 
 

@@ -42,7 +42,12 @@ EXAMPLES: dict[Task, dict[str, Any]] = {
     "txt2img": {"prompt": "a red house by the sea at sunset", "seed": 7},
     "inpaint": {"prompt": "a blue house by the sea", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…"},
     "superres": {"image": "iVBORw0KGgo…"},
+    "class2img": {"class_id": 207, "guidance_scale": 3.0},
+    "semantic2img": {"map": "iVBORw0KGgo…"},
+    "layout2img": {"objects": [{"label": "Tree", "box": [0.1, 0.2, 0.5, 0.9]}]},
+    "unconditional": {"seed": 7},
 }
+FILES = ("image", "mask", "map")  # fields that hold pictures
 IMAGE_CONTENT: dict[str, Any] = {
     kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg", "image/webp")
 }
@@ -60,11 +65,11 @@ PROBLEM_503 = problems(503)
 def job_body(task: Task) -> dict[str, Any]:
     """The request body of a task's POST, in both content types."""
     schema = REQUESTS[task].model_json_schema()
-    for field in ("image", "mask"):
-        if field in schema["properties"]:
-            note = schema["properties"][field].get("description")
-            schema["properties"][field] = {"type": "string", "contentEncoding": "base64", "description": note}
-    files = {field: {"type": "string", "format": "binary"} for field in ("image", "mask") if field in EXAMPLES[task]}
+    given = [field for field in FILES if field in schema["properties"]]
+    for field in given:
+        note = schema["properties"][field].get("description")
+        schema["properties"][field] = {"type": "string", "contentEncoding": "base64", "description": note}
+    files = {field: {"type": "string", "format": "binary"} for field in given}
     form = {**schema, "properties": {**schema["properties"], **files}}
     content = {
         "application/json": {"schema": schema, "example": EXAMPLES[task]},

@@ -51,12 +51,21 @@ class JobRequest(BaseModel):
         return value
 
 
-class Txt2ImgRequest(JobRequest):
-    """A prompt to a picture."""
+class SizedRequest(JobRequest):
+    """A task to which no picture gives its size."""
 
-    prompt: Prompt = Field()
     width: int | None = Field(default=None, ge=1, description="a multiple of the model's size_multiple")
     height: int | None = Field(default=None, ge=1, description="a multiple of the model's size_multiple")
+
+
+class Txt2ImgRequest(SizedRequest):
+    """A prompt to a picture; with `image`, a picture to another one."""
+
+    prompt: Prompt = Field()
+    image: Picture | None = Field(default=None, description="a picture to begin with; it gives the size then")
+    strength: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, description="how far to go from `image`: 0.8 if it is left out"
+    )
 
 
 class InpaintRequest(JobRequest):
@@ -74,10 +83,46 @@ class SuperresRequest(JobRequest):
     image: Picture
 
 
+class Class2ImgRequest(SizedRequest):
+    """A class to a picture: one of `class_id` and `class_name`."""
+
+    class_id: int | None = Field(default=None, ge=0, description="an id below the model's label_count")
+    class_name: str | None = Field(default=None, max_length=200, description="one of the model's labels")
+
+
+class Semantic2ImgRequest(JobRequest):
+    """A semantic map to a picture of its size."""
+
+    map: Picture = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
+
+
+class LayoutThing(BaseModel):
+    """One thing in a layout."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str | int = Field(description="one of the model's labels, or its id")
+    box: list[float] = Field(min_length=4, max_length=4, description="[x0, y0, x1, y1] as shares of width and height")
+
+
+class Layout2ImgRequest(SizedRequest):
+    """Things and their places to a picture."""
+
+    objects: list[LayoutThing] = Field(min_length=1, max_length=1000)
+
+
+class UnconditionalRequest(SizedRequest):
+    """A picture of what the model was trained on."""
+
+
 REQUESTS: dict[Task, type[JobRequest]] = {
     "txt2img": Txt2ImgRequest,
     "inpaint": InpaintRequest,
     "superres": SuperresRequest,
+    "class2img": Class2ImgRequest,
+    "semantic2img": Semantic2ImgRequest,
+    "layout2img": Layout2ImgRequest,
+    "unconditional": UnconditionalRequest,
 }
 
 
@@ -108,6 +153,8 @@ def _request_json(view: JobView) -> dict[str, Any]:
     payload = view.payload
     params = payload.params.to_json()
     del params["task"]
+    if "objects" in params:
+        params["objects"] = [{"label": label, "box": box} for label, *box in params["objects"]]
     return {
         **params,
         "model": payload.model,

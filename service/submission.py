@@ -6,6 +6,7 @@ import base64
 import binascii
 import secrets
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from anyio import CapacityLimiter, to_thread
@@ -13,15 +14,26 @@ from PIL import Image
 
 from ldm_core.config import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
-from ldm_core.image import flattened, mask_of_transparency, open_image, open_mask, to_png
-from ldm_core.params import MAX_SEED, GenerationParams, Task
+from ldm_core.image import flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
+from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
 from service.broker import Broker
 from service.errors import Problem
-from service.schemas import InpaintRequest, JobRequest, SuperresRequest, Txt2ImgRequest
+from service.schemas import (
+    Class2ImgRequest,
+    InpaintRequest,
+    JobRequest,
+    Layout2ImgRequest,
+    LayoutThing,
+    Semantic2ImgRequest,
+    SizedRequest,
+    SuperresRequest,
+    Txt2ImgRequest,
+)
 from worker.jobs import JobPayload
 
 # a few large uploads at once must not take every thread, nor the memory of as many decoded pictures
 DECODING = CapacityLimiter(4)
+IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ async def prepare(broker: Broker, task: Task, body: JobRequest, request_id: str)
         sampler=body.sampler,
         eta=body.eta,
         n=body.n,
+        **_wanted(body, card),
     )
     card.check(params)
     payload = JobPayload(
@@ -98,10 +111,59 @@ def _inputs(body: JobRequest, card: ModelCard) -> Inputs:
         case SuperresRequest():
             picture = flattened(open_image(_bytes(body.image, "image"), "image", card.check_input_size))
             return Inputs(picture.width * card.scale, picture.height * card.scale, to_png(picture))
-        case Txt2ImgRequest():
+        case Semantic2ImgRequest():
+            labels = open_labels(_bytes(body.map, "map"), "map", card.check_input_size, card.label_count)
+            return Inputs(*labels.size, to_png(labels))
+        case Txt2ImgRequest(image=str() | bytes()):
+            return _varying(body, card)
+        case SizedRequest():
             width, height = card.native_size
             return Inputs(body.width or width, body.height or height)
     raise TypeError(type(body))
+
+
+def _varying(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
+    """Image to image: the picture gives the size."""
+    for name in ("width", "height"):
+        if getattr(body, name) is not None:
+            raise InvalidParameter(name, "does not go with an image, which gives the size")
+    assert body.image is not None
+    picture = flattened(open_image(_bytes(body.image, "image"), "image", card.check_input_size))
+    return Inputs(*picture.size, to_png(picture))
+
+
+def _wanted(body: JobRequest, card: ModelCard) -> dict[str, Any]:
+    """The parameters that only this kind of request has."""
+    match body:
+        case Txt2ImgRequest(image=str() | bytes()):
+            return {"strength": IMAGE_STRENGTH if body.strength is None else body.strength}
+        case Txt2ImgRequest(strength=float()):
+            raise InvalidParameter("strength", "needs an image")
+        case Class2ImgRequest():
+            return {"class_id": _class_id(body, card)}
+        case Layout2ImgRequest():
+            return {"objects": tuple(_placed(i, thing, card) for i, thing in enumerate(body.objects))}
+    return {}
+
+
+def _class_id(body: Class2ImgRequest, card: ModelCard) -> int:
+    if (body.class_id is None) == (body.class_name is None):
+        raise InvalidParameter("class_id", "give either class_id or class_name")
+    return body.class_id if body.class_id is not None else _label_id(card, "class_name", body.class_name or "")
+
+
+def _placed(index: int, thing: LayoutThing, card: ModelCard) -> LayoutObject:
+    label = thing.label if isinstance(thing.label, int) else _label_id(card, f"objects/{index}/label", thing.label)
+    x0, y0, x1, y1 = thing.box
+    return LayoutObject(label, x0, y0, x1, y1)
+
+
+def _label_id(card: ModelCard, field: str, name: str) -> int:
+    found = card.label_id(name)
+    if found is None:
+        known = "see its labels in /v1/models" if card.labels else "it has no names, only ids"
+        raise InvalidParameter(field, f"{name[:80]!r} is no label of model {card.id!r}; {known}")
+    return found
 
 
 def _inpainting(body: InpaintRequest, card: ModelCard) -> Inputs:

@@ -26,28 +26,29 @@ MAKES_A_JOB = {
 READS_A_JOB = problems(404, 503)
 
 
-@router.post(
-    "/txt2img", status_code=202, summary="A prompt to a picture", responses=MAKES_A_JOB,
-    openapi_extra=job_body("txt2img"),
-)  # fmt: skip
-async def txt2img(request: Request, broker: BrokerOf, metrics: MetricsOf) -> Response:
-    return await _make(request, broker, metrics, "txt2img")
+TASKS: dict[Task, str] = {
+    "txt2img": "A prompt to a picture, or a picture and a prompt to another",
+    "inpaint": "A picture with a hole to a whole one",
+    "superres": "A small picture to a large one",
+    "class2img": "A class to a picture",
+    "semantic2img": "A semantic map to a picture",
+    "layout2img": "Things and their places to a picture",
+    "unconditional": "A picture of what the model was trained on",
+}
 
 
-@router.post(
-    "/inpaint", status_code=202, summary="A picture with a hole to a whole one", responses=MAKES_A_JOB,
-    openapi_extra=job_body("inpaint"),
-)  # fmt: skip
-async def inpaint(request: Request, broker: BrokerOf, metrics: MetricsOf) -> Response:
-    return await _make(request, broker, metrics, "inpaint")
+def _add_route(task: Task, summary: str) -> None:
+    async def make(request: Request, broker: BrokerOf, metrics: MetricsOf) -> Response:
+        return await _make(request, broker, metrics, task)
+
+    router.add_api_route(
+        f"/{task}", make, methods=["POST"], name=task, status_code=202, summary=summary, responses=MAKES_A_JOB,
+        openapi_extra=job_body(task),
+    )  # fmt: skip
 
 
-@router.post(
-    "/superres", status_code=202, summary="A small picture to a large one", responses=MAKES_A_JOB,
-    openapi_extra=job_body("superres"),
-)  # fmt: skip
-async def superres(request: Request, broker: BrokerOf, metrics: MetricsOf) -> Response:
-    return await _make(request, broker, metrics, "superres")
+for _task, _summary in TASKS.items():
+    _add_route(_task, _summary)
 
 
 @router.get("/jobs/{job_id}", summary="The job", responses=READS_A_JOB)

@@ -1,0 +1,128 @@
+"""Every family of the paper, from its research checkpoint through import and service to the library's own picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_core.compvis import import_checkpoint
+from ldm_core.loading import load_model
+from ldm_core.params import GenerationParams, LayoutObject
+from tests.end_to_end.serving import ROOT, Served, picture
+from worker.main import default_rows
+
+DATA = ROOT / "tests/golden/data"
+THINGS = [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}, {"label": 70, "box": [0.0, 0.0, 1.0, 0.25]}]
+
+
+def label_map() -> bytes:
+    data = io.BytesIO()
+    levels = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64) // 256
+    Image.fromarray(levels.astype(np.uint8) + 100).save(data, "PNG")
+    return data.getvalue()
+
+
+# model → task, fields of its own, pictures
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, bytes]]] = {
+    "v-class": ("class2img", {"class_id": 207, "guidance_scale": 3.0}, {}),
+    "v-layout": ("layout2img", {"objects": THINGS}, {}),
+    "v-semantic": ("semantic2img", {}, {"map": label_map()}),
+    "v-uncond": ("unconditional", {"eta": 1.0}, {}),
+    "v-text2img-bert": ("txt2img", {"prompt": "a palm tree", "sampler": "dpmpp_2m"}, {}),
+    "v-sd1": ("txt2img", {"prompt": "a horse", "strength": 0.5}, {"image": picture(100, 72)}),
+    "v-inpainting": ("inpaint", {"sampler": "plms"}, {"image": picture(96, 96), "mask": picture(96, 96, "L")}),
+    "v-superres": ("superres", {"sampler": "ddpm"}, {"image": picture(24, 24)}),
+}
+ALSO: dict[str, tuple[str, dict[str, Any], dict[str, bytes]]] = {
+    # a text model without channels for a hole
+    "v-sd1": ("inpaint", {"prompt": "a horse"}, {"image": picture(128, 128), "mask": picture(128, 128, "L")}),
+}
+REQUESTS = [*FAMILIES.items(), *ALSO.items()]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("families")
+    return [
+        import_checkpoint(
+            DATA / name / "model.ckpt", DATA / name / "model.yaml", folder / name,
+            tokenizer=next(iter((DATA / name).glob("bert-*")), None),
+        )
+        for name in FAMILIES
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory, directories: list[Path]) -> Iterator[Served]:
+    service = Served(tmp_path_factory.mktemp("served") / "data", directories)
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(("name", "asked"), REQUESTS, ids=[f"{name}-{asked[0]}" for name, asked in REQUESTS])
+def test_the_served_picture_is_the_librarys(
+    families: Served, directories: list[Path], name: str, asked: tuple[str, dict[str, Any], dict[str, bytes]]
+) -> None:
+    task, fields, pictures = asked
+    body = {"model": name, "steps": 5, "seed": 3, **fields}
+    body |= {key: base64.b64encode(data).decode() for key, data in pictures.items()}
+    job = families.finished(families.submit(task, **body)["id"])
+    assert job["status"] == "succeeded", job["error"]
+    served = Image.open(io.BytesIO(families.image(job["id"])))
+
+    model = load_model(next(path for path in directories if path.name == name))
+    own = {key: value for key, value in fields.items() if key not in {"objects", "guidance_scale"}}
+    if "objects" in fields:
+        own["objects"] = tuple(LayoutObject(thing["label"], *thing["box"]) for thing in fields["objects"])
+    params = GenerationParams(
+        task=task,  # type: ignore[arg-type]
+        width=served.width, height=served.height, steps=5, seed=3,
+        guidance_scale=fields.get("guidance_scale", model.card.default_guidance_scale), **own,
+    )  # fmt: skip
+    inputs = [Image.open(io.BytesIO(data)) for data in pictures.values()]
+    (ours,) = model.generate(params, *inputs, rows=default_rows(model))
+    assert np.array_equal(np.asarray(served), np.asarray(ours))
+    assert len(set(ours.get_flattened_data())) > 100
+
+
+def test_the_models_say_what_they_take(families: Served) -> None:
+    models = {model["id"]: model for model in families.http.get("/v1/models").json()["data"]}
+    assert {name: models[name]["tasks"][0] for name in FAMILIES} == {name: FAMILIES[name][0] for name in FAMILIES}
+    assert models["v-class"]["label_count"] == 1000
+    assert models["v-semantic"]["label_count"] == 182
+    assert models["v-layout"]["max_objects"] == 30
+
+
+BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "class out of range": ("class2img", {"class_id": 1000}, "/class_id", "0 to 999"),
+    "no class": ("class2img", {}, "/class_id", "either"),
+    "class by a name nobody knows": ("class2img", {"class_name": "tench"}, "/class_name", "only ids"),
+    "label too high": ("layout2img", {"objects": [{"label": 1023, "box": [0, 0, 1, 1]}]}, "/objects/0/label", "1022"),
+    "box inside out": ("layout2img", {"objects": [{"label": 1, "box": [1, 0, 0, 1]}]}, "/objects/0/box", "x0 < x1"),
+    "too many things": ("layout2img", {"objects": [{"label": 1, "box": [0, 0, 1, 1]}] * 31}, "/objects", "at most 30"),
+    "half a box": ("layout2img", {"objects": [{"label": 1, "box": [0, 0]}]}, "/objects/0/box", "4"),
+    "map in colour": ("semantic2img", {"map": base64.b64encode(picture(64, 64)).decode()}, "/map", "palette"),
+    "guidance without any": ("unconditional", {"guidance_scale": 2.0}, "/guidance_scale", "must be 1"),
+    "text for a model without": ("unconditional", {"prompt": "a cat"}, "/prompt", "no text"),
+    "eta for another sampler": ("unconditional", {"sampler": "plms", "eta": 0.5}, "/eta", "ddim"),
+    "strength without image": ("txt2img", {"prompt": "", "strength": 0.5}, "/strength", "image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_named(families: Served, bad: str) -> None:
+    task, body, pointer, detail = BAD[bad]
+    answer = families.http.post(f"/v1/{task}", json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = [error for error in answer.json()["errors"] if error["pointer"] == pointer]
+    assert detail in error["detail"]
