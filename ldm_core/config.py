@@ -38,6 +38,7 @@ class ModelCard:
     default_for: tuple[Task, ...] = ()
     samplers: tuple[str, ...] = SAMPLERS
     scale: int = 1
+    tile: int = 0  # pixels of output along a side beyond which decoding and super-resolution work in windows; 0: never
     text: bool = True
     guidance: bool = True
     labels: tuple[str, ...] = ()  # names of classes or of things in maps and layouts, by id
@@ -133,6 +134,7 @@ def read_card(directory: Path | str) -> ModelCard:
         "default_steps": 50,
         "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
         "scale": factor if "superres" in tasks else 1,
+        "tile": 2 * side,
         "text": parts.condition_class in TEXT,
         "guidance": parts.condition_class in GUIDED,
         **({} if parts.condition is None else _labels(read_json(parts.condition / "config.json"))),

@@ -25,7 +25,7 @@ from ldm_core.inpainting import (
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
-from ldm_core.tiling import Tiling
+from ldm_core.tiling import Tiling, covering, tiled
 
 if TYPE_CHECKING:
     from ldm_core.model import LatentDiffusion
@@ -119,7 +119,12 @@ def decode(model: LatentDiffusion, sample: Sample) -> Tensor:
 
     Always one picture at a time, so that its bytes do not depend on others'.
     """
-    picture = model.autoencoder.decode(sample.x.to(model.dtype)).float()
+    x, factor = sample.x.to(model.dtype), model.autoencoder.config.factor
+    tiling = covering(x.shape[2], x.shape[3], model.card.tile // factor)
+    if tiling is None:
+        picture = model.autoencoder.decode(x).float()
+    else:
+        picture = tiled(x, lambda part, _: model.autoencoder.decode(part).float(), tiling, factor)
     if sample.known is not None:
         original, mask = sample.known
         picture = torch.where(mask > 0, picture, original)
@@ -158,6 +163,7 @@ def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
         small = model.low_res_schedule.add_noise(small, blur, level.to(model.device))
         sample.class_labels = level.to(model.device) if model.unet.config.num_class_embeds else None
     sample.concat = small
+    sample.tiling = covering(small.shape[2], small.shape[3], model.card.tile // model.card.scale)
     sample.x = sample.noise.draw(tuple(sample.x.shape), model.device)
 
 

@@ -36,6 +36,14 @@ class Tiling:
         return torch.minimum(rows[:, None], columns[None]).clamp(self.low, self.high)
 
 
+def covering(height: int, width: int, limit: int) -> Tiling | None:
+    """Windows of at most `limit` positions a side that overlap by a quarter; None where one window is enough."""
+    if not limit or max(height, width) <= limit:
+        return None
+    size = min(height, limit), min(width, limit)
+    return Tiling(size=size, stride=(max(1, size[0] * 3 // 4), max(1, size[1] * 3 // 4)))
+
+
 def tiled(
     x: Tensor, of_window: Callable[[Tensor, tuple[slice, slice]], Tensor], tiling: Tiling, scale: int = 1
 ) -> Tensor:

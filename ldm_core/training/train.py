@@ -87,7 +87,7 @@ class Run:
             "scenes-superres": {"default_steps": 10, "default_guidance_scale": 1.0, "default_for": ["superres"],
                                 "noise_level": 0},
         }  # fmt: skip
-        limits = {"scenes": (4 * size) ** 2, "scenes-superres": (8 * size) ** 2}
+        limits = {"scenes": (4 * size) ** 2, "scenes-superres": (16 * size) ** 2}
         for name, unet in {"scenes": self.unet(), "scenes-superres": self.superres()}.items():
             export_model(
                 self.folder / "models" / name,

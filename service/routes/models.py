@@ -21,5 +21,5 @@ async def list_models(broker: BrokerOf) -> JSONResponse:
 
 def _entry(model: LiveModel) -> dict[str, Any]:
     card = model.card.to_json()
-    del card["noise_level"]
+    del card["noise_level"], card["tile"]
     return {"id": card.pop("id"), "object": "model", **card, "loaded": True, "workers": model.workers}
