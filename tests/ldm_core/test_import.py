@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -13,10 +14,15 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from ldm_core.autoencoder import Autoencoder
 from ldm_core.compvis import import_checkpoint
+from ldm_core.compvis.configs import autoencoder_config, unet_config
+from ldm_core.compvis.names import first_stage_source, open_clip_source, unet_source
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_model
+from ldm_core.loading import load_first_stage, load_model
+from ldm_core.unet import UNet
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/golden/data"
@@ -168,3 +174,95 @@ def test_averaged_weights_are_taken_unless_told_otherwise(tmp_path: Path) -> Non
     ]
     default, averaged, raw = (unet.conv_in.weight for unet in unets)
     assert torch.equal(default, averaged) and not torch.equal(default, raw)
+
+
+def research_state(unet: UNet, first_stage: Autoencoder) -> State:
+    """Our networks' weights under the research code's names."""
+    state: State = {}
+    pairs = (("model.diffusion_model.", unet, unet_source(unet.config)),
+             ("first_stage_model.", first_stage, first_stage_source(first_stage.config)))  # fmt: skip
+    for prefix, network, source in pairs:
+        for name, value in network.state_dict().items():
+            convolution = prefix == "first_stage_model." and ".attentions." in name and value.ndim == 2
+            state[prefix + source(name).key] = value[..., None, None] if convolution else value
+    return state
+
+
+def open_clip_state(text: CLIPTextModel) -> State:
+    """A transformers text tower under open_clip's names, which stack q, k and v."""
+    state: State = {}
+    for name, value in text.state_dict().items():
+        source = open_clip_source(name)
+        if source.take is None:
+            state[source.key] = value
+        elif source.key not in state:
+            state[source.key] = torch.cat([text.state_dict()[re.sub("[qkv]_proj", f"{x}_proj", name)] for x in "qkv"])
+    return state
+
+
+def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "projection_dim": 32, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu",
+        "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0,
+    }  # fmt: skip
+    monkeypatch.setattr("ldm_core.compvis.conditions.OPEN_CLIP_VIT_H", sizes)
+    text = CLIPTextModel(CLIPTextConfig(**sizes)).eval()
+    config = yaml.safe_load((DATA / "v-sd1" / "model.yaml").read_text())
+    params = config["model"]["params"]
+    params["parameterization"] = "v"
+    unet_params = params["unet_config"]["params"]
+    del unet_params["num_heads"]
+    unet_params |= {"num_head_channels": 16, "use_linear_in_transformer": True}
+    params["cond_stage_config"] = {
+        "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
+        "params": {"freeze": True, "layer": "penultimate"},
+    }
+    (tmp_path / "sd2.yaml").write_text(yaml.safe_dump(config))
+    unet = UNet(unet_config(tmp_path / "sd2.yaml", params["unet_config"]))
+    first_stage = Autoencoder(autoencoder_config(tmp_path / "sd2.yaml", params["first_stage_config"], 0.18215))
+    state = research_state(unet, first_stage)
+    state |= {f"cond_stage_model.model.{key}": value for key, value in open_clip_state(text).items()}
+    state["cond_stage_model.model.logit_scale"] = torch.ones(())
+    torch.save({"state_dict": state}, tmp_path / "sd2.ckpt")
+
+    out = import_checkpoint(
+        tmp_path / "sd2.ckpt", tmp_path / "sd2.yaml", tmp_path / "out", tokenizer=DATA / "v-sd1" / "clip-tiny"
+    )
+    model = load_model(out)
+    assert model.schedule.prediction_type == "v_prediction"
+    assert model.unet.config.use_linear_projection and model.unet.config.attention_head_dim == (2, 4, 2, 2)
+    ids = torch.randint(49000, (2, 77))
+    with torch.inference_mode():
+        seen = text(ids, output_hidden_states=True).hidden_states[-2]
+        expected = text.get_submodule("final_layer_norm")(seen)
+        assert (model.condition(ids) - expected).abs().max() < 1e-5
+        x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([1, 900]), torch.randn(2, 77, 32)
+        assert (model.unet(x, t, context) - unet.eval()(x, t, context)).abs().max() < 1e-5
+
+
+def test_first_stages_with_attention_in_their_levels_keep_every_weight(tmp_path: Path) -> None:
+    """VQ and KL at f = 8 and 16 attend where their maps are 32 and 16 wide."""
+    torch.manual_seed(0)
+    for kind, extra in (("AutoencoderKL", {}), ("VQModel", {"n_embed": 64})):
+        dd = {
+            "double_z": kind == "AutoencoderKL", "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3,
+            "ch": 32, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 2, "attn_resolutions": [16, 8], "dropout": 0.0,
+        }  # fmt: skip
+        node = {"target": f"ldm.models.autoencoder.{kind}", "params": {"embed_dim": 4, "ddconfig": dd, **extra}}
+        (tmp_path / "ae.yaml").write_text(yaml.safe_dump({"model": node}))
+        first_stage = Autoencoder(autoencoder_config(tmp_path / "ae.yaml", node, 1.0)).eval()
+        state = {}
+        for name, value in first_stage.state_dict().items():
+            convolution = ".attentions." in name and value.ndim == 2
+            state[first_stage_source(first_stage.config)(name).key] = value[..., None, None] if convolution else value
+        assert {"encoder.down.2.attn.1.q.weight", "decoder.up.3.attn.0.proj_out.weight"} <= set(state)
+        torch.save({"state_dict": state}, tmp_path / "ae.ckpt")
+        out = import_checkpoint(tmp_path / "ae.ckpt", tmp_path / "ae.yaml", tmp_path / kind)
+        loaded = load_first_stage(out / "vqvae")
+        x = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            assert torch.equal(loaded.decode(loaded.moments(x)[0]), first_stage.decode(first_stage.moments(x)[0]))
