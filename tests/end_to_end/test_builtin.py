@@ -10,11 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.bodies import TASKS, model_for, output_size, request
-from tests.end_to_end.serving import ROOT, Served
-
-pytestmark = pytest.mark.skipif(
-    not list((ROOT / "ldm_core" / "builtin").glob("*/unet/*.safetensors")), reason="the built-in weights are not here"
-)
+from tests.end_to_end.serving import Served
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +40,18 @@ def test_the_smallest_request_gives_a_picture_and_not_a_flat_one(builtin: Served
     picture = Image.open(io.BytesIO(answer.content)).convert("RGB")
     assert picture.size == output_size(builtin, task)
     assert len(set(picture.get_flattened_data())) > 100
+
+
+def test_a_picture_has_the_same_bytes_alone_and_among_fifteen_others(builtin: Served) -> None:
+    wanted = request(builtin, "txt2img", steps=12, guidance_scale=4.0)
+    alone = builtin.finished(builtin.submit("txt2img", **wanted)["id"])
+    for i in range(15):
+        task = TASKS[i % 3]
+        builtin.submit(
+            task, **request(builtin, task, steps=5 + i, seed=i, sampler=("ddim", "dpmpp_2m", "euler_a")[i % 3])
+        )
+        if i == 7:
+            middle = builtin.submit("txt2img", **wanted)
+    among = builtin.finished(middle["id"])
+    assert alone["status"] == among["status"] == "succeeded"
+    assert builtin.image(alone["id"]) == builtin.image(among["id"])
