@@ -64,6 +64,37 @@ class EMA:
             mine.copy_(saved)
 
 
+class Guard:
+    """Notices a run that has run away: its average loss is far above the best that it had. Each time, steps halve."""
+
+    def __init__(self, far: float = 3.0, every: int = 20) -> None:
+        self.far, self.every = far, every
+        self.scale, self.average, self.best, self.count = 1.0, 0.0, float("inf"), 0
+        self._recent: list[Tensor] = []  # kept as tensors, so that the device is not waited for at every step
+
+    def diverged(self, loss: Tensor) -> bool:
+        """Takes one step's loss; true when it is time to go back to the averaged weights with smaller steps."""
+        self._recent.append(loss)
+        if len(self._recent) < self.every:
+            return False
+        latest = float(torch.stack(self._recent).mean())
+        self._recent.clear()
+        self.count += 1
+        self.average = latest if self.count == 1 else 0.7 * self.average + 0.3 * latest
+        if self.average <= self.far * self.best:
+            self.best = min(self.best, self.average)
+            return False
+        self.scale, self.count = self.scale / 2, 0
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale, "average": self.average, "best": self.best, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
 class Loop:
     """Iterates over the steps that are left of a stage, saving `parts` every minute and at the end.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -12,10 +13,12 @@ from transformers import CLIPTextModel
 from ldm_core.autoencoder import Autoencoder
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, encode, to_unit_range
-from ldm_core.training.loop import EMA, Loop, Session, Stateful, warmup_stable_decay
+from ldm_core.training.loop import EMA, Guard, Loop, Session, Stateful, warmup_stable_decay
 from ldm_core.training.masks import random_masks
 from ldm_core.training.recipe import Recipe, Stage
 from ldm_core.unet import UNet
+
+logger = logging.getLogger(__name__)
 
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -85,8 +88,11 @@ def _optimise(name: str, stage: Stage, unet: UNet, pictures: int, loss_of: LossO
     device = next(unet.parameters()).device
     ema = EMA(unet, stage.ema_decay)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=stage.learning_rate, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_stable_decay(stage.steps))
-    parts: dict[str, Stateful] = {"model": unet, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    factor, guard = warmup_stable_decay(stage.steps), Guard()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step) * guard.scale)
+    parts: dict[str, Stateful] = {
+        "model": unet, "ema": ema, "optimizer": optimizer, "schedule": schedule, "guard": guard,
+    }  # fmt: skip
     for step in (loop := Loop(name, stage.steps, session, parts)):
         generator = torch.Generator(device).manual_seed(step)
         index = torch.randint(pictures, (stage.batch,), generator=generator, device=device)
@@ -98,6 +104,10 @@ def _optimise(name: str, stage: Stage, unet: UNet, pictures: int, loss_of: LossO
         schedule.step()
         ema.update(unet)
         loop.report(loss=loss.detach())
+        if guard.diverged(loss.detach()):
+            logger.warning("%s  step %d  diverged: back to the averaged weights, with half the step size", name, step)
+            unet.load_state_dict(ema.weights())
+            optimizer.state.clear()
     unet.load_state_dict(ema.weights())
     unet.eval().requires_grad_(False)
 
