@@ -172,8 +172,8 @@ class Codebook(nn.Module):
 
     def distances(self, z: Tensor) -> Tensor:
         """Squared distance to every entry less |z|², which changes no order: (B, C, H, W) → (B, H, W, entries)."""
-        entries = self.embedding.weight
-        return (entries**2).sum(1) - 2 * z.permute(0, 2, 3, 1) @ entries.T
+        entries = self.embedding.weight.float()  # in half precision, one in fifteen finds another entry
+        return (entries**2).sum(1) - 2 * z.float().permute(0, 2, 3, 1) @ entries.T
 
     def indices(self, z: Tensor) -> Tensor:
         """The nearest entry of each latent: (B, C, H, W) → (B, H, W) int64."""

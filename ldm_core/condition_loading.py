@@ -24,6 +24,9 @@ from ldm_core.inpainting import HoleStyle, MaskedPicture
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.weights import load_strictly, read_weights, weights_file
 
+TokenizerClass = type[CLIPTokenizer] | type[BertTokenizer]
+VOCABULARIES = {CLIPTokenizer: ("tokenizer.json", "vocab.json"), BertTokenizer: ("tokenizer.json", "vocab.txt")}
+
 
 def build_condition(path: Path) -> Condition:
     """Raises ModelError naming file and key."""
@@ -41,13 +44,13 @@ def _clip_text(path: Path) -> TextEncoder:
     prefix = "text_model." if any(key.startswith("text_model.") for key in transformer.state_dict()) else ""
     state = {prefix + key: value for key, value in state.items() if not key.endswith("position_ids")}
     load_strictly(transformer, state, weights_file(path))
-    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer)
+    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, transformer.config.vocab_size)
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
 def _bert_text(path: Path) -> TextEncoder:
     transformer = _text_transformer(path)
-    tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer)
+    tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer, transformer.config.vocab_size)
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
@@ -56,8 +59,8 @@ def _layout(path: Path) -> LayoutEncoder:
 
 
 def _text_transformer(path: Path) -> TextTransformer:
-    config = {key: value for key, value in read_json(path / "config.json").items() if key != "labels"}
-    transformer = TextTransformer(TextTransformerConfig.from_json(config, str(path / "config.json")))
+    config = TextTransformerConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
+    transformer = TextTransformer(config)
     state = {key: value for key, value in read_weights(path).items() if not key.startswith("to_logits.")}
     load_strictly(transformer, state, weights_file(path))
     return transformer
@@ -90,8 +93,23 @@ BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
 }
 
 
-def _tokenizer(path: Path, kind: type[CLIPTokenizer] | type[BertTokenizer]) -> Tokenizer:
+def _tokenizer(path: Path, kind: TokenizerClass, entries: int) -> Tokenizer:
+    return cast("Tokenizer", read_tokenizer(str(path), kind, entries))
+
+
+def read_tokenizer(name: str, kind: TokenizerClass, entries: int) -> CLIPTokenizer | BertTokenizer:
+    """A tokenizer from a folder, or by a name that the transformers library finds. Raises ModelError.
+
+    It must have a vocabulary, which the library does not ask for in a folder, of at most `entries` tokens.
+    """
+    path = Path(name)
+    if path.is_dir() and not any((path / file).exists() for file in VOCABULARIES[kind]):
+        raise ModelError(path, f"has no vocabulary ({' or '.join(VOCABULARIES[kind])})")
     try:
-        return cast("Tokenizer", kind.from_pretrained(str(path)))
-    except (OSError, ValueError) as error:
-        raise ModelError(path, f"cannot be read: {str(error).splitlines()[0]}") from None
+        tokenizer = kind.from_pretrained(name)
+    except Exception as error:  # it raises what it likes: OSError, ValueError, KeyError, its tokenizers' own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(path, f"is no tokenizer that can be read ({reason})") from None
+    if len(tokenizer) > entries:
+        raise ModelError(path, f"has {len(tokenizer)} tokens, its text encoder knows {entries}")
+    return tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 
 from ldm_core.directory import find_components, read_json
 from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, UnsupportedTask
-from ldm_core.params import SAMPLERS, GenerationParams, Task
+from ldm_core.params import MAX_STEPS, SAMPLERS, GenerationParams, Task
 
 TEXT = ("CLIPTextModel", "LDMBertModel")
 OTHERS: Mapping[tuple[str | None, str | None], Task] = {
@@ -36,6 +36,7 @@ class ModelCard:
     default_steps: int
     default_guidance_scale: float
     default_for: tuple[Task, ...] = ()
+    max_steps: int = MAX_STEPS  # timesteps of its noise schedule
     samplers: tuple[str, ...] = SAMPLERS
     scale: int = 1
     tile: int = 0  # pixels of output along a side beyond which decoding and super-resolution work in windows; 0: never
@@ -69,6 +70,10 @@ class ModelCard:
         self.check_task(params.task)
         if params.sampler not in self.samplers:
             raise InvalidParameter("sampler", f"model {self.id!r} takes {', '.join(self.samplers)}")
+        if params.steps > self.max_steps:
+            raise InvalidParameter(
+                "steps", f"must be at most {self.max_steps} for model {self.id!r}, got {params.steps}"
+            )
         self._check_labels(params)
         if params.task in FREE_SIZE and params.strength is None:
             self._check_size(params.width, params.height)
@@ -118,6 +123,7 @@ def read_card(directory: Path | str) -> ModelCard:
     root = Path(directory)
     parts = find_components(root)
     unet, first_stage = read_json(parts.unet / "config.json"), read_json(parts.first_stage / "config.json")
+    scheduler = read_json(parts.scheduler / "scheduler_config.json")
     latents = int(first_stage.get("latent_channels", 4))
     factor = 2 ** (len(first_stage.get("block_out_channels", (64,))) - 1)
     extra = int(unet.get("in_channels", 4)) - latents
@@ -132,6 +138,7 @@ def read_card(directory: Path | str) -> ModelCard:
         "size_multiple": factor * 2 ** (len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1),
         "max_pixels": 4 * side * side,
         "default_steps": 50,
+        "max_steps": min(MAX_STEPS, int(scheduler.get("num_train_timesteps", MAX_STEPS))),
         "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
         "scale": factor if "superres" in tasks else 1,
         "tile": 2 * side,
@@ -152,7 +159,9 @@ def _labels(condition: Mapping[str, Any]) -> dict[str, Any]:
     match condition.get("_class_name"):
         case "ClassEmbedder":
             unconditional = condition.get("unconditional_class")
-            return {"label_count": condition["n_classes"] if unconditional is None else unconditional}
+            if unconditional is None:
+                return {"label_count": condition["n_classes"], "guidance": False, "default_guidance_scale": 1.0}
+            return {"label_count": unconditional}
         case "SpatialRescaler":
             return {"label_count": condition["in_channels"]}
         case "LayoutEncoder":

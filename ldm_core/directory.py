@@ -56,9 +56,7 @@ def _class(path: Path) -> str:
     config = read_json(path / "config.json")
     named = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
     # published text encoders have lost it on their way now and then; their model type is always there
-    return str(
-        named or {"clip_text_model": "CLIPTextModel", "ldmbert": "LDMBertModel"}.get(config.get("model_type", ""))
-    )
+    return str(named or MODEL_TYPES.get(str(config.get("model_type")), "unnamed"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

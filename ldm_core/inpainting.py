@@ -32,6 +32,7 @@ class HoleStyle:
     mask_first: bool = True  # the mask before the masked picture's latents
     mask_low: float = 0.0  # the mask's value where the picture is known; 1 in the hole
     fill: float = 0.0  # the picture's value in the hole, in [-1, 1]
+    scaled: bool = True  # whether the latents are multiplied by the first stage's scaling factor
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> HoleStyle:
@@ -64,17 +65,19 @@ def inpainting_channels(
         mask = F.interpolate(full_mask, size=shape[2:])
     mask = style.mask_low + (1 - style.mask_low) * mask
     latents = (mean + std * drawn).float()
+    if not style.scaled:
+        latents = latents / model.autoencoder.config.scaling_factor
     return torch.cat([mask, latents] if style.mask_first else [latents, mask], dim=1)
 
 
-def keep_known(schedule: NoiseSchedule, sample: Sample) -> None:
-    """Puts what is known, at the noise level of the sample's next step, over its latents."""
-    if sample.kept is None or sample.done:
-        return
+def keep_known(schedule: NoiseSchedule, sample: Sample, x: Tensor, step: int) -> Tensor:
+    """Latents `x` (1, C, h, w) with what is known put over them, at the noise level that `step` begins with."""
+    if sample.kept is None or step >= len(sample.plan):
+        return x
     latents, mask = sample.kept
-    t = sample.plan.t[sample.step : sample.step + 1].to(latents.device)
+    t = sample.plan.t[step : step + 1].to(latents.device)
     noised = schedule.add_noise(latents, sample.noise.draw(tuple(latents.shape), latents.device), t)
-    sample.x = mask * noised + (1 - mask) * sample.x
+    return mask * noised + (1 - mask) * x
 
 
 def known_region(

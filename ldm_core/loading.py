@@ -15,12 +15,14 @@ from ldm_core.condition_loading import build_condition
 from ldm_core.conditioning import Condition
 from ldm_core.config import read_card
 from ldm_core.directory import TEXT_COMPONENTS, find_components, read_json
+from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 from ldm_core.weights import load_strictly, read_weights, weights_file
 
+UNSCALED = "LDMSuperResolutionPipeline"  # decodes without scaling, whatever the configuration says
 Module = TypeVar("Module", bound=nn.Module)
 Shared = dict[str, nn.Module]
 
@@ -44,11 +46,12 @@ def load_model(
     parts = find_components(root)
     place = (torch.device(device), dtype)
     low_res = root / "low_res_scheduler"
+    first_stage = _build_unscaled if parts.pipeline == UNSCALED else load_first_stage
     condition = None if parts.condition is None else _component(parts.condition, build_condition, shared, *place)
     return LatentDiffusion(
         card=read_card(root),
         unet=_component(parts.unet, _build_unet, shared, *place),
-        autoencoder=_component(parts.first_stage, _build_autoencoder, shared, *place),
+        autoencoder=_component(parts.first_stage, first_stage, shared, *place),
         condition=condition or Condition(),
         schedule=_schedule(parts.scheduler),
         low_res_schedule=_schedule(low_res) if low_res.exists() else None,
@@ -80,7 +83,10 @@ def _content_hash(path: Path) -> str:
 
 
 def _build_unet(path: Path) -> UNet:
-    unet = UNet(UNetConfig.from_json(read_json(path / "config.json"), str(path / "config.json")))
+    config = UNetConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
+    if config.num_class_embeds and not (path.parent / "low_res_scheduler").exists():
+        raise ModelError(path / "config.json", "num_class_embeds is for the noise levels of super-resolution alone")
+    unet = UNet(config)
     load_strictly(unet, read_weights(path), weights_file(path))
     return unet
 
@@ -90,11 +96,8 @@ def load_first_stage(path: Path) -> Autoencoder:
     return _first_stage(path, read_json(path / "config.json")).eval().requires_grad_(False)
 
 
-def _build_autoencoder(path: Path) -> Autoencoder:
-    config = read_json(path / "config.json")
-    if find_components(path.parent).pipeline == "LDMSuperResolutionPipeline":  # which decodes without any scaling
-        config["scaling_factor"] = 1.0
-    return _first_stage(path, config)
+def _build_unscaled(path: Path) -> Autoencoder:
+    return _first_stage(path, {**read_json(path / "config.json"), "scaling_factor": 1.0})
 
 
 def _first_stage(path: Path, config: Mapping[str, Any]) -> Autoencoder:

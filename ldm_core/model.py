@@ -107,7 +107,7 @@ class LatentDiffusion:
             while not sample.done:
                 self.step([sample], rows)
                 if progress is not None:
-                    progress(index * params.steps + sample.step, params.n * params.steps)
+                    progress(index * params.steps + sample.steps_done(params.steps), params.n * params.steps)
             pictures.append(tasks.finish(self, sample))
         return pictures
 
@@ -116,19 +116,28 @@ class LatentDiffusion:
         """One denoising step of every sample, each at a step of its own, in U-Net calls of exactly `rows` rows.
 
         The samples share a batch key. Returns for each whether its latents are finite. When a call raises, no sample
-        has changed.
+        has changed and no noise is spent, so that the same samples can be stepped again in smaller batches.
         """
+        states = [sample.noise.state() for sample in samples]
+        try:
+            return self._step(samples, rows)
+        except Exception:
+            for sample, state in zip(samples, states, strict=True):
+                sample.noise.restore(state)
+            raise
+
+    def _step(self, samples: Sequence[Sample], rows: int) -> list[bool]:
         x, past = (torch.cat([getattr(sample, name) for sample in samples]) for name in ("x", "past"))
         t, alpha_bar, weights = self._lines(samples)
         out = self._predict_guided(x, t, samples, rows)
         noise = torch.cat([sample.draw_noise() for sample in samples])
         kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
         x, x0, past = update(x, out, past, noise, alpha_bar, weights, kind, clip)
-        for i, sample in enumerate(samples):
-            sample.x, sample.x0, sample.past = x[i : i + 1], x0[i : i + 1], past[i : i + 1]
-            sample.step += 1
-            keep_known(self.schedule, sample)
         finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
+        latents = [keep_known(self.schedule, s, x[i : i + 1], s.step + 1) for i, s in enumerate(samples)]
+        for i, sample in enumerate(samples):  # nothing below can fail
+            sample.x, sample.x0, sample.past = latents[i], x0[i : i + 1], past[i : i + 1]
+            sample.step += 1
         return finite
 
     def _lines(self, samples: Sequence[Sample]) -> list[Tensor]:

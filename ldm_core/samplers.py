@@ -111,7 +111,7 @@ def plms(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
     The first step evaluates twice and takes the mean of both ε: written from the point that the first evaluation
     went to, that is half the difference of the two, once more.
     """
-    a, a_next = schedule.along(visited), schedule.along(following)
+    a, a_next = _with_some_signal(schedule.along(visited)), schedule.along(following)
     stay = (a_next / a).sqrt()
     turn = (1 - a_next).sqrt() - stay * (1 - a).sqrt()  # DDIM's step is stay · x + turn · ε
     adams_bashforth = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -132,14 +132,14 @@ def plms(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
 
 def euler(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
     """Euler's method on dx̂/dσ = ε with x̂ = x / √ᾱ (Karras et al. 2022, algorithm 2 without churn)."""
-    a, a_next = schedule.along(visited), _next_levels(schedule, visited)
+    a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     step = _sigma(a_next) - _sigma(a)
     return _plan(visited, a, {X: (a_next / a).sqrt(), EPS: a_next.sqrt() * step})
 
 
 def euler_a(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
     """Euler's method down past the next noise level, and noise back up to it (k-diffusion's ancestral step)."""
-    a, a_next = schedule.along(visited), _next_levels(schedule, visited)
+    a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     here, there = _sigma(a), _sigma(a_next)
     up = there * torch.sqrt((1 - (there / here) ** 2).clamp(min=0))
     down = torch.sqrt((there**2 - up**2).clamp(min=0))
@@ -174,6 +174,11 @@ def _next_levels(schedule: NoiseSchedule, visited: list[int]) -> Tensor:
 def _sigma(alpha_bar: Tensor) -> Tensor:
     """The noise level of x / √ᾱ."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def _with_some_signal(alpha_bar: Tensor) -> Tensor:
+    """ᾱ kept from zero, where x / √ᾱ has no value; the noise level that is left is diffusers' highest."""
+    return alpha_bar.clamp(min=2.0**-24)
 
 
 def _plan(visited: list[int], alpha_bar: Tensor, columns: Mapping[int, Tensor], *, draws_noise: bool = False) -> Plan:

@@ -19,6 +19,7 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {"clip_sample": True, "set_alpha_to_one": True, "timestep_spacing": "leading"},
     "PNDMScheduler": {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
 }
+OTHER_DEFAULTS = {"clip_sample": False, "set_alpha_to_one": True, "timestep_spacing": "leading"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace", "compvis")
 
@@ -37,7 +38,7 @@ class NoiseSchedule:
     @classmethod
     def from_config(cls, data: Mapping[str, Any], path: str = "scheduler/scheduler_config.json") -> NoiseSchedule:
         """Reads a diffusers scheduler config. Raises ModelError, naming the key, for what is not supported."""
-        config = {**CLASS_DEFAULTS.get(str(data.get("_class_name")), CLASS_DEFAULTS["DDIMScheduler"]), **data}
+        config = {**CLASS_DEFAULTS.get(str(data.get("_class_name", "DDIMScheduler")), OTHER_DEFAULTS), **data}
         _check(config, path)
         alpha_bar = _alpha_bar(config)
         if config.get("rescale_betas_zero_snr"):
@@ -67,7 +68,7 @@ class NoiseSchedule:
             visited = [min(t + 1, total - 1) for t in range(0, total, stride)][::-1]
             return visited, [*visited[1:], -1]
         if stride * steps < 0.9 * total:
-            visited = [min(int(i * total / steps) + self._offset(total - 1), total - 1) for i in range(steps)][::-1]
+            visited = [min(int(i * total / steps) + self.steps_offset, total - 1) for i in range(steps)][::-1]
             return visited, [*visited[1:], -1]
         if self.timestep_spacing == "leading":
             offset = self._offset((steps - 1) * stride)

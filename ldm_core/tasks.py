@@ -72,6 +72,10 @@ class Sample:
     def done(self) -> bool:
         return self.step >= len(self.plan)
 
+    def steps_done(self, steps: int) -> int:
+        """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
+        return max(0, steps - (len(self.plan) - self.step))
+
     def draw_noise(self) -> Tensor:
         """The standard normal noise of this step, zeros where the sampler adds none."""
         if not self.plan.draws_noise:
@@ -179,8 +183,8 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
     hole = torch.nn.functional.max_pool2d(mask, model.autoencoder.config.factor)
     mean, std = model.moments(original)
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
-    sample.x, sample.kept = sample.noise.draw(shape, model.device), (latents, 1 - hole)
-    keep_known(model.schedule, sample)
+    sample.kept = latents, 1 - hole
+    sample.x = keep_known(model.schedule, sample, sample.noise.draw(shape, model.device), 0)
 
 
 def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
@@ -190,3 +194,5 @@ def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
     t = sample.plan.t[:1].to(model.device)
     sample.x = model.schedule.add_noise(latents, sample.noise.draw(shape, model.device), t)
+    if model.inpaints_by_concat:
+        sample.concat = inpainting_channels(model, None, shape, sample.noise)

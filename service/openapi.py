@@ -62,9 +62,23 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 PROBLEM_503 = problems(503)
 
 
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without `$defs`: a reference to them would point into the whole document from here."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rpartition("/")[2]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(item) for item in node] if isinstance(node, list) else node
+
+    return dict(resolve(schema))
+
+
 def job_body(task: Task) -> dict[str, Any]:
     """The request body of a task's POST, in both content types."""
-    schema = REQUESTS[task].model_json_schema()
+    schema = _inlined(REQUESTS[task].model_json_schema())
     given = [field for field in FILES if field in schema["properties"]]
     for field in given:
         note = schema["properties"][field].get("description")

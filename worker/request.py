@@ -107,7 +107,5 @@ class ImageRun:
 
     @property
     def step(self) -> int:
-        """Steps done or left out. PLMS evaluates once more than it has steps."""
-        steps = self.request.job.params.steps
-        left = steps if self.sample is None else len(self.sample.plan) - self.sample.step
-        return max(0, steps - left)
+        """Steps done or left out."""
+        return 0 if self.sample is None else self.sample.steps_done(self.request.job.params.steps)

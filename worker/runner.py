@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from ldm_core import tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
 from worker.request import ImageRun, Request
+
+log = logging.getLogger(__name__)
 
 
 class Runner:
@@ -37,7 +40,7 @@ class Runner:
         model, rows = self._of(batch[0])
         try:
             finite = model.step([run.sample for run in batch if run.sample is not None], rows)
-        except RuntimeError as error:
+        except Exception as error:
             if _device_is_lost(error):
                 raise
             if len(batch) == 1:
@@ -67,12 +70,13 @@ def _decoded(data: bytes | None) -> Image.Image | None:
     return picture
 
 
-def _as_job_error(error: RuntimeError) -> Exception:
+def _as_job_error(error: Exception) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory("The job does not fit into the device's memory, even alone.")
-    return JobError(f"The device refused the job: {str(error).splitlines()[0]}")
+    log.error("a job could not be stepped", exc_info=error)
+    return JobError("The device refused the job; the worker's log has the cause.")
 
 
-def _device_is_lost(error: RuntimeError) -> bool:
+def _device_is_lost(error: Exception) -> bool:
     """After most CUDA errors nothing works any more in this process: it must end and be started again."""
     return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,29 +29,33 @@ INERT = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[Mapping[str, Tensor]]:
     """The state dict, tensors read from disk only when they are used. Raises ModelError."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as stored:
-                yield _Stored(stored)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(path, f"cannot be read: {_first_line(error)}") from None
-    else:
+    if path.suffix != ".safetensors":
         yield _unpickled(path)
+        return
+    try:
+        opened = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(path, f"cannot be read: {_first_line(error)}") from None
+    with opened as stored:
+        yield _Stored(stored)
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
     inert = [(_Inert, name) for name in INERT]
     try:
         with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # files from before torch 1.6 are no zip and cannot be mapped
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         refused = REFUSED_GLOBAL.search(str(error))
         named = f" ({refused[1] or refused[2]})" if refused else ""
         raise ModelError(path, f"holds code beside its weights{named}, which is not run; it is refused") from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # a damaged pickle makes its reader raise anything
         raise ModelError(path, f"cannot be read: {_first_line(error)}") from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise ModelError(path, "holds no state dict")
     return state
 
@@ -59,12 +64,15 @@ class _Stored(Mapping[str, Tensor]):
     """A safetensors file as a mapping that reads one tensor at a time."""
 
     def __init__(self, stored: safe_open) -> None:
-        self._stored, self._names = stored, list(stored.keys())  # type: ignore[no-untyped-call]
+        self._stored, self._names = stored, set(stored.keys())  # type: ignore[no-untyped-call]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
         return torch.as_tensor(self._stored.get_tensor(name))  # type: ignore[no-untyped-call]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
 
 MODULES = "ldm.modules.encoders.modules."
 UNCONDITIONAL, FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
-IMAGENET_CLASSES = 1000  # a model with more has one that stands for "no class", with this id
+IMAGENET_CLASSES = 1000  # a model with one more has one that stands for "no class", with this id
 # the text towers that configurations name without carrying their sizes
 CLIP_VIT_L = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -32,6 +32,7 @@ OPEN_CLIP_VIT_H = {
     **CLIP_VIT_L, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "projection_dim": 1024, "hidden_act": "gelu", "pad_token_id": 0,
 }  # fmt: skip
+OPEN_CLIP_PAD = "!"
 KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {"openai/clip-vit-large-patch14": CLIP_VIT_L}
 
 
@@ -50,6 +51,7 @@ class ConditionPart:
     source: Callable[[str], Source] | None = None
     prefix: str = ""
     tokenizer: str | None = None
+    pad: str | None = None  # where it is not the tokenizer's own: open_clip pads with id 0, which is "!"
     extra: Mapping[str, str] | None = None  # further tensors to carry along: our name → theirs
 
 
@@ -58,7 +60,7 @@ def read_condition(path: Path, node: Any) -> ConditionPart | None:
     if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == "torch.nn.Identity"):
         return None
     if node == FIRST_STAGE:  # inpainting_big: the masked picture's latents, then the mask, in [-1, 1]
-        style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0)
+        style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0, scaled=False)
         return ConditionPart(folder="condition", library="ldm_core", class_name="MaskedPicture", config=style.to_json())
     target = node.get("target") if isinstance(node, dict) else node
     name = str(target).removeprefix(MODULES)
@@ -73,7 +75,7 @@ def _class(path: Path, read: Reader) -> ConditionPart:
     config = ClassEmbedderConfig(
         n_classes=classes,
         embed_dim=read.take("embed_dim"),
-        unconditional_class=IMAGENET_CLASSES if classes > IMAGENET_CLASSES else None,
+        unconditional_class=IMAGENET_CLASSES if classes == IMAGENET_CLASSES + 1 else None,
     )
     read.end()
     with torch.device("meta"):
@@ -149,11 +151,14 @@ def _open_clip(path: Path, read: Reader) -> ConditionPart:
     read.only("version", "laion2b_s32b_b79k")
     read.only("max_length", 77)
     layer = read.take("layer", "last")
+    if layer not in {"last", "penultimate"}:
+        raise read.unsupported("layer", layer)
     read.end()
     # of the last but one layer's states, only the layers up to it are ever computed
     layers = OPEN_CLIP_VIT_H["num_hidden_layers"] - (1 if layer == "penultimate" else 0)  # type: ignore[operator]
     sizes = {**OPEN_CLIP_VIT_H, "num_hidden_layers": layers}
-    return _clip_part(sizes, open_clip_source, "cond_stage_model.model.", "openai/clip-vit-large-patch14")
+    tokenizer = "openai/clip-vit-large-patch14"
+    return replace(_clip_part(sizes, open_clip_source, "cond_stage_model.model.", tokenizer), pad=OPEN_CLIP_PAD)
 
 
 def _clip_part(sizes: Yaml, source: Callable[[str], Source], prefix: str, tokenizer: str) -> ConditionPart:

@@ -37,6 +37,8 @@ class Reader:
     """Takes keys out of one mapping of the yaml; what is left at the end is unknown and refused."""
 
     def __init__(self, path: Path, place: str, data: Yaml) -> None:
+        if not isinstance(data, Mapping):
+            raise ModelError(path, f"{place} is no mapping")
         self._path, self._place, self._left = path, place, dict(data)
 
     def take(self, key: str, default: Any = None) -> Any:
@@ -84,6 +86,7 @@ def unet_config(path: Path, node: Any) -> UNetConfig:
     read.only("use_new_attention_order", False)
     read.only("num_heads_upsample", -1)
     read.only("n_embed", None)
+    read.only("num_classes", None)
     read.skip("use_checkpoint", "use_fp16", "dropout", "legacy")
     base = read.take("model_channels")
     widths = tuple(base * mult for mult in read.take("channel_mult", [1, 2, 4, 8]))
@@ -109,7 +112,6 @@ def unet_config(path: Path, node: Any) -> UNetConfig:
         attention_head_dim=_plain(per_level if cross else [w // h for w, h in zip(widths, per_level, strict=True)]),
         cross_attention_dim=read.take("context_dim") if cross else None,
         use_linear_projection=read.take("use_linear_in_transformer", False),
-        num_class_embeds=read.optional("num_classes"),
     )
     if cross and resnets:
         raise ModelError(path, "unet_config: resblock_updown together with use_spatial_transformer is not supported")
@@ -174,6 +176,8 @@ def autoencoder_config(path: Path, node: Any, scaling_factor: float) -> Autoenco
 
 def scheduler_config(path: Path, read: Reader) -> dict[str, Any]:
     """The noise schedule as diffusers' DDIMScheduler; the research code's runs end at ᾱ of the first timestep."""
+    read.only("given_betas", None)
+    read.only("v_posterior", 0.0)
     kind = read.take("beta_schedule", "linear")
     if kind != "linear":
         raise read.unsupported("beta_schedule", kind)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,11 +16,14 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.compvis.checkpoint import open_checkpoint
-from ldm_core.compvis.conditions import ConditionPart, parameters, read_condition
+from ldm_core.compvis.conditions import FIRST_STAGE, ConditionPart, parameters, read_condition
 from ldm_core.compvis.configs import DIFFUSION, Reader, autoencoder_config, read_yaml, scheduler_config, unet_config
 from ldm_core.compvis.names import Source, first_stage_source, unet_source
-from ldm_core.compvis.writing import holds, write_tensors
+from ldm_core.compvis.writing import DTYPES, holds, write_tensors
+from ldm_core.condition_loading import TokenizerClass, read_tokenizer
+from ldm_core.config import read_card
 from ldm_core.errors import ModelError
+from ldm_core.loading import UNSCALED
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 
@@ -31,10 +33,10 @@ UNET_PREFIX = "model.diffusion_model."
 # keys of the yaml that say how a model was trained, or what its other keys say already
 TRAINING_ONLY = (
     "base_learning_rate", "channels", "ckpt_path", "concat_keys", "concat_mode", "cond_stage_forward", "cond_stage_key",
-    "cond_stage_trainable", "conditioning_key", "finetune_keys", "first_stage_key", "given_betas", "ignore_keys",
+    "cond_stage_trainable", "conditioning_key", "finetune_keys", "first_stage_key", "ignore_keys",
     "l_simple_weight", "learn_logvar", "load_only_unet", "log_every_t", "logvar_init", "loss_type",
     "monitor", "num_timesteps_cond", "original_elbo_weight", "scale_by_std", "scheduler_config", "unet_trainable",
-    "use_positional_encodings", "v_posterior",
+    "use_positional_encodings",
 )  # fmt: skip
 # weights that sampling has no use for: the schedule's tables, losses, averages beside what is averaged, other halves
 # of CLIP, and what transformers once stored
@@ -63,23 +65,16 @@ def import_checkpoint(
     """
     if out.exists():
         raise ModelError(out, "exists already; choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        model = read_yaml(config)
-        with open_checkpoint(ckpt) as state:
-            job = _Import(ckpt, config, state, half, progress)
-            if model["target"] in DIFFUSION:
-                job.diffusion(model.get("params") or {}, ema, tokenizer)
-            else:
-                job.first_stage(autoencoder_config(config, model, scaling_factor=1.0), prefix="")
-            job.refuse_unused()
-        half.chmod(0o755)
-        half.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as half:
+            written = Path(half) / out.name
+            written.mkdir()
+            with open_checkpoint(ckpt) as state:
+                _Import(ckpt, config, state, written, progress).run(ema, tokenizer)
+            written.rename(out)
     except OSError as error:
         raise ModelError(out, f"cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
     return out
 
 
@@ -91,10 +86,22 @@ class _Import:
     ) -> None:
         self._ckpt, self._config, self._state, self._out, self._progress = ckpt, config, state, out, progress
         self._used: set[str] = set()
+        self._ignored: tuple[str, ...] = IGNORED
 
-    def diffusion(self, params: Mapping[str, Any], ema: bool | None, tokenizer: Path | str | None) -> None:
+    def run(self, ema: bool | None, tokenizer: Path | str | None) -> None:
+        """Everything, the checks included."""
+        model = read_yaml(self._config)
+        try:
+            if model["target"] in DIFFUSION:
+                self._diffusion(Reader(self._config, "params", model.get("params") or {}), ema, tokenizer)
+            else:
+                self._first_stage(autoencoder_config(self._config, model, scaling_factor=1.0), prefix="")
+        except (TypeError, ValueError) as error:  # a value of another type than the research code has there
+            raise ModelError(self._config, f"has a value that makes no sense: {error}") from None
+        self._refuse_unused()
+
+    def _diffusion(self, read: Reader, ema: bool | None, tokenizer: Path | str | None) -> None:
         """A diffusion model with all its parts."""
-        read = Reader(self._config, "params", params)
         scheduler = scheduler_config(self._config, read)
         averaged = read.take("use_ema", True)
         scale = read.take("scale_factor", 1.0)
@@ -108,11 +115,14 @@ class _Import:
         condition = read_condition(self._config, node)
         read.skip(*TRAINING_ONLY)
         read.end()
-        self._is_first_stage = node == "__is_first_stage__"
-        pipeline, folder = _pipeline(condition, unet.in_channels - first_stage.latent_channels)
+        if node == FIRST_STAGE:  # its weights are the first stage's, once more
+            self._ignored = (*IGNORED, "cond_stage_model.")
+        pipeline, folder = _pipeline(condition, unet.in_channels - first_stage.latent_channels, float(scale))
         index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.42.0"}
+        if condition is not None and condition.tokenizer is not None:
+            index["tokenizer"] = ["transformers", self._tokenizer(condition, tokenizer)]
         self._unet(unet, averaged if ema is None else ema)
-        self.first_stage(first_stage, "first_stage_model.", folder)
+        self._first_stage(first_stage, "first_stage_model.", folder)
         index |= {
             "unet": ["diffusers", unet.to_json()["_class_name"]],
             folder: ["diffusers", first_stage.to_json()["_class_name"]],
@@ -121,24 +131,25 @@ class _Import:
         if condition is not None:
             index[condition.folder] = [condition.library, condition.class_name]
             self._condition(condition)
-        if condition is not None and condition.tokenizer is not None:
-            index["tokenizer"] = ["transformers", self._tokenizer(condition, tokenizer)]
         if pipeline.startswith("StableDiffusion"):
             index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
             index["requires_safety_checker"] = False
         _write_json(self._out / "scheduler/scheduler_config.json", scheduler)
         _write_json(self._out / "model_index.json", index)
+        try:
+            read_card(self._out)
+        except ModelError as error:
+            raise ModelError(self._config, error.detail) from None
 
-    def first_stage(self, config: AutoencoderConfig, prefix: str, folder: str = "vqvae") -> None:
+    def _first_stage(self, config: AutoencoderConfig, prefix: str, folder: str = "vqvae") -> None:
         """An autoencoder, alone or of a diffusion model."""
         with torch.device("meta"):
             network = Autoencoder(config)
         self._network(folder, config.to_json(), network, first_stage_source(config), prefix)
 
-    def refuse_unused(self) -> None:
+    def _refuse_unused(self) -> None:
         """Whatever the checkpoint holds beyond what was taken and what is known to be of no use is named."""
-        ignored = (*IGNORED, "cond_stage_model.") if getattr(self, "_is_first_stage", False) else IGNORED
-        left = [key for key in self._state if key not in self._used and not key.startswith(ignored)]
+        left = [key for key in self._state if key not in self._used and not key.startswith(self._ignored)]
         if left:
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise ModelError(
@@ -183,6 +194,8 @@ class _Import:
                 raise ModelError(
                     self._ckpt, f"{keys[name]} has shape {tuple(tensor.shape)}; {self._config.name} asks for another"
                 )
+            if tensor.dtype not in DTYPES:
+                raise ModelError(self._ckpt, f"{keys[name]} is {tensor.dtype}; float32, float16 and bfloat16 are taken")
             shapes[name] = tensor.dtype, tuple(found.shape)
         for name, theirs in (extra or {}).items():
             if (key := prefix + theirs) in self._state:
@@ -208,16 +221,16 @@ class _Import:
             raise ModelError(file, "does not hold what was written to it; is the disk sound?")
 
     def _tokenizer(self, part: ConditionPart, given: Path | str | None) -> str:
-        kind: type[CLIPTokenizer] | type[BertTokenizer] = (
-            CLIPTokenizer if part.folder == "text_encoder" else BertTokenizer
-        )
+        kind: TokenizerClass = CLIPTokenizer if part.folder == "text_encoder" else BertTokenizer
         beside = self._config.parent / str(part.tokenizer)
         name = str(given or (beside if beside.exists() else part.tokenizer))
         try:
-            kind.from_pretrained(name).save_pretrained(str(self._out / "tokenizer"))
-        except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise ModelError(name, f"is no tokenizer that can be read ({reason}); pass --tokenizer DIR") from None
+            tokenizer = read_tokenizer(name, kind, int(part.config["vocab_size"]))
+        except ModelError as error:
+            raise ModelError(error.path, f"{error.detail}; pass --tokenizer DIR") from None
+        if part.pad is not None:
+            tokenizer.pad_token = part.pad
+        tokenizer.save_pretrained(str(self._out / "tokenizer"))
         return kind.__name__
 
 
@@ -231,19 +244,22 @@ def _averaged(key: str) -> str:
     return "model_ema." + key.removeprefix("model.").replace(".", "")
 
 
-def _pipeline(condition: ConditionPart | None, extra: int) -> tuple[str, str]:
-    """The pipeline for which a directory is written, and what the first stage's folder is called there."""
+def _pipeline(condition: ConditionPart | None, extra: int, scale: float) -> tuple[str, str]:
+    """The pipeline for which a directory is written, and what the first stage's folder is called there.
+
+    `extra` channels go behind the latents. diffusers' super-resolution pipeline knows no scaling of latents.
+    """
     match condition.class_name if condition else None, extra:
         case "CLIPTextModel", 0:
             return "StableDiffusionPipeline", "vae"
         case "CLIPTextModel", _:
             return "StableDiffusionInpaintPipeline", "vae"
-        case "LDMBertModel", _:
+        case "LDMBertModel", 0:
             return "LDMTextToImagePipeline", "vqvae"
         case None, 0:
             return "LDMPipeline", "vqvae"
-        case None, _:
-            return "LDMSuperResolutionPipeline", "vqvae"
+        case None, 3 if scale == 1.0:
+            return UNSCALED, "vqvae"
     return "LatentDiffusion", "vqvae"
 
 

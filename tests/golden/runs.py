@@ -23,6 +23,7 @@ class Recorded(NoiseSource):
     """Noise that was drawn before."""
 
     def __init__(self, noises: Sequence[Tensor]) -> None:
+        super().__init__(0)
         self._noises = iter(noises)
 
     def draw(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -127,7 +128,7 @@ def _masked(case: Case, about: dict[str, Any]) -> Quantities:
     samples = list(_samples(case, about, plan, case["masked/q_noise"]))
     for i, sample in enumerate(samples):
         sample.kept = case["masked/x0"][i : i + 1], case["masked/mask"][i : i + 1]
-        keep_known(case.model.schedule, sample)
+        sample.x = keep_known(case.model.schedule, sample, sample.x, 0)
     yield "masked/samples", _walked(case, samples)
 
 

@@ -20,6 +20,7 @@ from ldm_core.autoencoder import Autoencoder
 from ldm_core.compvis import import_checkpoint
 from ldm_core.compvis.configs import autoencoder_config, unet_config
 from ldm_core.compvis.names import first_stage_source, open_clip_source, unet_source
+from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_first_stage, load_model
 from ldm_core.unet import UNet
@@ -107,6 +108,12 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> No
     assert key in said and "not finite" in said
 
 
+def test_weights_of_another_dtype_are_named(tmp_path: Path) -> None:
+    key = "first_stage_model.decoder.conv_out.bias"
+    said = refusal(tmp_path, with_state(tmp_path, lambda state: state.update({key: state[key].double()})))
+    assert key in said and "float64" in said
+
+
 def test_weights_that_have_no_place_are_named(tmp_path: Path) -> None:
     said = refusal(tmp_path, with_state(tmp_path, lambda state: state.update(extra=torch.zeros(1))))
     assert "no place for: extra" in said
@@ -121,6 +128,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda m: m["params"]["unet_config"]["params"].update(secret=1), "secret"),
     "unsupported value": (lambda m: m["params"]["unet_config"]["params"].update(dims=3), "dims = 3"),
     "missing key": (lambda m: m["params"]["unet_config"]["params"].pop("model_channels"), "model_channels is missing"),
+    "no mapping": (lambda m: m["params"]["first_stage_config"]["params"].update(ddconfig=[1]), "is no mapping"),
+    "a value of another type": (
+        lambda m: m["params"]["unet_config"]["params"].update(channel_mult="1,2"), "makes no sense"
+    ),
+    "betas of its own": (lambda m: m["params"].update(given_betas=[0.1]), "given_betas"),
+    "no task": (lambda m: m["params"].update(cond_stage_config="__is_first_stage__"), "fit no task"),
     "schedule": (lambda m: m["params"].update(beta_schedule="sqrt"), "beta_schedule = 'sqrt'"),
 }  # fmt: skip
 
@@ -143,6 +156,27 @@ def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exists"):
         import_checkpoint(UNCOND / "model.ckpt", UNCOND / "model.yaml", tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="cannot be written"):
+        import_checkpoint(UNCOND / "model.ckpt", UNCOND / "model.yaml", tmp_path / "file" / "out")
+
+
+def test_a_tokenizer_must_have_a_vocabulary_that_the_encoder_knows(tmp_path: Path) -> None:
+    case = DATA / "v-text2img-bert"
+    (tmp_path / "empty").mkdir()
+    for tokenizer, named in ((tmp_path / "empty", "no vocabulary"), (DATA / "v-sd1" / "clip-tiny", "--tokenizer")):
+        with pytest.raises(ModelError, match=named):
+            import_checkpoint(case / "model.ckpt", case / "model.yaml", tmp_path / "out", tokenizer=tokenizer)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_from_before_zip_files_is_read(tmp_path: Path) -> None:
+    checkpoint = torch.load(UNCOND / "model.ckpt", weights_only=True)
+    torch.save(checkpoint, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert import_checkpoint(tmp_path / "old.ckpt", UNCOND / "model.yaml", tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -234,6 +268,8 @@ def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
     )
     model = load_model(out)
     assert model.schedule.prediction_type == "v_prediction"
+    assert isinstance(model.condition, TextEncoder)
+    assert model.condition.tokenize(["a palm tree"])[0, -1] == 0  # open_clip pads with the first token
     assert model.unet.config.use_linear_projection and model.unet.config.attention_head_dim == (2, 4, 2, 2)
     ids = torch.randint(49000, (2, 77))
     with torch.inference_mode():

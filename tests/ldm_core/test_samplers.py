@@ -140,6 +140,24 @@ def test_any_number_of_steps_ends_at_the_data(name: str, steps: int) -> None:
         assert abs(last.mean() - 0.3) < 0.1 and 0.2 < last.std() < 0.7
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schedule_that_ends_in_pure_noise_gives_finite_latents(name: str) -> None:
+    torch.manual_seed(0)
+    config = {**CONFIG, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    schedule = NoiseSchedule.from_config({**config, "timestep_spacing": "trailing", "_class_name": "DDIMScheduler"})
+    plan = make_plan(schedule, name, 10)
+    x = torch.randn(1, 4, 32, 32)
+    past = x.new_zeros(1, MEMORY, *x.shape[1:])
+    for i in range(len(plan)):
+        line = plan.alpha_bar[i : i + 1], plan.weights[i : i + 1]
+        a, b = line[0].double().sqrt(), (1 - line[0].double()).sqrt()
+        x0 = 0.3 + 0.25 * a * (x.double() - 0.3 * a) / (0.25 * a**2 + b**2)  # of data spread as N(0.3, 0.5²)
+        v = (a * x.double() - x0) / b
+        x, _, past = update(x, v.float(), past, torch.randn(x.shape), *line, "v_prediction")
+    assert x.isfinite().all()
+    assert abs(x.mean() - 0.3) < 0.15 and 0.2 < x.std() < 0.8
+
+
 def test_rows_of_all_samplers_in_one_update_are_what_they_are_alone() -> None:
     torch.manual_seed(0)
     schedule = NoiseSchedule.from_config({"_class_name": "DDIMScheduler", **CONFIG})

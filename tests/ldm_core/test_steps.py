@@ -1,0 +1,119 @@
+"""`LatentDiffusion.step`: it changes everything or nothing, and every kind of sample fits beside every other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm_core import tasks
+from ldm_core.model import LatentDiffusion
+from ldm_core.params import SAMPLERS, GenerationParams
+from ldm_core.tasks import Sample
+from ldm_core.unet import UNet
+from tests.tiny import tiny_models
+
+PICTURE = Image.effect_noise((64, 64), 80).convert("RGB")
+MASK = Image.new("L", (64, 64))
+MASK.paste(255, (16, 16, 48, 48))
+
+
+def params(**changes: Any) -> GenerationParams:
+    common: dict[str, Any] = {
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "guidance_scale": 3.0,
+        "seed": 5,
+        "prompt": "a boat",
+    }
+    return GenerationParams(**{"task": "txt2img", **common, **changes})
+
+
+def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
+    image = PICTURE if asked.task == "inpaint" or asked.strength is not None else None
+    with torch.inference_mode():
+        return tasks.begin(model, asked, 0, image, MASK if asked.task == "inpaint" else None)
+
+
+def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
+    while left := [sample for sample in samples if not sample.done]:
+        model.step(left, rows=2)
+    return [sample.x for sample in samples]
+
+
+REQUESTS = [
+    *(params(sampler=name) for name in SAMPLERS),
+    params(eta=1.0, seed=9),
+    params(guidance_scale=1.0),
+    params(strength=0.5, steps=6),
+    params(task="inpaint", sampler="euler_a"),
+]
+
+
+def test_requests_of_every_kind_together_are_what_they_are_alone() -> None:
+    model = tiny_models()["scenes"]
+    alone = [walk(model, [begin(model, asked)])[0] for asked in REQUESTS]
+    together = walk(model, [begin(model, asked) for asked in REQUESTS])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("fails", ["predict", "draw"])
+def test_a_step_that_raises_spends_no_noise_and_changes_nothing(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models()["scenes"]
+    asked = [params(eta=1.0), params(sampler="ddpm", seed=6), params(task="inpaint", sampler="euler_a")]
+    expected = walk(model, [begin(model, one) for one in asked])
+
+    samples = [begin(model, one) for one in asked]
+    broken = samples[-1]
+    with monkeypatch.context() as patch:
+        if fails == "predict":
+            patch.setattr(model, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        else:  # the last one's noise cannot be had, when the others' is drawn
+            patch.setattr(type(broken.noise), "draw", _drawing_but_for(broken.noise))
+        with pytest.raises(RuntimeError):
+            model.step(samples, rows=2)
+    assert [sample.step for sample in samples] == [0, 0, 0]
+    assert all(torch.equal(a, b) for a, b in zip(walk(model, samples), expected, strict=True))
+
+
+def _drawing_but_for(broken: Any) -> Any:
+    draw = type(broken).draw
+
+    def drawing(self: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        if self is broken:
+            raise RuntimeError("out of memory")
+        return Tensor(draw(self, shape, device))
+
+    return drawing
+
+
+def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
+    """What is known is noised anew at every step: in the end the latents there are the picture's own."""
+    model = tiny_models()["scenes"]
+    plain = tiny_without_hole(model)
+    sample = begin(plain, params(task="inpaint", guidance_scale=1.0))
+    assert sample.concat is None and sample.kept is not None
+    latents, mask = sample.kept
+    while not sample.done:
+        previous = sample.step
+        plain.step([sample], rows=1)
+        if not sample.done:
+            level = plain.schedule.alpha_bar[sample.plan.t[previous + 1]]
+            noise = (sample.x - level.sqrt() * latents) / (1 - level).sqrt()
+            known = noise[(mask > 0).expand_as(noise)]
+            assert abs(known.mean()) < 0.2 and 0.8 < known.std() < 1.2
+    with torch.inference_mode():
+        picture = tasks.decode(plain, sample)
+    assert torch.equal(picture[:, :8], sample.known[0][0, :, :8] / 2 + 0.5)  # type: ignore[index]
+
+
+def tiny_without_hole(model: LatentDiffusion) -> LatentDiffusion:
+    """The tiny model with a U-Net that takes latents alone."""
+    torch.manual_seed(0)
+    unet = UNet(replace(model.unet.config, in_channels=4)).eval().requires_grad_(False)
+    return replace(model, unet=unet)
