@@ -94,6 +94,8 @@ BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
 
 
 def _tokenizer(path: Path, kind: TokenizerClass, entries: int) -> Tokenizer:
+    if not path.is_dir():
+        raise ModelError(path, "is missing")
     return cast("Tokenizer", read_tokenizer(str(path), kind, entries))
 
 

@@ -35,6 +35,7 @@ class ModelCard:
     max_pixels: int
     default_steps: int
     default_guidance_scale: float
+    inpaint_guidance_scale: float | None = None  # where it is not the other tasks': strong guidance shows as a seam
     default_for: tuple[Task, ...] = ()
     max_steps: int = MAX_STEPS  # timesteps of its noise schedule
     samplers: tuple[str, ...] = SAMPLERS
@@ -53,6 +54,12 @@ class ModelCard:
     def min_side(self) -> int:
         """The smallest side an input picture may have: one cell of the coarsest U-Net level."""
         return max(1, self.size_multiple // self.scale)
+
+    def guidance_for(self, task: Task) -> float:
+        """The guidance scale of a request that names none."""
+        if task == "inpaint" and self.inpaint_guidance_scale is not None:
+            return self.inpaint_guidance_scale
+        return self.default_guidance_scale
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -56,7 +56,7 @@ async def prepare(broker: Broker, task: Task, body: JobRequest, request_id: str)
         width=inputs.width,
         height=inputs.height,
         steps=card.default_steps if body.steps is None else body.steps,
-        guidance_scale=card.default_guidance_scale if body.guidance_scale is None else body.guidance_scale,
+        guidance_scale=card.guidance_for(task) if body.guidance_scale is None else body.guidance_scale,
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,

@@ -52,7 +52,7 @@ def measure_txt2img(model: LatentDiffusion, scenes: Sequence[HeldOut], classifie
     found = classifier.read(np.stack(pictures))
     truth = labels([item.scene for item in scenes])
     said = np.array([item.caption.flags() for item in scenes])
-    return {"captions": len(scenes), **_settings(model), **obedience(found, truth, said)}
+    return {"captions": len(scenes), **_settings(model, "txt2img"), **obedience(found, truth, said)}
 
 
 def obedience(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> Figures:
@@ -91,7 +91,7 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
     names = list(ATTRIBUTES)
     return {
         "pictures": len(jobs),
-        **_settings(model),
+        **_settings(model, "inpaint"),
         "new_colour": _count(right[:, names.index("house")]),
         "kept": {name: _count(right[:, names.index(name)]) for name in KEPT},
         "seam_levels": float(np.mean(seams)),
@@ -115,7 +115,7 @@ def measure_superres(model: LatentDiffusion, originals: Sequence[Pixels]) -> Fig
     return {
         "pictures": len(originals),
         "size": list(_size(originals[0])),
-        **_settings(model),
+        **_settings(model, "superres"),
         "model": _closeness(originals, ours),
         "bicubic": _closeness(originals, bicubic),
         "better_than_bicubic": share(wins, len(originals)),
@@ -129,14 +129,14 @@ def _params(model: LatentDiffusion, task: Task, size: tuple[int, int], seed: int
         width=size[0],
         height=size[1],
         steps=model.card.default_steps,
-        guidance_scale=model.card.default_guidance_scale,
+        guidance_scale=model.card.guidance_for(task),
         seed=seed,
         prompt=prompt,
     )
 
 
-def _settings(model: LatentDiffusion) -> Figures:
-    return {"steps": model.card.default_steps, "guidance_scale": model.card.default_guidance_scale}
+def _settings(model: LatentDiffusion, task: Task) -> Figures:
+    return {"steps": model.card.default_steps, "guidance_scale": model.card.guidance_for(task)}
 
 
 def _closeness(originals: Sequence[Pixels], others: Sequence[Pixels]) -> Figures:

@@ -140,7 +140,8 @@ def _txt2img(drawn: Figures) -> Iterator[str]:
 
 def _inpaint(painted: Figures) -> Iterator[str]:
     kept = ", ".join(f"{name} {counted(count)}" for name, count in painted["kept"].items())
-    yield f"### Inpainting ({painted['pictures']} houses painted anew in another colour)"
+    settings = f"{painted['steps']} steps, guidance {painted['guidance_scale']}"
+    yield f"### Inpainting ({painted['pictures']} houses painted anew in another colour, {settings})"
     yield ""
     yield f"- New colour right: {counted(painted['new_colour'])}. Kept: {kept}."
     yield (

@@ -83,7 +83,8 @@ class Run:
         size = self.recipe.size
         shared = {"created": int(time.time()), "native_size": [size, size]}
         services = {
-            "scenes": {"default_steps": 25, "default_guidance_scale": 4.0, "default_for": ["txt2img", "inpaint"]},
+            "scenes": {"default_steps": 25, "default_guidance_scale": 4.0, "inpaint_guidance_scale": 2.0,
+                       "default_for": ["txt2img", "inpaint"]},
             "scenes-superres": {"default_steps": 10, "default_guidance_scale": 1.0, "default_for": ["superres"],
                                 "noise_level": 0},
         }  # fmt: skip

@@ -63,7 +63,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: change_json(d / "scheduler/scheduler_config.json", prediction_type="flow"),
         r"scheduler_config\.json: prediction_type = 'flow'",
     ),
-    "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), r"tokenizer: cannot be read"),
+    "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), r"tokenizer: is missing"),
     "unknown service key": (lambda d: change_json(d / "service.json", colour="red"), r"service\.json: .*'colour'"),
 }
 
@@ -92,6 +92,6 @@ def test_published_variants_load(directory: Path) -> None:
     state = {key.removeprefix("text_model."): value for key, value in load_file(text).items()}
     save_file({f"text_model.{key}": value for key, value in state.items()}, text)
     plain, variant = (load_model(path, "cpu", torch.float32) for path in (BUILTIN, directory))
-    for ours, theirs in ((plain.autoencoder, variant.autoencoder), (plain.text, variant.text)):
+    for ours, theirs in ((plain.autoencoder, variant.autoencoder), (plain.condition, variant.condition)):
         for key, value in ours.state_dict().items():
             assert torch.equal(value, theirs.state_dict()[key]), key
