@@ -170,4 +170,5 @@ class LatentDiffusion:
 def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     """All of them or none: samples of one model have the same channels."""
     present = [part for part in parts if part is not None]
+    assert len(present) in {0, len(parts)}, "rows of two shapes share a batch key"
     return torch.cat(present) if present else None

@@ -16,21 +16,24 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
     """`load_state_dict` whose error lists what is missing, unexpected, of another shape or not finite."""
     expected = module.state_dict()
     problems = [
-        *_listed("missing", [key for key in expected if key not in state]),
-        *_listed("unexpected", [key for key in state if key not in expected]),
-        *_listed("of another shape", [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]),
-        *_listed("not finite", [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]),
+        *_problem("missing", [key for key in expected if key not in state]),
+        *_problem("unexpected", [key for key in state if key not in expected]),
+        *_problem("of another shape", [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]),
+        *_problem("not finite", [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]),
     ]
     if problems:
         raise ModelError(path, "; ".join(problems))
     module.load_state_dict(state, assign=False)
 
 
-def _listed(what: str, keys: list[str]) -> list[str]:
-    if not keys:
-        return []
+def _problem(what: str, keys: list[str]) -> list[str]:
+    return [f"{what}: {listed(keys)}"] if keys else []
+
+
+def listed(keys: list[str]) -> str:
+    """The first few, and how many more there are."""
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return [f"{what}: {', '.join(keys[:5])}{more}"]
+    return ", ".join(keys[:5]) + more
 
 
 def weights_file(path: Path) -> Path:

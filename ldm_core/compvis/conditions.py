@@ -52,7 +52,7 @@ class ConditionPart:
     prefix: str = ""
     tokenizer: str | None = None
     pad: str | None = None  # where it is not the tokenizer's own: open_clip pads with id 0, which is "!"
-    extra: Mapping[str, str] | None = None  # further tensors to carry along: our name → theirs
+    extra: tuple[str, ...] = ()  # further tensors to carry along, where there are any
 
 
 def read_condition(path: Path, node: Any) -> ConditionPart | None:
@@ -80,10 +80,7 @@ def _class(path: Path, read: Reader) -> ConditionPart:
     read.end()
     with torch.device("meta"):
         network = ClassEmbedder(config)
-    return ConditionPart(
-        folder="condition", library="ldm_core", class_name="ClassEmbedder", config=config.to_json(), network=network,
-        source=Source, prefix="cond_stage_model.",
-    )  # fmt: skip
+    return _own_part(config.to_json(), network)
 
 
 def _rescaler(path: Path, read: Reader) -> ConditionPart:
@@ -98,8 +95,13 @@ def _rescaler(path: Path, read: Reader) -> ConditionPart:
     read.end()
     with torch.device("meta"):
         network = SpatialRescaler(config)
+    return _own_part(config.to_json(), network)
+
+
+def _own_part(config: Mapping[str, Any], network: nn.Module) -> ConditionPart:
+    """An encoder of this library's, whose weights have the same names there and here."""
     return ConditionPart(
-        folder="condition", library="ldm_core", class_name="SpatialRescaler", config=config.to_json(), network=network,
+        folder="condition", library="ldm_core", class_name=config["_class_name"], config=config, network=network,
         source=Source, prefix="cond_stage_model.",
     )  # fmt: skip
 
@@ -121,7 +123,7 @@ def _bert(path: Path, read: Reader) -> ConditionPart:
     common: dict[str, Any] = {
         "network": network, "source": bert_source, "prefix": "cond_stage_model.transformer.",
         # the head that predicts words: ours does without, diffusers' class has it
-        "extra": {f"to_logits.{part}": f"to_logits.{part}" for part in ("weight", "bias")},
+        "extra": ("to_logits.weight", "to_logits.bias"),
     }  # fmt: skip
     if not tokenized:
         layout = {**config.to_json(), "_class_name": "LayoutEncoder"}

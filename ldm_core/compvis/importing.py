@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,10 +21,12 @@ from ldm_core.compvis.names import Source, first_stage_source, unet_source
 from ldm_core.compvis.writing import DTYPES, holds, write_tensors
 from ldm_core.condition_loading import TokenizerClass, read_tokenizer
 from ldm_core.config import read_card
+from ldm_core.directory import write_json
 from ldm_core.errors import ModelError
 from ldm_core.loading import UNSCALED
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
+from ldm_core.weights import listed
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +135,8 @@ class _Import:
         if pipeline.startswith("StableDiffusion"):
             index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
             index["requires_safety_checker"] = False
-        _write_json(self._out / "scheduler/scheduler_config.json", scheduler)
-        _write_json(self._out / "model_index.json", index)
+        write_json(self._out / "scheduler/scheduler_config.json", scheduler)
+        write_json(self._out / "model_index.json", index)
         try:
             read_card(self._out)
         except ModelError as error:
@@ -151,10 +152,7 @@ class _Import:
         """Whatever the checkpoint holds beyond what was taken and what is known to be of no use is named."""
         left = [key for key in self._state if key not in self._used and not key.startswith(self._ignored)]
         if left:
-            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-            raise ModelError(
-                self._ckpt, f"holds weights that {self._config.name} has no place for: {', '.join(left[:5])}{more}"
-            )
+            raise ModelError(self._ckpt, f"holds weights that {self._config.name} has no place for: {listed(left)}")
 
     def _unet(self, config: UNetConfig, ema: bool) -> None:
         with torch.device("meta"):
@@ -170,36 +168,36 @@ class _Import:
     def _condition(self, part: ConditionPart) -> None:
         folder = self._out / part.folder
         if part.network is None or part.source is None:
-            _write_json(folder / "config.json", part.config)
+            write_json(folder / "config.json", part.config)
             return
-        self._network(part.folder, part.config, part.network, part.source, part.prefix, extra=part.extra or {})
+        self._network(part.folder, part.config, part.network, part.source, part.prefix, extra=part.extra)
 
     def _network(
         self, folder: str, config: Mapping[str, Any], network: nn.Module, source: Callable[[str], Source], prefix: str,
-        rename: Callable[[str], str] | None = None, extra: Mapping[str, str] | None = None,
+        rename: Callable[[str], str] | None = None, extra: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """One component: every parameter of `network`, found, checked and written."""
         self._progress(f"{folder}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
-        sources = {name: source(name) for name in parameters(network)}
+        wanted = parameters(network)
+        sources = {name: source(name) for name in wanted}
         keys = {name: (rename or str)(prefix + found.key) for name, found in sources.items()}
         missing = [key for key in keys.values() if key not in self._state]
         if missing:
-            raise ModelError(self._ckpt, f"lacks what {self._config.name} asks for: {_listed(missing)}")
+            raise ModelError(self._ckpt, f"lacks what {self._config.name} asks for: {listed(missing)}")
         shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        for name, wanted in parameters(network).items():
+        for name, ours in wanted.items():
             tensor = self._state[keys[name]]
-            with torch.device("meta"):
-                found = sources[name].of(torch.empty_like(tensor, device="meta"))
-            if found.shape != wanted.shape:
+            found = sources[name].of(torch.empty_like(tensor, device="meta"))
+            if found.shape != ours.shape:
                 raise ModelError(
                     self._ckpt, f"{keys[name]} has shape {tuple(tensor.shape)}; {self._config.name} asks for another"
                 )
             if tensor.dtype not in DTYPES:
                 raise ModelError(self._ckpt, f"{keys[name]} is {tensor.dtype}; float32, float16 and bfloat16 are taken")
             shapes[name] = tensor.dtype, tuple(found.shape)
-        for name, theirs in (extra or {}).items():
-            if (key := prefix + theirs) in self._state:
-                keys[name], sources[name] = key, Source(theirs)
+        for name in extra:
+            if (key := prefix + name) in self._state:
+                keys[name], sources[name] = key, Source(name)
                 shapes[name] = self._state[key].dtype, tuple(self._state[key].shape)
         self._used |= set(keys.values())
 
@@ -215,7 +213,7 @@ class _Import:
 
         transformers = config.get("architectures") is not None and "_class_name" not in config
         file = self._out / folder / ("model.safetensors" if transformers else "diffusion_pytorch_model.safetensors")
-        _write_json(self._out / folder / "config.json", config)
+        write_json(self._out / folder / "config.json", config)
         write_tensors(file, shapes, checked)
         if not holds(file, shapes, read):
             raise ModelError(file, "does not hold what was written to it; is the disk sound?")
@@ -232,11 +230,6 @@ class _Import:
             tokenizer.pad_token = part.pad
         tokenizer.save_pretrained(str(self._out / "tokenizer"))
         return kind.__name__
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(keys[:5]) + more
 
 
 def _averaged(key: str) -> str:
@@ -261,8 +254,3 @@ def _pipeline(condition: ConditionPart | None, extra: int, scale: float) -> tupl
         case None, 3 if scale == 1.0:
             return UNSCALED, "vqvae"
     return "LatentDiffusion", "vqvae"
-
-
-def _write_json(file: Path, data: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(data, indent=2) + "\n")

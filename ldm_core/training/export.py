@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_core.autoencoder import Autoencoder
+from ldm_core.directory import write_json
 from ldm_core.unet import UNet
 
 VERSION = "0.42.0"  # of diffusers, whose layout this is
@@ -81,8 +81,3 @@ def _write_network(directory: Path, network: nn.Module, config: Mapping[str, Any
     write_json(directory / "config.json", {"_diffusers_version": VERSION, **config})
     state = {key: value.detach().half().cpu().contiguous() for key, value in network.state_dict().items()}
     save_file(state, directory / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(data, indent=2) + "\n")

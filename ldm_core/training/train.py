@@ -16,9 +16,10 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_core.autoencoder import Autoencoder
+from ldm_core.directory import write_json
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.training.corpus import Corpus, load_corpus, with_latents
-from ldm_core.training.export import LOW_RES_SCHEDULER, SCHEDULERS, export_model, write_json
+from ldm_core.training.export import LOW_RES_SCHEDULER, SCHEDULERS, export_model
 from ldm_core.training.first_stage import train_autoencoder
 from ldm_core.training.loop import Session, TimeUp
 from ldm_core.training.recipe import RECIPES, Recipe
