@@ -22,7 +22,8 @@ import torch
 import yaml
 
 from ldm_core.autoencoder import Autoencoder
-from ldm_core.compvis.conditions import parameters, read_condition
+from ldm_core.compvis.components import parameters
+from ldm_core.compvis.conditions import read_condition
 from ldm_core.compvis.configs import autoencoder_config, unet_config
 from ldm_core.compvis.names import clip_source, first_stage_source, unet_source
 from ldm_core.training.scenes.tokenizer import write_tokenizer

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
-from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import BertTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ldm_core.clip_embedder import ClipEmbedder
 from ldm_core.conditioning import (
     ClassEmbedder,
     ClassEmbedderConfig,
@@ -48,6 +49,13 @@ def _clip_text(path: Path) -> TextEncoder:
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
+def _clip_embedder(path: Path) -> ClipEmbedder:
+    clip = CLIPModel(CLIPConfig(**read_json(path / "config.json")))
+    load_strictly(clip, read_weights(path), weights_file(path))
+    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, clip.config.text_config.vocab_size)  # type: ignore[union-attr]
+    return ClipEmbedder(tokenizer, clip)
+
+
 def _bert_text(path: Path) -> TextEncoder:
     transformer = _text_transformer(path)
     tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer, transformer.config.vocab_size)
@@ -85,6 +93,7 @@ def _masked_picture(path: Path) -> MaskedPicture:
 
 BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
     "CLIPTextModel": _clip_text,
+    "CLIPModel": _clip_embedder,
     "LDMBertModel": _bert_text,
     "LayoutEncoder": _layout,
     "ClassEmbedder": _class_embedder,

@@ -1,7 +1,8 @@
 """The condition encoders τθ (paper section 3.3): what a request says, as tokens to attend to or as channels.
 
-Text, class and layout become a context (1, L, D) for cross-attention; a semantic map becomes channels (1, C, h, w) that
-are concatenated to the latents. All of them encode one request at a time, so that its bytes do not depend on others'.
+Text, pictures, class and layout become a context (1, L, D) for cross-attention; a semantic map becomes channels
+(1, C, h, w) that are concatenated to the latents. All of them encode one request at a time, so that its bytes do not
+depend on others'.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
+from ldm_core.image import Pictures
 from ldm_core.params import GenerationParams, LayoutObject
 from ldm_core.text_transformer import TextTransformer
 
@@ -28,15 +30,21 @@ class Tokenizer(Protocol):
     def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
 
 
+def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], length: int) -> Tensor:
+    """(B, length) int64, on the CPU: padded or cut."""
+    batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return torch.as_tensor(batch["input_ids"])
+
+
 class Condition(nn.Module):
     """What every condition encoder answers. This one is that of an unconditional model: nothing."""
 
-    def context(self, params: GenerationParams) -> Tensor | None:
+    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor | None:
         """What to attend to, (1, L, D)."""
         return None
 
-    def unconditional(self, params: GenerationParams) -> Tensor | None:
-        """The context that takes its place in the unconditional rows of guidance; None: the model has no guidance."""
+    def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor | None:
+        """What takes the place of `context` in the unconditional rows of guidance; None: the model has no guidance."""
         return None
 
 
@@ -49,19 +57,16 @@ class TextEncoder(Condition):
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(B, L) int64, on the CPU."""
-        batch = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
-        )
-        return torch.as_tensor(batch["input_ids"])
+        return tokenize(self.tokenizer, prompts, self.max_tokens)
 
     def forward(self, token_ids: Tensor) -> Tensor:  # (B, L) → (B, L, D)
         out = self.transformer(token_ids)
         return out if isinstance(out, Tensor) else torch.as_tensor(out.last_hidden_state)
 
-    def context(self, params: GenerationParams) -> Tensor:
+    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
         return self._encode(params.prompt)
 
-    def unconditional(self, params: GenerationParams) -> Tensor:
+    def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor:
         return self._encode(params.negative_prompt)
 
     def _encode(self, prompt: str) -> Tensor:
@@ -96,10 +101,10 @@ class ClassEmbedder(Condition):
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding(labels)[:, None]
 
-    def context(self, params: GenerationParams) -> Tensor:
+    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
         return self._encode(params.class_id or 0)
 
-    def unconditional(self, params: GenerationParams) -> Tensor | None:
+    def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor | None:
         return None if self.config.unconditional_class is None else self._encode(self.config.unconditional_class)
 
     def _encode(self, label: int) -> Tensor:
@@ -120,7 +125,7 @@ class LayoutEncoder(Condition):
     def forward(self, tokens: Tensor) -> Tensor:  # (B, L) → (B, L, D)
         return self.transformer(tokens)
 
-    def context(self, params: GenerationParams) -> Tensor:
+    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
         return self(self.tokens(params.objects or ()).to(next(self.transformer.parameters()).device))
 
     def tokens(self, objects: Sequence[LayoutObject]) -> Tensor:

@@ -11,7 +11,7 @@ from ldm_core.directory import find_components, read_json
 from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, UnsupportedTask
 from ldm_core.params import MAX_STEPS, SAMPLERS, GenerationParams, Task
 
-TEXT = ("CLIPTextModel", "LDMBertModel")
+TEXT = ("CLIPTextModel", "LDMBertModel", "CLIPModel")
 OTHERS: Mapping[tuple[str | None, str | None], Task] = {
     (None, ""): "unconditional",
     (None, "hole"): "inpaint",
@@ -21,6 +21,7 @@ OTHERS: Mapping[tuple[str | None, str | None], Task] = {
     ("SpatialRescaler", "picture"): "semantic2img",
 }
 FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no picture gives the size
+MAX_NEIGHBORS = 20  # as many as the retrieval-augmented models were trained with
 GUIDED = (*TEXT, "ClassEmbedder")  # condition encoders that know what no condition is
 
 
@@ -46,6 +47,8 @@ class ModelCard:
     labels: tuple[str, ...] = ()  # names of classes or of things in maps and layouts, by id
     label_count: int = 0  # ids go from 0 to one below it; 0: this model knows no labels
     max_objects: int = 0  # in a layout
+    max_neighbors: int = 0  # pictures that a retrieval-augmented model is given to look at
+    neighbor_size: int = 0  # side of the square, in pixels, in which it sees each of them
     noise_level: int = 20  # super-resolution: how much noise goes onto the small picture, an index of its schedule
     created: int = 0
     owned_by: str = "ldm-service"
@@ -120,6 +123,10 @@ class ModelCard:
         """Holds an input picture's size, in pixels, against this model's limits. Raises InvalidImage."""
         if min(width, height) < self.min_side:
             raise InvalidImage(field, f"is {width}x{height}, each side must be at least {self.min_side} pixels")
+        self.check_max_pixels(field, width, height)
+
+    def check_max_pixels(self, field: str, width: int, height: int) -> None:
+        """Holds an input picture against the largest this model takes. Raises InvalidImage."""
         if width * height * self.scale**2 > self.max_pixels:
             limit = self.max_pixels // self.scale**2
             raise InvalidImage(field, f"is {width}x{height}, at most {limit} pixels are taken by model {self.id!r}")
@@ -151,7 +158,7 @@ def read_card(directory: Path | str) -> ModelCard:
         "tile": 2 * side,
         "text": parts.condition_class in TEXT,
         "guidance": parts.condition_class in GUIDED,
-        **({} if parts.condition is None else _labels(read_json(parts.condition / "config.json"))),
+        **({} if parts.condition is None else _takes(read_json(parts.condition / "config.json"))),
     }
     if (root / "service.json").exists():
         card.update(read_json(root / "service.json"))
@@ -161,8 +168,8 @@ def read_card(directory: Path | str) -> ModelCard:
         raise ModelError(root / "service.json", str(error).split(") ", 1)[-1]) from None
 
 
-def _labels(condition: Mapping[str, Any]) -> dict[str, Any]:
-    """How many labels a condition encoder knows."""
+def _takes(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """How many labels, things or pictures a condition encoder takes."""
     match condition.get("_class_name"):
         case "ClassEmbedder":
             unconditional = condition.get("unconditional_class")
@@ -176,6 +183,8 @@ def _labels(condition: Mapping[str, Any]) -> dict[str, Any]:
                 "label_count": condition["vocab_size"] - 1,  # the last one stands for nothing
                 "max_objects": (condition["max_position_embeddings"] - 2) // 3,
             }
+        case None if condition.get("model_type") == "clip":
+            return {"max_neighbors": MAX_NEIGHBORS, "neighbor_size": condition["vision_config"]["image_size"]}
     return {}
 
 

@@ -12,7 +12,7 @@ from ldm_core.errors import ModelError
 
 FIRST_STAGES = ("vae", "vqvae")
 TEXT_COMPONENTS = ("text_encoder", "bert")
-MODEL_TYPES = {"clip_text_model": "CLIPTextModel", "ldmbert": "LDMBertModel"}
+MODEL_TYPES = {"clip_text_model": "CLIPTextModel", "clip": "CLIPModel", "ldmbert": "LDMBertModel"}
 CONDITIONS = (*TEXT_COMPONENTS, "condition")
 
 

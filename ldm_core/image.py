@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -20,6 +20,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 HALF_GREY = 128
 SizeCheck = Callable[[str, int, int], None]
+Pictures = Mapping[str, Image.Image]  # the input pictures of a job: image, mask, neighbor0, ...
 
 
 def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
@@ -89,6 +90,18 @@ def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255
     opaque = Image.new("RGB", picture.size, background)
     opaque.paste(picture, mask=picture.getchannel("A"))
     return opaque
+
+
+def central_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of an RGB picture, scaled so that its shorter side is `side` pixels: how CLIP looks at pictures.
+
+    A square of that side is left as it is.
+    """
+    scale = side / min(picture.size)
+    width, height = (max(side, int(length * scale)) for length in picture.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + side, top + side))
 
 
 def to_png(picture: Image.Image) -> bytes:

@@ -14,7 +14,7 @@ from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.condition_loading import build_condition
 from ldm_core.conditioning import Condition
 from ldm_core.config import read_card
-from ldm_core.directory import TEXT_COMPONENTS, find_components, read_json
+from ldm_core.directory import CONDITIONS, find_components, read_json
 from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
 from ldm_core.schedule import NoiseSchedule
@@ -73,7 +73,7 @@ def _content_hash(path: Path) -> str:
     """Of all that a component is made from; a text encoder's tokenizer lies beside it."""
     read_json(path / "config.json")
     files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
-    if path.name in TEXT_COMPONENTS:
+    if path.name in CONDITIONS:
         files += sorted((path.parent / "tokenizer").glob("*.*"))
     digest = hashlib.sha256()
     for file in files:

@@ -93,17 +93,21 @@ class LatentDiffusion:
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
         *,
+        neighbors: Sequence[Image.Image] = (),
         rows: int = 2,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """Runs one job alone and returns its `params.n` pictures.
 
-        `rows` is the fixed number of rows of every U-Net call (ARCHITECTURE.md, "Same bytes"). `progress` is called
-        with (steps done, steps). Raises RequestError for what the model does not take.
+        `neighbors` are what a retrieval-augmented model is given to look at. `rows` is the fixed number of rows of
+        every U-Net call (ARCHITECTURE.md, "Same bytes"). `progress` is called with (steps done, steps). Raises
+        RequestError for what the model does not take.
         """
+        given = {"image": image, "mask": mask, **{f"neighbor{i}": each for i, each in enumerate(neighbors)}}
+        inputs = {name: picture for name, picture in given.items() if picture is not None}
         pictures = []
         for index in range(params.n):
-            sample = tasks.begin(self, params, index, image, mask)
+            sample = tasks.begin(self, params, index, inputs)
             while not sample.done:
                 self.step([sample], rows)
                 if progress is not None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_core.image import Pictures
 from ldm_core.inpainting import (
     inpainting_channels,
     keep_known,
@@ -83,11 +84,10 @@ class Sample:
         return self.noise.draw(tuple(self.x.shape), self.x.device)
 
 
-def begin(
-    model: LatentDiffusion, params: GenerationParams, index: int, image: Image.Image | None, mask: Image.Image | None
-) -> Sample:
+def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures: Pictures) -> Sample:
     """Everything before the first step for picture `index` of a job. Raises RequestError."""
     model.card.check(params)
+    image, mask = pictures.get("image"), pictures.get("mask")
     noise = NoiseSource(params.image_seed(index))
     factor, multiple = model.autoencoder.config.factor, model.card.size_multiple
     width, height = (-(-side // multiple) * multiple for side in (params.width, params.height))
@@ -97,7 +97,7 @@ def begin(
         plan=make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params)),
         noise=noise,
         size=(params.width, params.height),
-        context=_context(model, params),
+        context=_context(model, params, pictures),
         guidance_scale=params.guidance_scale,
     )
     if params.task == "superres":
@@ -142,12 +142,13 @@ def finish(model: LatentDiffusion, sample: Sample) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _context(model: LatentDiffusion, params: GenerationParams) -> Tensor | None:
-    cond = model.condition.context(params)
+def _context(model: LatentDiffusion, params: GenerationParams, pictures: Pictures) -> Tensor | None:
+    cond = model.condition.context(params, pictures)
     if params.guidance_scale == 1.0:
         return cond
-    uncond = model.condition.unconditional(params)
-    assert cond is not None and uncond is not None  # the card has refused guidance where there is none
+    assert cond is not None  # the card has refused guidance where there is none
+    uncond = model.condition.unconditional(params, cond)
+    assert uncond is not None
     return torch.cat([uncond, cond])
 
 

@@ -13,6 +13,9 @@ from starlette.datastructures import UploadFile
 from service.errors import Problem
 from service.schemas import JobRequest
 
+MAX_FILES = 24
+LISTS = ("neighbors",)  # form fields that may be repeated
+
 Model = TypeVar("Model", bound=JobRequest)
 
 
@@ -40,11 +43,15 @@ async def _json(request: Request) -> dict[str, Any]:
 
 async def _form(request: Request) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    async with request.form(max_files=4, max_fields=64) as form:
+    async with request.form(max_files=MAX_FILES, max_fields=64) as form:
         for name, value in form.multi_items():
+            part = await value.read() if isinstance(value, UploadFile) else value
+            if name in LISTS:
+                data.setdefault(name, []).append(part)
+                continue
             if name in data:
                 raise Problem(422, f"{name}: is given twice", errors=[(f"/{name}", "is given twice")])
-            data[name] = await value.read() if isinstance(value, UploadFile) else value
+            data[name] = part
     for name in ("metadata", "objects"):
         if isinstance(data.get(name), str):
             try:
@@ -68,7 +75,7 @@ def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Mod
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """A JSON pointer to the field; a union's branches, which pydantic adds below it, are no part of it."""
-    depth = {"metadata": 2, "objects": 3}.get(str(location[0]), 1)
+    depth = {"metadata": 2, "neighbors": 2, "objects": 3}.get(str(location[0]), 1)
     return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in location[:depth])
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -18,7 +18,7 @@ from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
 from service.events import EventReader
 from worker import scripts
-from worker.blobs import INPUT_TTL_S, BlobStore, image_name, mask_name, open_blobs, output_name
+from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, connect_async
 from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, queue_name
 from worker.records import JOB_ID, iso_now, new_record, view_of
@@ -27,6 +27,7 @@ POLL_S = 2.0  # what a waiter does in case an event got lost
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 RETRY_AFTER_S = (1.0, 60.0)
 UNMEASURED_RETRY_S = 10.0
+NO_PICTURES: Mapping[str, bytes] = {}
 
 
 class QueueFull(LdmError):
@@ -81,21 +82,20 @@ class Broker:
         latest = {card.id: card for card in cards}
         return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
 
-    async def submit(self, payload: JobPayload, image: bytes | None = None, mask: bytes | None = None) -> JobView:
-        """Queues a job. Raises QueueFull, and then nothing is kept."""
+    async def submit(self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES) -> JobView:
+        """Queues a job with its input pictures. Raises QueueFull, and then nothing is kept."""
         record = new_record(payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s)
         fields = [part for pair in record.items() for part in pair]
         queue = queue_name(payload.model, payload.priority)
-        inputs = {image_name(payload.id): image, mask_name(payload.id): mask}
-        names = [name for name, data in inputs.items() if data is not None]
+        inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
         async with _available():
-            if names and await self._redis.zcard(scripts.OPEN) >= self._queue_limit:  # before pictures are written
+            if inputs and await self._redis.zcard(scripts.OPEN) >= self._queue_limit:  # before pictures are written
                 raise QueueFull(self._queue_limit, UNMEASURED_RETRY_S)
-            for name in names:
-                await asyncio.to_thread(self._blobs.put, name, cast(bytes, inputs[name]), INPUT_TTL_S)
+            for name, data in inputs.items():
+                await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
             reply = await self._enqueue(payload.id, queue, fields)
         if reply[0] == b"full":
-            await self._delete_blobs(names)
+            await self._delete_blobs([*inputs])
             raise QueueFull(self._queue_limit, self._retry_after(int(reply[1]), float(reply[2])))
         view = await self.job(payload.id)
         return view or view_of({key.encode(): _bytes(value) for key, value in record.items()})
@@ -171,11 +171,12 @@ class Broker:
             was = await scripts.cancel.arun(self._redis, job_id, iso_now())
         if was == b"started":
             return await self.wait(job_id, CANCEL_WAIT_S)
-        if was == b"queued":
-            await self._delete_blobs([image_name(job_id), mask_name(job_id)])
-        elif was == b"finished":
+        if was == b"finished":
             await self._delete_images(job_id)
-        return await self.job(job_id)
+        view = await self.job(job_id)
+        if was == b"queued" and view is not None:
+            await self._delete_blobs([input_name(job_id, name) for name in view.payload.inputs])
+        return view
 
     async def _delete_images(self, job_id: str) -> None:
         key = f"{RQ_KEY_PREFIX}:job:{job_id}"

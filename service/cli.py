@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         "--ema", action=argparse.BooleanOptionalAction, help="averaged weights or not (what the yaml says)"
     )
     importer.add_argument("--tokenizer", metavar="DIR", help="a tokenizer's folder, where the yaml names none at hand")
+    importer.add_argument(
+        "--clip", type=Path, metavar="DIR", help="a CLIPModel's folder, for retrieval-augmented models"
+    )
+    importer.add_argument("--labels", type=Path, metavar="FILE", help="names of its classes or labels, one a line")
     for command in (serve, gateway):
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
         command.add_argument("--port", type=int, help="port to listen on (8000)")
@@ -118,7 +122,14 @@ def _import(args: argparse.Namespace) -> int:
     compvis = import_module("ldm_core.compvis")
     try:
         out = compvis.import_checkpoint(
-            args.ckpt, args.config, args.out, ema=args.ema, tokenizer=args.tokenizer, progress=print
+            args.ckpt,
+            args.config,
+            args.out,
+            ema=args.ema,
+            tokenizer=args.tokenizer,
+            clip=args.clip,
+            labels=args.labels,
+            progress=print,
         )
         card = read_card(out) if (out / "model_index.json").exists() else None
     except ModelError as error:

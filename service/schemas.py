@@ -66,6 +66,12 @@ class Txt2ImgRequest(SizedRequest):
     strength: float | None = Field(
         default=None, ge=0, le=1, allow_inf_nan=False, description="how far to go from `image`: 0.8 if it is left out"
     )
+    neighbors: list[Picture] | None = Field(
+        default=None,
+        min_length=1,
+        description="pictures like the one wanted, up to the model's max_neighbors; "
+        "in multipart/form-data a file part `neighbors` for each",
+    )
 
 
 class InpaintRequest(JobRequest):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ldm_core.config import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
-from ldm_core.image import flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
+from ldm_core.image import central_square, flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
 from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
 from service.broker import Broker
 from service.errors import Problem
@@ -42,8 +43,7 @@ class Inputs:
 
     width: int
     height: int
-    image: bytes | None = None
-    mask: bytes | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 async def prepare(broker: Broker, task: Task, body: JobRequest, request_id: str) -> tuple[JobPayload, Inputs]:
@@ -74,8 +74,7 @@ async def prepare(broker: Broker, task: Task, body: JobRequest, request_id: str)
         priority=body.priority,
         metadata=body.metadata,
         request_id=request_id,
-        has_image=inputs.image is not None,
-        has_mask=inputs.mask is not None,
+        inputs=tuple(inputs.pictures),
     )
     return payload, inputs
 
@@ -110,26 +109,41 @@ def _inputs(body: JobRequest, card: ModelCard) -> Inputs:
             return _inpainting(body, card)
         case SuperresRequest():
             picture = flattened(open_image(_bytes(body.image, "image"), "image", card.check_input_size))
-            return Inputs(picture.width * card.scale, picture.height * card.scale, to_png(picture))
+            return Inputs(picture.width * card.scale, picture.height * card.scale, {"image": to_png(picture)})
         case Semantic2ImgRequest():
             labels = open_labels(_bytes(body.map, "map"), "map", card.check_input_size, card.label_count)
-            return Inputs(*labels.size, to_png(labels))
-        case Txt2ImgRequest(image=str() | bytes()):
-            return _varying(body, card)
+            return Inputs(*labels.size, {"image": to_png(labels)})
+        case Txt2ImgRequest():
+            return _txt2img(body, card)
         case SizedRequest():
             width, height = card.native_size
             return Inputs(body.width or width, body.height or height)
     raise TypeError(type(body))
 
 
-def _varying(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
-    """Image to image: the picture gives the size."""
+def _txt2img(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
+    """With an image, that gives the size."""
+    pictures = {f"neighbor{i}": to_png(picture) for i, picture in enumerate(_neighbors(body, card))}
+    if body.image is None:
+        width, height = card.native_size
+        return Inputs(body.width or width, body.height or height, pictures)
     for name in ("width", "height"):
         if getattr(body, name) is not None:
             raise InvalidParameter(name, "does not go with an image, which gives the size")
-    assert body.image is not None
     picture = flattened(open_image(_bytes(body.image, "image"), "image", card.check_input_size))
-    return Inputs(*picture.size, to_png(picture))
+    return Inputs(*picture.size, {"image": to_png(picture), **pictures})
+
+
+def _neighbors(body: Txt2ImgRequest, card: ModelCard) -> Iterator[Image.Image]:
+    """Pictures like the one that is wanted, at the size at which the model looks at them."""
+    given = body.neighbors or []
+    if given and not card.max_neighbors:
+        raise InvalidParameter("neighbors", f"model {card.id!r} takes none")
+    if len(given) > card.max_neighbors:
+        raise InvalidParameter("neighbors", f"must be at most {card.max_neighbors}, got {len(given)}")
+    for i, data in enumerate(given):
+        picture = flattened(open_image(_bytes(data, f"neighbors/{i}"), f"neighbors/{i}", card.check_max_pixels))
+        yield central_square(picture, card.neighbor_size)
 
 
 def _wanted(body: JobRequest, card: ModelCard) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def _inpainting(body: InpaintRequest, card: ModelCard) -> Inputs:
         known = flattened(picture)
     if mask.getextrema() == (0, 0):
         raise InvalidImage("mask", "has nothing to repaint: no pixel is at least half grey")
-    return Inputs(*picture.size, to_png(known), to_png(mask))
+    return Inputs(*picture.size, {"image": to_png(known), "mask": to_png(mask)})
 
 
 def _bytes(value: str | bytes, field: str) -> bytes:

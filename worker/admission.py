@@ -11,7 +11,7 @@ from redis import Redis
 
 from ldm_core.errors import JobError
 from worker import scripts
-from worker.blobs import BlobStore, image_name, mask_name
+from worker.blobs import BlobStore, input_name
 from worker.holdings import Held, Holdings
 from worker.jobs import PRIORITIES, queue_name
 from worker.metrics import WorkerMetrics
@@ -75,8 +75,7 @@ class Admission:
             id=held.key,
             model=payload.model,
             params=payload.params,
-            image=self._input(image_name(payload.id)) if payload.has_image else None,
-            mask=self._input(mask_name(payload.id)) if payload.has_mask else None,
+            pictures={name: self._input(input_name(payload.id, name)) for name in payload.inputs},
             format=payload.format,
             priority=payload.priority,
             deadline=deadline,

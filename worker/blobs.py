@@ -44,14 +44,9 @@ def open_blobs(redis_url: str, data_dir: Path | str) -> BlobStore:
     return RedisBlobs(connect(redis_url))
 
 
-def image_name(job_id: str) -> str:
-    """The input picture of a job."""
-    return f"{job_id}.image"
-
-
-def mask_name(job_id: str) -> str:
-    """The mask of a job."""
-    return f"{job_id}.mask"
+def input_name(job_id: str, name: str) -> str:
+    """An input picture of a job, by its name in the payload."""
+    return f"{job_id}.{name}"
 
 
 def output_name(job_id: str, execution: str, index: int) -> str:

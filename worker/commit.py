@@ -15,7 +15,7 @@ from typing import TypeVar
 from redis import Redis
 
 from worker import scripts
-from worker.blobs import BlobStore, image_name, mask_name, output_name
+from worker.blobs import BlobStore, input_name, output_name
 from worker.connection import AWAY
 from worker.holdings import Held, Holdings
 from worker.jobs import CONTENT_TYPES, StoredImage
@@ -163,5 +163,4 @@ class Clerk:
         return became.decode()
 
     def _delete_inputs(self, held: Held) -> None:
-        if held.payload.has_image:
-            self._blobs.delete(image_name(held.job_id), mask_name(held.job_id))
+        self._blobs.delete(*(input_name(held.job_id, name) for name in held.payload.inputs))

@@ -30,15 +30,15 @@ class JobPayload:
     priority: Priority = "normal"
     metadata: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
-    has_image: bool = False
-    has_mask: bool = False
+    inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "params": self.params.to_json(), "metadata": dict(self.metadata)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
-        return cls(**{**data, "params": GenerationParams.from_json(data["params"])})
+        given = {"params": GenerationParams.from_json(data["params"]), "inputs": tuple(data["inputs"])}
+        return cls(**{**data, **given})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,20 +10,18 @@ from ldm_core.params import GenerationParams
 from worker.jobs import Format, Priority
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from ldm_core.image import Pictures
     from ldm_core.tasks import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineJob:
-    """One job as the engine knows it. `image` and `mask` are encoded pictures; `deadline` is Unix seconds."""
+    """One job as the engine knows it. `pictures` are encoded; `deadline` is Unix seconds."""
 
     id: str
     model: str
     params: GenerationParams
-    image: bytes | None = None
-    mask: bytes | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
     format: Format = "png"
     priority: Priority = "normal"
     deadline: float | None = None
@@ -80,7 +79,7 @@ class Request:
 
     job: EngineJob
     runs: list[ImageRun] = field(init=False)
-    inputs: tuple[Image | None, Image | None] | None = None  # decoded once, for all its pictures
+    inputs: Pictures | None = None  # decoded once, for all its pictures
     done: dict[int, EncodedImage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -28,9 +28,9 @@ class Runner:
         """Text to context, picture to latents, seed to noise. Raises RequestError, or what torch raises."""
         job = run.request.job
         if run.request.inputs is None:
-            run.request.inputs = (_decoded(job.image), _decoded(job.mask))
+            run.request.inputs = {name: _decoded(data) for name, data in job.pictures.items()}
         with torch.inference_mode():
-            run.sample = tasks.begin(self._models[job.model], job.params, run.index, *run.request.inputs)
+            run.sample = tasks.begin(self._models[job.model], job.params, run.index, run.request.inputs)
 
     def step(self, batch: Sequence[ImageRun]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
@@ -62,9 +62,7 @@ class Runner:
         return self._models[model], self._rows[model]
 
 
-def _decoded(data: bytes | None) -> Image.Image | None:
-    if data is None:
-        return None
+def _decoded(data: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(data))
     picture.load()
     return picture

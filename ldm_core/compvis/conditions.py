@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from ldm_core.compvis.configs import Reader, Yaml, params_of
 from ldm_core.compvis.names import Source, bert_source, clip_source, open_clip_source
@@ -18,8 +18,13 @@ from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
 from ldm_core.inpainting import HoleStyle
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
+from ldm_core.weights import weights_file
 
 MODULES = "ldm.modules.encoders.modules."
+IDENTITY = "torch.nn.Identity"
+CLIP_MISSING = (
+    "attends to CLIP embeddings, which come from a model of their own: pass --clip DIR, a folder of CLIPModel"
+)
 UNCONDITIONAL, FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
 IMAGENET_CLASSES = 1000  # a model with one more has one that stands for "no class", with this id
 # the text towers that configurations name without carrying their sizes
@@ -53,11 +58,13 @@ class ConditionPart:
     tokenizer: str | None = None
     pad: str | None = None  # where it is not the tokenizer's own: open_clip pads with id 0, which is "!"
     extra: tuple[str, ...] = ()  # further tensors to carry along, where there are any
+    weights: Path | None = None  # the file that has them, where it is not the checkpoint
+    width: int | None = None  # of what it gives to attend to, where the checkpoint's own weights do not tell
 
 
 def read_condition(path: Path, node: Any) -> ConditionPart | None:
     """The condition encoder of `cond_stage_config`; None for an unconditional model. Raises ModelError."""
-    if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == "torch.nn.Identity"):
+    if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == IDENTITY):
         return None
     if node == FIRST_STAGE:  # inpainting_big: the masked picture's latents, then the mask, in [-1, 1]
         style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0, scaled=False)
@@ -67,6 +74,27 @@ def read_condition(path: Path, node: Any) -> ConditionPart | None:
     if name not in READERS:
         raise ModelError(path, f"cond_stage_config.target = {target!r} is not supported")
     return READERS[name](path, params_of(path, "cond_stage_config", node, (str(target),)))
+
+
+def clip_condition(path: Path, node: Any, key: str | None, clip: Path | None) -> ConditionPart | None:
+    """The CLIP whose embeddings a retrieval-augmented model attends to; None for every other model.
+
+    Its configuration has an identity in place of an encoder, as that of super-resolution has, and cross-attention as
+    its `conditioning_key`. Raises ModelError.
+    """
+    attends = key == "crossattn" and isinstance(node, dict) and node.get("target") == IDENTITY
+    if attends != (clip is not None):
+        raise ModelError(path, CLIP_MISSING if attends else "asks for no CLIP embeddings; leave --clip out")
+    if clip is None:
+        return None
+    config = CLIPConfig(**read_json(clip / "config.json"))
+    with torch.device("meta"):
+        network = CLIPModel(config)
+    return ConditionPart(
+        folder="condition", library="transformers", class_name="CLIPModel",
+        config={**config.to_dict(), "architectures": ["CLIPModel"]}, network=network, source=Source,
+        tokenizer=str(clip.resolve()), weights=weights_file(clip), width=config.projection_dim,
+    )  # fmt: skip
 
 
 def _class(path: Path, read: Reader) -> ConditionPart:
@@ -183,8 +211,3 @@ READERS: Mapping[str, Callable[[Path, Reader], ConditionPart]] = {
     "FrozenCLIPEmbedder": _clip,
     "FrozenOpenCLIPEmbedder": _open_clip,
 }
-
-
-def parameters(network: nn.Module) -> dict[str, Tensor]:
-    """What has to be found in the checkpoint."""
-    return {name: value for name, value in network.state_dict().items() if not name.endswith("position_ids")}

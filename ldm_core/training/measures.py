@@ -76,7 +76,7 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
     for index, job in enumerate(jobs):
         params = _params(model, "inpaint", _size(job.original), index, job.caption.text)
         mask = Image.fromarray(job.mask.astype(np.uint8) * 255)
-        sample = tasks.begin(model, params, 0, Image.fromarray(job.original), mask)
+        sample = tasks.begin(model, params, 0, {"image": Image.fromarray(job.original), "mask": mask})
         while not sample.done:
             model.step([sample], rows=2)
         picture = np.asarray(tasks.finish(model, sample))

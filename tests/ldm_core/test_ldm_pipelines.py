@@ -78,7 +78,7 @@ def test_latents_and_picture_are_those_of_the_pipeline(family: tuple[Path, str, 
 
     asked = GenerationParams(task=task, width=width, height=height, steps=STEPS, seed=SEED, **params)
     with torch.inference_mode():
-        sample = tasks.begin(model, asked, 0, small if task == "superres" else None, None)
+        sample = tasks.begin(model, asked, 0, {"image": small} if task == "superres" else {})
         while not sample.done:
             model.step([sample], rows=2)
         ours = np.asarray(tasks.finish(model, sample)).astype(int)

@@ -24,7 +24,7 @@ PROMPT, NEGATIVE, SEED, STEPS = "a red house by the sea at sunset", "", 7, 6
 def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Image) -> tuple[torch.Tensor, Image.Image]:
     """Final latents and picture of our own reference loop."""
     with torch.inference_mode():
-        sample = tasks.begin(model, params, 0, pictures.get("image"), pictures.get("mask"))
+        sample = tasks.begin(model, params, 0, pictures)
         while not sample.done:
             model.step([sample], rows=2)
         return sample.x, tasks.finish(model, sample)

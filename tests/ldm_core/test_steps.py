@@ -35,9 +35,11 @@ def params(**changes: Any) -> GenerationParams:
 
 
 def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
-    image = PICTURE if asked.task == "inpaint" or asked.strength is not None else None
+    pictures = {"image": PICTURE} if asked.task == "inpaint" or asked.strength is not None else {}
+    if asked.task == "inpaint":
+        pictures["mask"] = MASK
     with torch.inference_mode():
-        return tasks.begin(model, asked, 0, image, MASK if asked.task == "inpaint" else None)
+        return tasks.begin(model, asked, 0, pictures)
 
 
 def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:

@@ -32,9 +32,9 @@ async def test_the_limit_is_exact_whoever_asks_at_once(redis: Redis, redis_url: 
 async def test_a_refused_job_leaves_nothing(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=1)
     await broker.submit(payload())
-    job = payload(has_image=True)
+    job = payload(inputs=("image",))
     with pytest.raises(QueueFull, match="1 jobs"):
-        await broker.submit(job, image=b"picture")
+        await broker.submit(job, {"image": b"picture"})
     assert not redis.exists(f"rq:job:{job.id}")
     assert not list((tmp_path / "blobs").rglob("*.image"))
     await broker.close()
@@ -116,5 +116,5 @@ async def test_without_redis_every_call_says_so(tmp_path: Path) -> None:
         with pytest.raises(BrokerUnavailable):
             await call()
     with pytest.raises(BrokerUnavailable):
-        await broker.submit(payload(has_image=True), image=b"picture")
+        await broker.submit(payload(inputs=("image",)), {"image": b"picture"})
     await broker.close()

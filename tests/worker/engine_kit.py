@@ -76,12 +76,12 @@ def job(job_id: str = "job", **changes: Any) -> EngineJob:
 def inpaint(job_id: str = "inpaint", **changes: Any) -> EngineJob:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (8, 16, 40, 64))
-    return job(job_id, task="inpaint", image=png(picture(64)), mask=png(mask), **changes)
+    return job(job_id, task="inpaint", pictures={"image": png(picture(64)), "mask": png(mask)}, **changes)
 
 
 def superres(job_id: str = "superres", **changes: Any) -> EngineJob:
     defaults = {"task": "superres", "guidance_scale": 1.0, "prompt": "", **changes}
-    return job(job_id, model="scenes-superres", image=png(picture(16)), **defaults)
+    return job(job_id, model="scenes-superres", pictures={"image": png(picture(16))}, **defaults)
 
 
 def picture(side: int) -> Image.Image:

@@ -101,7 +101,7 @@ class ScriptedEngine:
             return Failed(job.id, JobError(f"told to {job.params.prompt}"), retryable=job.params.prompt == "flaky")
         if row.step < job.params.steps:
             return Progress(job.id, row.step)
-        data = (job.image or b"") + f"{job.params.prompt}:{job.params.seed}".encode()
+        data = job.pictures.get("image", b"") + f"{job.params.prompt}:{job.params.seed}".encode()
         images = tuple(EncodedImage(data, job.params.image_seed(i), 8, 8) for i in range(job.params.n))
         return Finished(job.id, images)
 

@@ -103,8 +103,8 @@ async def test_input_pictures_reach_the_engine_and_are_gone_afterwards(
     broker: Broker, start_worker: Start, tmp_path: Path
 ) -> None:
     start_worker()
-    job = payload("!", has_image=True, has_mask=True)
-    await broker.submit(job, image=b"picture", mask=b"mask")
+    job = payload("!", inputs=("image", "mask"))
+    await broker.submit(job, {"image": b"picture", "mask": b"mask"})
     await broker.wait(job.id, 10)
     assert await broker.image(job.id, 0) == b"picture!:7"
     eventually(lambda: not [p for p in (tmp_path / "blobs").rglob("*") if p.suffix in {".image", ".mask"}])
@@ -113,8 +113,8 @@ async def test_input_pictures_reach_the_engine_and_are_gone_afterwards(
 async def test_a_picture_that_is_no_longer_there_fails_its_job_with_the_reason(
     broker: Broker, start_worker: Start, tmp_path: Path
 ) -> None:
-    job = payload("!", has_image=True)
-    await broker.submit(job, image=b"picture")
+    job = payload("!", inputs=("image",))
+    await broker.submit(job, {"image": b"picture"})
     next((tmp_path / "blobs").rglob("*.image")).unlink()
     start_worker()
     ended = await broker.wait(job.id, 10)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
 from tests.tiny import tiny_models
-from tests.worker.engine_kit import Kept, inpaint, job, picture, superres
+from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
 from worker.png import encode, parameters_of
 
@@ -141,8 +141,8 @@ def test_a_job_past_its_deadline_fails_and_is_not_tried_again() -> None:
 
 def test_bad_input_fails_alone() -> None:
     kept = Kept()
-    kept.engine.submit(replace(inpaint("no mask"), mask=None))
-    kept.engine.submit(replace(superres("no picture"), image=b"not a picture"))
+    kept.engine.submit(replace(inpaint("no mask"), pictures={"image": png(picture(64))}))
+    kept.engine.submit(replace(superres("no picture"), pictures={"image": b"not a picture"}))
     kept.engine.submit(job("mate"))
     kept.run_all()
     missing = kept.outcome("no mask")

@@ -15,7 +15,7 @@ from worker.records import new_record, payload_of, view_of
 
 
 def test_a_payload_survives_json() -> None:
-    job = payload("a boat", n=3, priority="high", metadata={"album": "7"}, has_image=True)
+    job = payload("a boat", n=3, priority="high", metadata={"album": "7"}, inputs=("image",))
     assert JobPayload.from_json(json.loads(json.dumps(job.to_json()))) == job
 
 
