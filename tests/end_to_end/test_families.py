@@ -16,6 +16,7 @@ from PIL import Image
 from ldm_core.compvis import import_checkpoint
 from ldm_core.loading import load_model
 from ldm_core.params import GenerationParams, LayoutObject
+from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
 from tests.end_to_end.serving import ROOT, Served, picture
 from worker.main import default_rows
 
@@ -31,7 +32,7 @@ def label_map() -> bytes:
 
 
 # model → task, fields of its own, pictures
-FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, bytes]]] = {
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "v-class": ("class2img", {"class_id": 207, "guidance_scale": 3.0}, {}),
     "v-layout": ("layout2img", {"objects": THINGS}, {}),
     "v-semantic": ("semantic2img", {}, {"map": label_map()}),
@@ -40,8 +41,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, bytes]]] = {
     "v-sd1": ("txt2img", {"prompt": "a horse", "strength": 0.5}, {"image": picture(100, 72)}),
     "v-inpainting": ("inpaint", {"sampler": "plms"}, {"image": picture(96, 96), "mask": picture(96, 96, "L")}),
     "v-superres": ("superres", {"sampler": "ddpm"}, {"image": picture(24, 24)}),
-}
-ALSO: dict[str, tuple[str, dict[str, Any], dict[str, bytes]]] = {
+    "sd-inpainting": ("inpaint", {"prompt": "a horse"}, {"image": picture(96, 64), "mask": picture(96, 64, "L")}),
+    "retrieval": (
+        "txt2img", {"prompt": "a palm tree", "guidance_scale": 5.0},
+        {"neighbors": [picture(40, 52), picture(64, 64), picture(32, 32)]},
+    ),
+}  # fmt: skip
+OTHERS = {"sd-inpainting": inpainting_stable_diffusion, "retrieval": retrieval_augmented}
+ALSO: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # a text model without channels for a hole
     "v-sd1": ("inpaint", {"prompt": "a horse"}, {"image": picture(128, 128), "mask": picture(128, 128, "L")}),
 }
@@ -51,13 +58,15 @@ REQUESTS = [*FAMILIES.items(), *ALSO.items()]
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("families")
+    written = {name: write(tmp_path_factory.mktemp(name)) for name, write in OTHERS.items()}
+    for name in FAMILIES.keys() - OTHERS.keys():
+        written[name] = Written(DATA / name / "model.ckpt", DATA / name / "model.yaml")
     return [
         import_checkpoint(
-            DATA / name / "model.ckpt", DATA / name / "model.yaml", folder / name,
-            tokenizer=next(iter((DATA / name).glob("bert-*")), None),
+            it.ckpt, it.config, folder / name, clip=it.clip, tokenizer=next(iter(it.config.parent.glob("bert-*")), None)
         )
-        for name in FAMILIES
-    ]  # fmt: skip
+        for name, it in written.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +88,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def in_base64(data: bytes | list[bytes]) -> Any:
+    return [in_base64(each) for each in data] if isinstance(data, list) else base64.b64encode(data).decode()
+
+
+def opened(data: bytes | list[bytes]) -> Any:
+    return [opened(each) for each in data] if isinstance(data, list) else Image.open(io.BytesIO(data))
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "asked"), REQUESTS, ids=[f"{name}-{asked[0]}" for name, asked in REQUESTS])
 def test_the_served_picture_is_the_librarys(
-    families: Served, directories: list[Path], name: str, asked: tuple[str, dict[str, Any], dict[str, bytes]]
+    families: Served, directories: list[Path], name: str, asked: tuple[str, dict[str, Any], dict[str, Any]]
 ) -> None:
     task, fields, pictures = asked
     body = {"model": name, "steps": 5, "seed": 3, **fields}
-    body |= {key: base64.b64encode(data).decode() for key, data in pictures.items()}
+    body |= {key: in_base64(data) for key, data in pictures.items()}
     job = families.finished(families.submit(task, **body)["id"])
     assert job["status"] == "succeeded", job["error"]
     served = Image.open(io.BytesIO(families.image(job["id"])))
@@ -100,20 +117,22 @@ def test_the_served_picture_is_the_librarys(
         width=served.width, height=served.height, steps=5, seed=3,
         guidance_scale=fields.get("guidance_scale", model.card.default_guidance_scale), **own,
     )  # fmt: skip
-    inputs = [Image.open(io.BytesIO(data)) for data in pictures.values()]
-    (ours,) = model.generate(params, *inputs, rows=default_rows(model))
+    inputs = {"image" if key == "map" else key: opened(data) for key, data in pictures.items()}
+    (ours,) = model.generate(params, **inputs, rows=default_rows(model))
     assert np.array_equal(np.asarray(served), np.asarray(ours))
     assert len(set(ours.get_flattened_data())) > 100
 
 
 def test_the_models_say_what_they_take(families: Served) -> None:
     models = {model["id"]: model for model in families.http.get("/v1/models").json()["data"]}
-    assert {name: models[name]["tasks"][0] for name in FAMILIES} == {name: FAMILIES[name][0] for name in FAMILIES}
+    assert [name for name in FAMILIES if FAMILIES[name][0] not in models[name]["tasks"]] == []
     assert models["v-class"]["label_count"] == 1000
     assert models["v-semantic"]["label_count"] == 182
     assert models["v-layout"]["max_objects"] == 30
+    assert (models["retrieval"]["max_neighbors"], models["retrieval"]["neighbor_size"]) == (20, 32)
 
 
+SMALL = base64.b64encode(picture(8, 8)).decode()
 BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "class out of range": ("class2img", {"class_id": 1000}, "/class_id", "0 to 999"),
     "no class": ("class2img", {}, "/class_id", "either"),
@@ -126,6 +145,15 @@ BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "guidance without any": ("unconditional", {"guidance_scale": 2.0}, "/guidance_scale", "must be 1"),
     "text for a model without": ("unconditional", {"prompt": "a cat"}, "/prompt", "no text"),
     "eta for another sampler": ("unconditional", {"sampler": "plms", "eta": 0.5}, "/eta", "ddim"),
+    "neighbours for another model": (
+        "txt2img", {"prompt": "", "model": "v-sd1", "neighbors": [SMALL]}, "/neighbors", "takes none"
+    ),
+    "too many neighbours": (
+        "txt2img", {"prompt": "", "model": "retrieval", "neighbors": [SMALL] * 21}, "/neighbors", "at most 20"
+    ),
+    "a neighbour that is no picture": (
+        "txt2img", {"prompt": "", "model": "retrieval", "neighbors": [SMALL, "YWJj"]}, "/neighbors/1", "not a PNG"
+    ),
     "strength without image": ("txt2img", {"prompt": "", "strength": 0.5}, "/strength", "image"),
 }  # fmt: skip
 

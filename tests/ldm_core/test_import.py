@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import resource
 import subprocess
 import sys
@@ -18,12 +18,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_core.autoencoder import Autoencoder
 from ldm_core.compvis import import_checkpoint
-from ldm_core.compvis.configs import autoencoder_config, unet_config
-from ldm_core.compvis.names import first_stage_source, open_clip_source, unet_source
+from ldm_core.compvis.configs import autoencoder_config
+from ldm_core.compvis.names import first_stage_source
 from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_first_stage, load_model
-from ldm_core.unet import UNet
+from tests.compvis_layout import open_clip_state, retrieval_augmented, sd1_yaml, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/golden/data"
@@ -210,30 +210,6 @@ def test_averaged_weights_are_taken_unless_told_otherwise(tmp_path: Path) -> Non
     assert torch.equal(default, averaged) and not torch.equal(default, raw)
 
 
-def research_state(unet: UNet, first_stage: Autoencoder) -> State:
-    """Our networks' weights under the research code's names."""
-    state: State = {}
-    pairs = (("model.diffusion_model.", unet, unet_source(unet.config)),
-             ("first_stage_model.", first_stage, first_stage_source(first_stage.config)))  # fmt: skip
-    for prefix, network, source in pairs:
-        for name, value in network.state_dict().items():
-            convolution = prefix == "first_stage_model." and ".attentions." in name and value.ndim == 2
-            state[prefix + source(name).key] = value[..., None, None] if convolution else value
-    return state
-
-
-def open_clip_state(text: CLIPTextModel) -> State:
-    """A transformers text tower under open_clip's names, which stack q, k and v."""
-    state: State = {}
-    for name, value in text.state_dict().items():
-        source = open_clip_source(name)
-        if source.take is None:
-            state[source.key] = value
-        elif source.key not in state:
-            state[source.key] = torch.cat([text.state_dict()[re.sub("[qkv]_proj", f"{x}_proj", name)] for x in "qkv"])
-    return state
-
-
 def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,8 +221,8 @@ def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
     }  # fmt: skip
     monkeypatch.setattr("ldm_core.compvis.conditions.OPEN_CLIP_VIT_H", sizes)
     text = CLIPTextModel(CLIPTextConfig(**sizes)).eval()
-    config = yaml.safe_load((DATA / "v-sd1" / "model.yaml").read_text())
-    params = config["model"]["params"]
+    config = sd1_yaml()
+    params = config["params"]
     params["parameterization"] = "v"
     unet_params = params["unet_config"]["params"]
     del unet_params["num_heads"]
@@ -255,17 +231,11 @@ def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
         "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
         "params": {"freeze": True, "layer": "penultimate"},
     }
-    (tmp_path / "sd2.yaml").write_text(yaml.safe_dump(config))
-    unet = UNet(unet_config(tmp_path / "sd2.yaml", params["unet_config"]))
-    first_stage = Autoencoder(autoencoder_config(tmp_path / "sd2.yaml", params["first_stage_config"], 0.18215))
-    state = research_state(unet, first_stage)
-    state |= {f"cond_stage_model.model.{key}": value for key, value in open_clip_state(text).items()}
+    state = {f"cond_stage_model.model.{key}": value for key, value in open_clip_state(text).items()}
     state["cond_stage_model.model.logit_scale"] = torch.ones(())
-    torch.save({"state_dict": state}, tmp_path / "sd2.ckpt")
+    written, unet, _ = write_checkpoint(tmp_path, config, state)
 
-    out = import_checkpoint(
-        tmp_path / "sd2.ckpt", tmp_path / "sd2.yaml", tmp_path / "out", tokenizer=DATA / "v-sd1" / "clip-tiny"
-    )
+    out = import_checkpoint(written.ckpt, written.config, tmp_path / "out", tokenizer=DATA / "v-sd1" / "clip-tiny")
     model = load_model(out)
     assert model.schedule.prediction_type == "v_prediction"
     assert isinstance(model.condition, TextEncoder)
@@ -277,7 +247,7 @@ def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
         expected = text.get_submodule("final_layer_norm")(seen)
         assert (model.condition(ids) - expected).abs().max() < 1e-5
         x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([1, 900]), torch.randn(2, 77, 32)
-        assert (model.unet(x, t, context) - unet.eval()(x, t, context)).abs().max() < 1e-5
+        assert (model.unet(x, t, context) - unet(x, t, context)).abs().max() < 1e-5
 
 
 def test_first_stages_with_attention_in_their_levels_keep_every_weight(tmp_path: Path) -> None:
@@ -302,3 +272,50 @@ def test_first_stages_with_attention_in_their_levels_keep_every_weight(tmp_path:
         x = torch.rand(1, 3, 64, 64)
         with torch.inference_mode():
             assert torch.equal(loaded.decode(loaded.moments(x)[0]), first_stage.decode(first_stage.moments(x)[0]))
+
+
+def test_a_retrieval_augmented_model_wants_the_clip_that_it_was_trained_with(tmp_path: Path) -> None:
+    written = retrieval_augmented(tmp_path)
+    with pytest.raises(ModelError, match=r"model\.yaml: attends to CLIP embeddings.* --clip DIR"):
+        import_checkpoint(written.ckpt, written.config, tmp_path / "out")
+    with pytest.raises(ModelError, match="no CLIP embeddings; leave --clip out"):
+        import_checkpoint(UNCOND / "model.ckpt", UNCOND / "model.yaml", tmp_path / "out", clip=written.clip)
+    assert written.clip is not None
+    config = json.loads((written.clip / "config.json").read_text())
+    (written.clip / "config.json").write_text(json.dumps(config | {"projection_dim": 16}))
+    with pytest.raises(ModelError, match="context_dim = 24, CLIPModel gives 16"):
+        import_checkpoint(written.ckpt, written.config, tmp_path / "out", clip=written.clip)
+    (written.clip / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \.safetensors"):
+        import_checkpoint(written.ckpt, written.config, tmp_path / "out", clip=written.clip)
+    assert not (tmp_path / "out").exists()
+
+
+def classes(folder: Path, text: str) -> Path:
+    """A model of 1000 classes, imported with a file of their names."""
+    (folder / "names").write_text(text)
+    case = DATA / "v-class"
+    return import_checkpoint(case / "model.ckpt", case / "model.yaml", folder / "out", labels=folder / "names")
+
+
+@pytest.mark.parametrize("kind", ["lines", "array", "object"])
+def test_labels_are_read_from_lines_or_json(tmp_path: Path, kind: str) -> None:
+    names = ["tench, Tinca tinca", *(f"class {number}" for number in range(1, 1000))]
+    texts = {
+        "lines": "\n".join(names) + "\n",
+        "array": json.dumps(names),
+        "object": json.dumps({str(number): name for number, name in enumerate(names)}),
+    }
+    card = load_model(classes(tmp_path, texts[kind])).card
+    assert (card.label_id("Tinca Tinca"), card.label_id("class 999"), card.label_count) == (0, 999, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("tench\n" * 999, "999 names"), ('["tench", 7]', "one name a line"), ("[", "cannot be read"),
+     ('{"1": "tench"}', "by id"), ("tench\n\n", "one name a line")],
+)  # fmt: skip
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        classes(tmp_path, text)
+    assert not (tmp_path / "out").exists()
