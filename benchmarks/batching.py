@@ -109,8 +109,8 @@ def _job(job_id: str, model: LatentDiffusion, task: Task, rng: random.Random) ->
         prompt=rng.choice(PROMPTS),
         eta=rng.choice([0.0, 0.0, 1.0]),
     )
-    inputs = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
-    return EngineJob(id=job_id, model=card.id, params=params, **inputs)
+    pictures = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
+    return EngineJob(id=job_id, model=card.id, params=params, pictures=pictures)
 
 
 def _png(picture: Image.Image) -> bytes:

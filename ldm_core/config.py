@@ -150,7 +150,8 @@ def read_card(directory: Path | str) -> ModelCard:
         "tasks": tasks,
         "native_size": [side, side],
         "size_multiple": factor * 2 ** (len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1),
-        "max_pixels": 4 * side * side,
+        # super-resolution works in windows throughout; other U-Nets see the whole of a picture
+        "max_pixels": 64 * side * side if "superres" in tasks else max(4 * side * side, 2**20),
         "default_steps": 50,
         "max_steps": min(MAX_STEPS, int(scheduler.get("num_train_timesteps", MAX_STEPS))),
         "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
