@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from redis.exceptions import RedisError
 from rq.defaults import RQ_KEY_PREFIX
@@ -17,10 +19,21 @@ from rq.defaults import RQ_KEY_PREFIX
 from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
 from service.events import EventReader
+from service.quota import (
+    REMEMBER_S,
+    Idempotency,
+    IdempotencyConflict,
+    Pace,
+    QueueFull,
+    Quota,
+    Submitted,
+    TooFast,
+    TooManyOpen,
+)
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, connect_async
-from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, queue_name
+from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, Status, queue_name
 from worker.records import JOB_ID, iso_now, new_record, view_of
 
 POLL_S = 2.0  # what a waiter does in case an event got lost
@@ -28,14 +41,9 @@ CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 RETRY_AFTER_S = (1.0, 60.0)
 UNMEASURED_RETRY_S = 10.0
 NO_PICTURES: Mapping[str, bytes] = {}
-
-
-class QueueFull(LdmError):
-    """As many jobs are open as may be. `retry_after`: seconds until a tenth of them should be done."""
-
-    def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"the queue is full: {limit} jobs are waiting or running")
-        self.retry_after = retry_after
+ANY_NUMBER = Quota()
+OWNED = re.compile(r"@[A-Za-z0-9_-]+$")  # the end of an owner's queue name
+PAGE = 50  # records read at once for a list of jobs
 
 
 class BrokerUnavailable(LdmError):
@@ -82,36 +90,86 @@ class Broker:
         latest = {card.id: card for card in cards}
         return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
 
-    async def submit(self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES) -> JobView:
-        """Queues a job with its input pictures. Raises QueueFull, and then nothing is kept."""
+    async def submit(
+        self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
+        idempotency: Idempotency | None = None,
+    ) -> Submitted:  # fmt: skip
+        """Queues a job with its input pictures.
+
+        Raises QueueFull, TooManyOpen, TooFast or IdempotencyConflict, and then nothing is kept.
+        """
         record = new_record(payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s)
-        fields = [part for pair in record.items() for part in pair]
-        queue = queue_name(payload.model, payload.priority)
         inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
         async with _available():
             if inputs and await self._redis.zcard(scripts.OPEN) >= self._queue_limit:  # before pictures are written
                 raise QueueFull(self._queue_limit, UNMEASURED_RETRY_S)
             for name, data in inputs.items():
                 await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
-            reply = await self._enqueue(payload.id, queue, fields)
-        if reply[0] == b"full":
+            kind, *told = await self._enqueue(payload, record, quota, idempotency)
+        if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
-            raise QueueFull(self._queue_limit, self._retry_after(int(reply[1]), float(reply[2])))
-        view = await self.job(payload.id)
-        return view or view_of({key.encode(): _bytes(value) for key, value in record.items()})
+        job_id = payload.id if kind not in {b"queued", b"duplicate", b"replay"} else told[0].decode()
+        self._raise_refusal(kind, told, quota)
+        pace = (
+            Pace(limit=quota.rate, remaining=int(told[1]), reset_s=float(told[2])) if quota.rate and told[1:] else None
+        )
+        view = await self.job(job_id) or view_of({key.encode(): _bytes(value) for key, value in record.items()})
+        return Submitted(view=view, replayed=kind == b"replay", pace=pace)
 
-    async def _enqueue(self, job_id: str, queue: str, fields: list[Any]) -> list[bytes]:
-        arguments = (job_id, queue, self._queue_limit, *fields)
+    async def _enqueue(
+        self, payload: JobPayload, record: Mapping[str, Any], quota: Quota, idempotency: Idempotency | None
+    ) -> list[bytes]:
+        arguments = (
+            payload.id, record["origin"], self._queue_limit, payload.owner, quota.open_jobs, quota.rate, quota.window_s,
+            idempotency.key if idempotency else "", idempotency.fingerprint if idempotency else "", REMEMBER_S,
+            *(part for pair in record.items() for part in pair),
+        )  # fmt: skip
         try:
             return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
         except AWAY:  # perhaps only the reply was lost; the script knows the id then and changes nothing
             return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+
+    def _raise_refusal(self, kind: bytes, told: list[bytes], quota: Quota) -> None:
+        match kind:
+            case b"full":
+                raise QueueFull(self._queue_limit, self._retry_after(int(told[0]), float(told[1])))
+            case b"busy":
+                raise TooManyOpen(quota.open_jobs, UNMEASURED_RETRY_S)
+            case b"rate":
+                wait = float(told[0])
+                pace = Pace(limit=quota.rate, remaining=0, reset_s=wait + quota.window_s)
+                raise TooFast(pace, quota.window_s, math.ceil(wait))
+            case b"conflict":
+                raise IdempotencyConflict("this Idempotency-Key came with another request before")
 
     def _retry_after(self, jobs: int, in_seconds: float) -> float:
         low, high = RETRY_AFTER_S
         if jobs < 2 or in_seconds <= 0:
             return UNMEASURED_RETRY_S
         return min(high, max(low, 0.1 * self._queue_limit * in_seconds / jobs))
+
+    async def jobs(
+        self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
+    ) -> tuple[list[JobView], float | None]:
+        """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
+        found: list[JobView] = []
+        key, newest = scripts.owner_jobs_key(owner), "+inf" if before is None else f"({before!r}"
+        async with _available():
+            while len(found) < limit:
+                page = await self._redis.zrevrangebyscore(key, newest, "-inf", 0, PAGE, withscores=True)
+                if not page:
+                    return found, None
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for job_id, _ in page:
+                        pipeline.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}")
+                    records = await pipeline.execute()
+                for (_, score), record in zip(page, records, strict=True):
+                    newest, last = f"({score!r}", score
+                    if b"data" in record and status in {None, (view := view_of(record)).status}:
+                        found.append(view)
+                        if len(found) == limit:
+                            return found, last
+        return found, None
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one."""
@@ -125,15 +183,24 @@ class Broker:
             return view_of(record, await self._position(job_id, record[b"origin"].decode()) if queued else None)
 
     async def _position(self, job_id: str, origin: str) -> int | None:
-        """1 for the job that the next free worker takes; more urgent queues of the same model go first."""
-        model, _, priority = origin.rpartition(".")
-        urgent = PRIORITIES[: PRIORITIES.index(cast(Priority, priority))]
+        """1 for the job that the next free worker takes; more urgent queues of the same model go first.
+
+        The queues of one priority take turns, so every other one has as many ahead of it as its own place allows.
+        """
+        base = origin.rpartition("@")[0] if OWNED.search(origin) else origin
+        model, _, priority = base.rpartition(".")
+        urgent = [queue_name(model, other) for other in PRIORITIES[: PRIORITIES.index(cast(Priority, priority))]]
+        rings = [await self._redis.lrange(scripts.ring_key(name), 0, -1) for name in [base, *urgent]]
+        peers = [name.decode() for name in rings[0] if name.decode() != origin]
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.lpos(_queue_key(model, cast(Priority, priority)), job_id)
-            for other in urgent:
-                pipeline.llen(_queue_key(model, other))
-            place, *ahead = await pipeline.execute()
-        return None if place is None else 1 + place + sum(ahead)
+            pipeline.lpos(_queue_key(origin), job_id)
+            for name in [*peers, *(name.decode() for ring in rings[1:] for name in ring)]:
+                pipeline.llen(_queue_key(name))
+            place, *lengths = await pipeline.execute()
+        if place is None:
+            return None
+        beside, ahead = lengths[: len(peers)], lengths[len(peers) :]
+        return int(1 + place + sum(min(length, place) for length in beside) + sum(ahead))
 
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s`."""
@@ -201,16 +268,16 @@ class Broker:
                 for key in keys:
                     pipeline.llen(key)
                 depths = await pipeline.execute() if keys else []
-        places = [key.removeprefix(prefix).rpartition(".") for key in keys]
-        return {
-            (model, priority): depth
-            for (model, _, priority), depth in zip(places, depths, strict=True)
-            if priority in get_args(Priority)
-        }
+        totals: Counter[tuple[str, str]] = Counter()
+        for key, depth in zip(keys, depths, strict=True):
+            model, _, priority = OWNED.sub("", key.removeprefix(prefix)).rpartition(".")
+            if priority in PRIORITIES:
+                totals[model, priority] += depth
+        return dict(totals)
 
 
-def _queue_key(model: str, priority: Priority) -> str:
-    return f"{RQ_KEY_PREFIX}:queue:{queue_name(model, priority)}"
+def _queue_key(name: str) -> str:
+    return f"{RQ_KEY_PREFIX}:queue:{name}"
 
 
 def _bytes(value: Any) -> bytes:

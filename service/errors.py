@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ldm_core.errors import RequestError
-from service.broker import BrokerUnavailable, QueueFull
+from service.broker import BrokerUnavailable
+from service.quota import IdempotencyConflict, Refused
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -53,8 +54,10 @@ def as_problem(error: Exception) -> Problem:
             return error
         case RequestError():
             return Problem(422, str(error), errors=[(f"/{error.field}", error.detail)])
-        case QueueFull():
+        case Refused():
             return Problem(429, f"{error}.", headers={"Retry-After": f"{error.retry_after:.0f}"})
+        case IdempotencyConflict():
+            return Problem(422, f"{error}.")
         case BrokerUnavailable():
             detail = "The job queue cannot be reached; try again in a moment."
             return Problem(503, detail, headers={"Retry-After": f"{error.retry_after:.0f}"})
@@ -71,5 +74,5 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         return problem_response(as_problem(error), request.url.path, request.state.request_id)
 
-    for kind in (Problem, RequestError, QueueFull, BrokerUnavailable, HTTPException):
+    for kind in (Problem, RequestError, Refused, IdempotencyConflict, BrokerUnavailable, HTTPException):
         app.add_exception_handler(kind, answer)

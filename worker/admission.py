@@ -54,6 +54,7 @@ class Admission:
         timeout: bytes,
         enqueued_at: bytes,
         alone: int,
+        saved: bytes,
     ) -> EngineJob | None:
         try:
             payload = payload_of(data)

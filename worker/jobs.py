@@ -30,6 +30,8 @@ class JobPayload:
     priority: Priority = "normal"
     metadata: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
+    owner: str = ""  # the name of the API key that sent it; none where no keys are configured
+    timeout_s: int | None = None  # how long it may run; None: the operator's limit
     inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
 
     def to_json(self) -> dict[str, Any]:
@@ -88,5 +90,6 @@ class LiveModel:
     workers: int
 
 
-def queue_name(model: str, priority: Priority) -> str:
-    return f"{model}.{priority}"
+def queue_name(model: str, priority: Priority, owner: str = "") -> str:
+    """Each owner has queues of its own, so that all of them get their turn."""
+    return f"{model}.{priority}@{owner}" if owner else f"{model}.{priority}"

@@ -113,6 +113,9 @@ class Leases:
             self._blobs.sweep()
 
 
-def revoke(redis: Redis, worker: str) -> int:
-    """Gives a dead worker's jobs back to the queues at once; how many it had. Only for one that is surely dead."""
-    return int(scripts.revoke.run(redis, worker, iso_now(), json.dumps(LOST)))
+def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:
+    """Gives a dead worker's jobs back to the queues at once; how many it had. Only for one that is surely dead.
+
+    `crashed`: it ended itself, and one of them may be the cause.
+    """
+    return int(scripts.revoke.run(redis, worker, iso_now(), json.dumps(LOST), int(crashed)))

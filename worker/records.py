@@ -30,7 +30,7 @@ STATUSES: Mapping[str, Status] = {
 }  # everything else that RQ knows is a way to be queued
 LOST = {
     "type": "about:blank", "title": "Internal Server Error", "status": 500,
-    "detail": f"The worker was lost each of the {MAX_RETRIES + 1} times that this job was started.",
+    "detail": "Workers were lost under this job until its retries were used up.",
 }  # fmt: skip
 
 _offline = Redis()  # RQ's Job wants a client even to be turned into a dictionary; this one never connects
@@ -42,7 +42,7 @@ def iso_now() -> str:
 
 
 def new_record(payload: JobPayload, *, timeout_s: int, result_ttl_s: int) -> dict[str, Any]:
-    """The hash of a job that is about to be queued."""
+    """The hash of a job that is about to be queued; `timeout_s` is the most that it may ask for."""
     if not JOB_ID.fullmatch(payload.id):
         raise ValueError(f"job id {payload.id!r} must be 1 to 64 letters, digits, '_' or '-'")
     params = payload.params
@@ -51,10 +51,10 @@ def new_record(payload: JobPayload, *, timeout_s: int, result_ttl_s: int) -> dic
         kwargs=payload.to_json(),
         connection=_offline,
         id=payload.id,
-        origin=queue_name(payload.model, payload.priority),
+        origin=queue_name(payload.model, payload.priority, payload.owner),
         status=JobStatus.QUEUED,
         description=f"{params.task} with {payload.model}: {params.n} x {params.steps} steps",
-        timeout=timeout_s,
+        timeout=min(payload.timeout_s or timeout_s, timeout_s),
         result_ttl=result_ttl_s,
         failure_ttl=FAILURE_TTL_S,
         retry=Retry(max=MAX_RETRIES),

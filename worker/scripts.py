@@ -15,12 +15,24 @@ from typing import Any
 from redis.exceptions import NoScriptError
 from rq.defaults import RQ_KEY_PREFIX
 
-from worker.scripts_held import ADMIT, BEAT, COMMIT, PROGRESS
-from worker.scripts_lua import CANCEL, ENQUEUE, MAINTAIN, PRELUDE, REQUEUE, REVOKE
+from worker.lua.gateway import CANCEL, ENQUEUE
+from worker.lua.held import ADMIT, BEAT, COMMIT, PROGRESS, REQUEUE, SAVED
+from worker.lua.lost import MAINTAIN, REVOKE
+from worker.lua.prelude import PRELUDE
 
 OPEN = "ldm:open"  # sorted set: every job that is queued or running
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
+
+
+def owner_jobs_key(owner: str) -> str:
+    """A sorted set of an owner's jobs by the time of their submission, until their records expire."""
+    return f"ldm:jobs:{owner}"
+
+
+def ring_key(base: str) -> str:
+    """A list of the queues of one MODEL.PRIORITY that have jobs, in the order of their owners' turns."""
+    return f"ldm:ring:{base}"
 
 
 def bell_key(model: str) -> str:
@@ -73,6 +85,7 @@ def _text(value: bytes | str) -> str:
 enqueue = Script(ENQUEUE)
 admit = Script(ADMIT)
 progress = Script(PROGRESS)
+saved = Script(SAVED)
 beat = Script(BEAT)
 commit = Script(COMMIT)
 requeue = Script(REQUEUE)

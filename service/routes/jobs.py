@@ -93,7 +93,7 @@ async def _make(request: Request, broker: Broker, metrics: GatewayMetrics, task:
     wish = Wish.of(request)
     body = await read_body(request, REQUESTS[task])
     payload, inputs = await prepare(broker, task, body, request.state.request_id)
-    view = await broker.submit(payload, inputs.pictures)
+    view = (await broker.submit(payload, inputs.pictures)).view
     metrics.submitted(task, payload.model)
     return await answer(broker, view, wish)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker import Broker, BrokerUnavailable, QueueFull
+from service.broker import Broker, BrokerUnavailable
+from service.quota import QueueFull
 from tests.worker.processes import WorkerProcess, payload
 
 Start = Callable[..., WorkerProcess]
@@ -63,7 +64,7 @@ async def test_the_position_counts_more_urgent_queues(broker: Broker) -> None:
     low = await broker.submit(payload(priority="low"))
     normal = [await broker.submit(payload()) for _ in range(2)]
     await broker.submit(payload(priority="high"))
-    positions = [await broker.job(view.payload.id) for view in (low, *normal)]
+    positions = [await broker.job(sent.view.payload.id) for sent in (low, *normal)]
     assert [view.queue_position for view in positions if view] == [4, 2, 3]
     assert await broker.queue_depths() == {("toy", "high"): 1, ("toy", "normal"): 2, ("toy", "low"): 1}
 

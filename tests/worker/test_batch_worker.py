@@ -24,7 +24,7 @@ Start = Callable[..., WorkerProcess]
 async def test_a_job_travels_from_the_queue_to_its_picture(broker: Broker, start_worker: Start, redis: Redis) -> None:
     start_worker()
     job = payload("a boat", n=2, seed=11)
-    queued = await broker.submit(job)
+    queued = (await broker.submit(job)).view
     assert queued.payload == job
     done = await broker.wait(job.id, 10)
     assert done is not None

@@ -31,7 +31,7 @@ def successes(redis: Redis, job_id: str) -> int:
 
 
 async def submit(broker: Broker, count: int, **given: Any) -> list[str]:
-    return [(await broker.submit(payload("slow", **given))).payload.id for _ in range(count)]
+    return [(await broker.submit(payload("slow", **given))).view.payload.id for _ in range(count)]
 
 
 async def statuses(broker: Broker, ids: list[str]) -> list[str]:
@@ -131,7 +131,7 @@ async def test_a_job_that_kills_its_workers_takes_no_other_with_it(
     broker: Broker, start_worker: Start, redis: Redis
 ) -> None:
     innocent = await submit(broker, 3, steps=10)
-    poison = (await broker.submit(payload("crash"))).payload.id
+    poison = (await broker.submit(payload("crash"))).view.payload.id
     innocent += await submit(broker, 3, steps=10)
     deaths = 0
     while redis.exists("ldm:open"):
@@ -197,7 +197,7 @@ async def test_a_drain_that_is_over_puts_jobs_back_in_order_and_burns_no_retry(
 
 async def test_a_device_that_hangs_ends_its_worker(broker: Broker, start_worker: Start, redis: Redis) -> None:
     worker = start_worker(step_timeout_s=0.5, **QUICK)
-    job_id = (await broker.submit(payload("hang"))).payload.id
+    job_id = (await broker.submit(payload("hang"))).view.payload.id
     assert worker.process.wait(15) == EXIT_HUNG
     view = await broker.job(job_id)
     assert view is not None

@@ -1,7 +1,7 @@
-"""Lua: the scripts of jobs that a worker holds, from their admission to their commit."""
+"""What a worker does to the jobs that it holds, from their admission to their end."""
 
-# worker, token, lease seconds, rows of room, turn, iso time, jobs it holds, queues per priority, queue, ... (high,
-# normal, low)
+# worker, token, lease seconds, rows of room, turn, iso time, jobs it holds, models, then for each priority (high,
+# normal, low) MODEL.PRIORITY of every model, or nothing where none may be taken from it, then the queues to pass over
 # Strictly high before normal before low, but of every eight jobs one comes from normal first and one from low first.
 # A job under which two workers died may be the cause: it runs alone, so that it takes no others with it.
 ADMIT = """
@@ -11,12 +11,26 @@ local lease, room, turn, held, width =
 local taken = {}
 if call('EXISTS', RQ..':suspended') == 1 then return taken end
 
+local passed = {}
+for i = 9 + 3 * width, #ARGV do passed[ARGV[i]] = true end
+
+-- the next job of the owner whose turn it is
+local function pop_ring(base)
+  local ring = 'ldm:ring:'..base
+  for _ = 1, call('LLEN', ring) do
+    local queue = call('LPOP', ring)
+    local id = not passed[queue] and call('LPOP', RQ..':queue:'..queue)
+    if call('EXISTS', RQ..':queue:'..queue) == 1 then call('RPUSH', ring, queue) end
+    if id then return id, queue end
+  end
+end
+
 local function pop()
   local order = ({[3] = {2, 3, 1}, [7] = {3, 2, 1}})[turn % 8] or {1, 2, 3}
   for _, priority in ipairs(order) do
     for model = 0, width - 1 do
-      local queue = ARGV[9 + (priority - 1) * width + (model + turn) % width]
-      local id = call('LPOP', RQ..':queue:'..queue)
+      local base = ARGV[9 + (priority - 1) * width + (model + turn) % width]
+      local id, queue = pop_ring(base)
       if id then return id, queue end
     end
   end
@@ -30,12 +44,13 @@ while room > 0 do
     local alone = tonumber(get(id, 'retries_left') or 3) <= 1
     if alone and held + #taken > 0 then
       call('LPUSH', RQ..':queue:'..queue, id)
+      in_ring(queue, 'LPUSH')
       break
     end
     local exe, key = token..'-'..#taken, job_key(id)
     local both = id..':'..exe
     call('HSET', key, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', worker,
-      'x_exec', exe)
+      'x_exec', exe, 'x_resumed', get(id, 'x_saved') or 0)
     call('HINCRBY', key, 'x_starts', 1)
     call('PERSIST', key)
     call('HSET', RQ..':execution:'..both, 'id', exe, 'job_id', id, 'created_at', stamp(t), 'last_heartbeat', stamp(t),
@@ -48,7 +63,7 @@ while room > 0 do
     call('EXPIRE', RQ..':worker:'..worker..':executions', lease + 120)
     event('kind', 'started', 'id', id)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), get(id, 'enqueued_at') or '',
-      alone and 1 or 0}
+      alone and 1 or 0, get(id, 'x_saved') or 0}
     room = alone and 0 or room - tonumber(get(id, 'x_rows') or 1)
     turn = turn + 1
   end
@@ -71,6 +86,12 @@ for i = 1, #ARGV, 3 do
 end
 if any then event('kind', 'progress', 'steps', cjson.encode(steps)) end
 return {cancel, lost}
+"""
+
+# id, execution, step -> whether the job is still ours: then it would resume from that step
+SAVED = """
+if not mine(ARGV[1], ARGV[2]) then return 0 end
+return call('HSET', job_key(ARGV[1]), 'x_saved', ARGV[3]) and 1
 """
 
 # lease seconds, id, execution, ... -> as PROGRESS
@@ -103,7 +124,7 @@ end
 drop_execution(id, exe, get(id, 'origin'), worker)
 call('HINCRBYFLOAT', RQ..':worker:'..worker, 'total_working_time', seconds)
 if call('HEXISTS', job_key(id), 'x_cancel') == 1 then status = 'canceled' end
-if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9]) end
+if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9], 1) end
 if status == 'finished' then
   call('HSET', job_key(id), 'x_images', ARGV[8], 'x_step', get(id, 'x_steps'))
 elseif status == 'failed' then
@@ -115,4 +136,18 @@ if status ~= 'canceled' then
 end
 finish(id, status, iso)
 return status
+"""
+
+# iso time, id, execution, ... oldest first; no retry is burnt
+REQUEUE = """
+local count = 0
+for i = #ARGV - 1, 2, -2 do
+  local id, exe = ARGV[i], ARGV[i + 1]
+  if mine(id, exe) then
+    drop_execution(id, exe, get(id, 'origin'), get(id, 'worker_name'))
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then finish(id, 'canceled', ARGV[1]) else to_front(id) end
+    count = count + 1
+  end
+end
+return count
 """

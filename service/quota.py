@@ -1,0 +1,80 @@
+"""What a submission is held against beyond the queue's own limit, and what it can be refused for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ldm_core.errors import LdmError
+from worker.jobs import JobView
+
+REMEMBER_S = 24 * 3600  # an idempotency key, and the record of its job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What one API key may have; 0: any number."""
+
+    open_jobs: int = 0  # waiting and running at the same time
+    rate: int = 0  # jobs per window; all of them may come at once
+    window_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """A client's Idempotency-Key, hashed, and the fingerprint of the request that came with it."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Where a key stands in its rate limit after a submission: how many jobs it may send at once now, and when again
+    as many as its limit."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of a submission; `replayed`: the job was there before, under the same idempotency key."""
+
+    view: JobView
+    replayed: bool = False
+    pace: Pace | None = None
+
+
+class Refused(LdmError):
+    """A submission that may be tried again after `retry_after` seconds."""
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class QueueFull(Refused):
+    """As many jobs are open as may be. `retry_after`: seconds until a tenth of them should be done."""
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full: {limit} jobs are waiting or running", retry_after)
+
+
+class TooManyOpen(Refused):
+    """The key has as many jobs waiting and running as it may."""
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"this key may have {limit} jobs waiting and running at once", retry_after)
+
+
+class TooFast(Refused):
+    """The key is over its rate limit."""
+
+    def __init__(self, pace: Pace, window_s: float, retry_after: float) -> None:
+        super().__init__(f"this key may send {pace.limit} jobs in {window_s:g} seconds", retry_after)
+        self.pace = pace
+
+
+class IdempotencyConflict(LdmError):
+    """The same Idempotency-Key came with another request."""

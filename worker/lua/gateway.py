@@ -1,0 +1,67 @@
+"""What the gateway does to a job: it makes one, it cancels one."""
+
+# id, queue, limit, owner, open jobs an owner may have (0: any), jobs per window of seconds (0: any), window,
+# idempotency key, fingerprint of the request, seconds to remember both, then the record: field, value, ...
+# -> what became of it, then what the kind says; a new job's place in its owner's rate at the end
+ENQUEUE = """
+local id, queue, limit, owner, most, rate, window, idem, print, remember = unpack(ARGV, 1, 10)
+local record = idem ~= '' and 'ldm:idem:'..owner..':'..idem
+if call('EXISTS', job_key(id)) == 1 then return {'duplicate', id} end
+local known = record and call('HMGET', record, 'id', 'print')
+if known and known[1] and call('EXISTS', job_key(known[1])) == 1 then
+  return {known[2] == print and 'replay' or 'conflict', known[1]}
+end
+
+-- jobs evenly spaced would each take `gap`; `due` is when the last one's would end (GCRA)
+local t, gap, pace, due = now(), 0, 'ldm:rate:'..owner, 0
+if tonumber(rate) > 0 then
+  gap = window / rate
+  due = math.max(tonumber(call('GET', pace) or 0), t) + gap
+  if due - t > tonumber(window) then return {'rate', stamp(due - t - window)} end
+end
+local mine_open = 'ldm:open:'..owner
+if tonumber(most) > 0 and call('SCARD', mine_open) >= tonumber(most) then
+  for _, other in ipairs(call('SMEMBERS', mine_open)) do -- jobs that another program deleted
+    if not call('ZSCORE', 'ldm:open', other) then call('SREM', mine_open, other) end
+  end
+  if call('SCARD', mine_open) >= tonumber(most) then return {'busy'} end
+end
+if call('ZCARD', 'ldm:open') >= tonumber(limit) then
+  local oldest = call('LINDEX', 'ldm:ended', -1)
+  return {'full', call('LLEN', 'ldm:ended'), oldest and stamp(t - oldest) or '0'}
+end
+
+if gap > 0 then call('SET', pace, stamp(due), 'PX', math.ceil((due - t) * 1000)) end
+call('HSET', job_key(id), 'x_owner', owner, unpack(ARGV, 11))
+if record then
+  call('HSET', record, 'id', id, 'print', print)
+  call('EXPIRE', record, remember)
+  call('HSET', job_key(id), 'x_keep', remember)
+end
+call('SADD', RQ..':queues', RQ..':queue:'..queue)
+call('RPUSH', RQ..':queue:'..queue, id)
+in_ring(queue, 'RPUSH')
+call('ZADD', 'ldm:open', stamp(t), id)
+call('SADD', mine_open, id)
+call('ZADD', 'ldm:jobs:'..owner, stamp(t), id)
+call('SADD', 'ldm:owners', owner)
+event('kind', 'queued', 'id', id)
+ring_bell(queue)
+return {'queued', id, gap > 0 and math.floor((t + window - due) / gap) or -1, stamp(math.max(due - t, 0))}
+"""
+
+# id, iso time -> false: unknown; else what it was
+CANCEL = """
+local id, iso = ARGV[1], ARGV[2]
+local status = get(id, 'status')
+if status == 'queued' then
+  call('LREM', RQ..':queue:'..get(id, 'origin'), 0, id)
+  finish(id, 'canceled', iso)
+elseif status == 'started' then
+  local commands = 'ldm:commands:'..get(id, 'worker_name')
+  call('HSET', job_key(id), 'x_cancel', iso)
+  call('RPUSH', commands, id)
+  call('EXPIRE', commands, 60)
+end
+return status
+"""
