@@ -48,22 +48,29 @@ def load_model(
     low_res = root / "low_res_scheduler"
     first_stage = _build_unscaled if parts.pipeline == UNSCALED else load_first_stage
     condition = None if parts.condition is None else _component(parts.condition, build_condition, shared, *place)
+    digest = _content_hash(parts.unet)
     return LatentDiffusion(
         card=read_card(root),
-        unet=_component(parts.unet, _build_unet, shared, *place),
+        unet=_component(parts.unet, _build_unet, shared, *place, digest),
         autoencoder=_component(parts.first_stage, first_stage, shared, *place),
         condition=condition or Condition(),
         schedule=_schedule(parts.scheduler),
         low_res_schedule=_schedule(low_res) if low_res.exists() else None,
         device=place[0],
         dtype=dtype,
+        digest=digest,
     )
 
 
 def _component(
-    path: Path, build: Callable[[Path], Module], shared: Shared, device: torch.device, dtype: torch.dtype
+    path: Path,
+    build: Callable[[Path], Module],
+    shared: Shared,
+    device: torch.device,
+    dtype: torch.dtype,
+    digest: str = "",
 ) -> Module:
-    key = f"{build.__name__}:{_content_hash(path)}:{device}:{dtype}"
+    key = f"{build.__name__}:{digest or _content_hash(path)}:{device}:{dtype}"
     if key not in shared:
         shared[key] = build(path).to(device=device, dtype=dtype).eval().requires_grad_(False)
     return shared[key]  # type: ignore[return-value]

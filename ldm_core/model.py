@@ -38,6 +38,7 @@ class LatentDiffusion:
     low_res_schedule: NoiseSchedule | None  # of a model that sees the small picture noised
     device: torch.device
     dtype: torch.dtype
+    digest: str = ""  # of the U-Net's weights and configuration
     _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property

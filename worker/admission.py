@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ from redis import Redis
 
 from ldm_core.errors import JobError
 from worker import scripts
-from worker.blobs import BlobStore, input_name
+from worker.blobs import BlobStore, checkpoint_name, input_name
 from worker.holdings import Held, Holdings
-from worker.jobs import PRIORITIES, queue_name
+from worker.jobs import PRIORITIES, Priority, queue_name
 from worker.metrics import WorkerMetrics
 from worker.records import iso_now, payload_of, unix
 from worker.request import EngineJob
@@ -26,24 +27,52 @@ class Admission:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, models: Sequence[str], lease_s: int, fail: Callable[[Held, Exception], None],
+        *, worker: str, models: Sequence[str], max_rows: int, lease_s: int, fail: Callable[[Held, Exception], None],
     ) -> None:  # fmt: skip
         self._redis, self._blobs, self._held, self._metrics, self._fail = redis, blobs, held, metrics, fail
         self._worker, self._lease_s = worker, lease_s
-        self._width = len(models)
-        self._queues = [queue_name(model, priority) for priority in PRIORITIES for model in models]
+        self._models = models
+        self._spare = max(2, max_rows // 4)  # rows that may come in beyond those that run, to push others aside
         self._turn = 0
 
     def admit(self, room: int) -> list[EngineJob]:
-        """Leases jobs until `room` rows are filled; the last one may overshoot. Raises what Redis raises."""
+        """Leases jobs until `room` rows are filled; the last one may overshoot. Raises what Redis raises.
+
+        Without room only jobs that have a right to others' rows come in.
+        """
         holds = self._held.all()
         if any(held.alone for held in holds):
             return []
+        priorities: Sequence[Priority] = PRIORITIES
+        passed: list[str] = []
+        if room <= 0:
+            room += self._spare
+            priorities, passed = self._overtaking(holds)
+            if room <= 0:
+                return []
         token = uuid4().hex[:16]
-        arguments = (self._worker, token, self._lease_s, room, self._turn, iso_now(), len(holds), self._width)
-        taken = scripts.admit.run(self._redis, *arguments, *self._queues)
+        arguments = (self._worker, token, self._lease_s, room, self._turn, iso_now(), len(holds), len(self._models))
+        bases = [
+            queue_name(m, priority) if priority in priorities else "" for priority in PRIORITIES for m in self._models
+        ]
+        taken = scripts.admit.run(self._redis, *arguments, *bases, *passed)
         self._turn += len(taken)
         return [job for reply in taken if (job := self._prepare(*reply)) is not None]
+
+    def _overtaking(self, holds: Sequence[Held]) -> tuple[list[Priority], list[str]]:
+        """The priorities from which jobs may come in though every row is taken, and the queues to pass over there.
+
+        Those more urgent than the least urgent job here; and at that one's priority, owners with less than their share.
+        """
+        least = max((held.payload.priority for held in holds), key=PRIORITIES.index, default=PRIORITIES[0])
+        rows: Counter[str] = Counter()
+        for held in holds:
+            if held.payload.priority == least:
+                rows[held.payload.owner] += held.payload.params.n * held.payload.params.rows_per_image
+        share = rows.total() / (len(rows) + 1)
+        sated = [owner for owner, count in rows.items() if count >= share]
+        priorities = [*PRIORITIES[: PRIORITIES.index(least) + 1]]
+        return priorities, [queue_name(model, least, owner) for model in self._models for owner in sated]
 
     def _prepare(
         self,
@@ -54,7 +83,7 @@ class Admission:
         timeout: bytes,
         enqueued_at: bytes,
         alone: int,
-        saved: bytes,
+        starts: bytes,
     ) -> EngineJob | None:
         try:
             payload = payload_of(data)
@@ -65,20 +94,24 @@ class Admission:
         self._held.add(held)
         self._metrics.job_admitted(time.time() - (unix(enqueued_at) or time.time()))
         try:
-            return self._engine_job(held, time.time() + float(timeout))
+            return self._engine_job(held, time.time() + float(timeout), began=int(starts) > 1)
         except Exception as error:
             self._fail(held, error)
             return None
 
-    def _engine_job(self, held: Held, deadline: float) -> EngineJob:
+    def _engine_job(self, held: Held, deadline: float, *, began: bool) -> EngineJob:
         payload = held.payload
+        checkpoint = self._blobs.get(checkpoint_name(payload.id)) if began else None
+        held.saved = checkpoint is not None
         return EngineJob(
             id=held.key,
             model=payload.model,
             params=payload.params,
             pictures={name: self._input(input_name(payload.id, name)) for name in payload.inputs},
+            checkpoint=checkpoint,
             format=payload.format,
             priority=payload.priority,
+            owner=payload.owner,
             deadline=deadline,
             request_id=payload.request_id,
         )

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -53,6 +54,7 @@ class Engine(Protocol):
     def unfinished(self) -> list[str]: ...
     def run(self) -> None: ...
     def stop(self, drain_s: float) -> list[str]: ...
+    def save(self) -> Sequence[Event]: ...
 
 
 class BatchWorker(BaseWorker):
@@ -104,8 +106,7 @@ class BatchWorker(BaseWorker):
         while not self._signals:
             self._sleep(self._pause or IDLE_S)
             self._look()
-        self._drain()
-        device.join(FLUSH_S)
+        self._drain(device)
 
     def request_stop(self, signum: int | None = None, frame: FrameType | None = None) -> None:
         """Asks `serve` to end; safe in a signal handler."""
@@ -122,7 +123,7 @@ class BatchWorker(BaseWorker):
         engine, settings, models = self._engine, self._settings, list(self._cards)
         self._admission = Admission(
             self._redis, self._blobs, self._held, self._metrics,
-            worker=self.name, models=models, lease_s=settings.lease_s, fail=self.clerk.fail,
+            worker=self.name, models=models, max_rows=settings.max_rows, lease_s=settings.lease_s, fail=self.clerk.fail,
         )  # fmt: skip
         self._doorbell = Doorbell(
             self._redis, worker=self.name, models=models,
@@ -168,7 +169,7 @@ class BatchWorker(BaseWorker):
         """Fills the engine's free rows from the queues."""
         room = self._engine.free_rows()
         try:
-            if room > 0 and not self._signals:
+            if not self._signals:
                 for job in self._admission.admit(room):
                     self._engine.submit(job)
             state = WorkerStatus.BUSY if len(self._held) else WorkerStatus.IDLE
@@ -190,13 +191,16 @@ class BatchWorker(BaseWorker):
         for key in self._held.keys_of(job_ids):
             self._engine.cancel(key)
 
-    def _drain(self) -> None:
-        """No new jobs; what runs may go on for a while; the rest goes back to the front of its queue."""
+    def _drain(self, device: threading.Thread) -> None:
+        """No new jobs; what runs may go on for a while; the rest is saved and goes back to the front of its queue."""
         self._shutdown_requested_date = now()
         deadline = time.monotonic() + self._settings.drain_s
         while self._engine.unfinished() and self._signals < 2 and time.monotonic() < deadline:
             self._sleep(0.05)
         self._engine.stop(0.0)
+        device.join(FLUSH_S)
+        if not device.is_alive():
+            self.clerk.emit(self._engine.save())
         self._doorbell.close()
         self.clerk.close(FLUSH_S)
         self._leases.close()

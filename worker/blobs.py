@@ -49,6 +49,11 @@ def input_name(job_id: str, name: str) -> str:
     return f"{job_id}.{name}"
 
 
+def checkpoint_name(job_id: str) -> str:
+    """What a job has become so far. Every execution walks the same path, so one may replace another's."""
+    return f"{job_id}.checkpoint"
+
+
 def output_name(job_id: str, execution: str, index: int) -> str:
     """Picture `index` of one execution: a second execution writes beside it, never over it."""
     return f"{job_id}.{execution}.{index}"

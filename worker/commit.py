@@ -15,18 +15,19 @@ from typing import TypeVar
 from redis import Redis
 
 from worker import scripts
-from worker.blobs import BlobStore, input_name, output_name
+from worker.blobs import BlobStore, checkpoint_name, input_name, output_name
 from worker.connection import AWAY
 from worker.holdings import Held, Holdings
 from worker.jobs import CONTENT_TYPES, StoredImage
 from worker.metrics import WorkerMetrics
 from worker.records import iso_now, problem_of, result_fields
-from worker.request import Cancelled, EncodedImage, Event, Failed, Finished, Progress
+from worker.request import Cancelled, EncodedImage, Event, Failed, Finished, Progress, Saved
 from worker.vital import start_vital
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CHECKPOINT_TTL_S = 86400
 OUTCOMES = {"finished": "succeeded", "failed": "failed", "canceled": "cancelled", "queued": "retried", "lost": "lost"}
 
 
@@ -79,7 +80,9 @@ class Clerk:
             events = [event for batch in batches if batch for event in batch]
             self._progress(event for event in events if isinstance(event, Progress))
             for event in events:
-                if not isinstance(event, Progress):
+                if isinstance(event, Saved):
+                    self._save(event)
+                elif not isinstance(event, Progress):
                     self._end(event)
 
     def _progress(self, events: Iterable[Progress]) -> None:
@@ -90,6 +93,16 @@ class Clerk:
             arguments = [part for mine, step in held for part in (mine.job_id, mine.execution, step)]
             with suppress(*AWAY):  # the next step tells the same
                 self._heard(*scripts.progress.run(self._redis, *arguments))
+
+    def _save(self, event: Saved) -> None:
+        """Before its record says so. A checkpoint that cannot be written costs nothing but steps, should we die."""
+        held = self._held.get(event.job_id)
+        if held is None:
+            return
+        with suppress(*AWAY, OSError):
+            self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
+            scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
+            held.saved = True
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         held = self._held.get(event.job_id)
@@ -132,7 +145,8 @@ class Clerk:
         else:
             became = self._write(held, "canceled")
         if became in {"finished", "failed", "canceled"}:
-            self._delete_inputs(held)
+            names = [input_name(held.job_id, name) for name in held.payload.inputs]
+            self._blobs.delete(*names, *([checkpoint_name(held.job_id)] if held.saved else []))
         return became
 
     def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
@@ -161,6 +175,3 @@ class Clerk:
             json.dumps(stored), problem, *result,
         )  # fmt: skip
         return became.decode()
-
-    def _delete_inputs(self, held: Held) -> None:
-        self._blobs.delete(*(input_name(held.job_id, name) for name in held.payload.inputs))

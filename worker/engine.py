@@ -14,12 +14,23 @@ from typing import Protocol
 from ldm_core.errors import DeadlineExceeded, LdmError
 from ldm_core.model import LatentDiffusion
 from worker.finisher import Finisher
-from worker.request import Cancelled, EncodedImage, EngineJob, Event, Failed, Finished, ImageRun, Progress, Request
+from worker.request import (
+    Cancelled,
+    EncodedImage,
+    EngineJob,
+    Event,
+    Failed,
+    Finished,
+    ImageRun,
+    Progress,
+    Request,
+    Saved,
+)
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.vital import start_vital
 
-__all__ = ["Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Progress"]
+__all__ = ["Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Progress", "Saved"]
 
 BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
 IDLE_S = 1.0  # how often an idle engine says that it lives
@@ -45,11 +56,13 @@ class Engine:
         emit: Callable[[Sequence[Event]], None],
         metrics: EngineMetrics,
         png_metadata: bool = True,
+        checkpoint_s: float = 5.0,
     ) -> None:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows)
         self._runner = Runner(models, rows)
         self._finisher = Finisher(models, self._finished, metrics.stage, png_metadata)
+        self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()
         self._changed = threading.Condition()  # guards all of the above, and is notified when any of it changes
@@ -58,8 +71,10 @@ class Engine:
 
     def submit(self, job: EngineJob) -> None:
         """Takes a job; it joins at the next step if there are rows for it."""
+        request = Request(job)
+        self._runner.resume(request)
         with self._changed:
-            self._requests[job.id] = request = Request(job)
+            self._requests[job.id] = request
             self._scheduler.add(request)
             self._changed.notify_all()
 
@@ -71,7 +86,7 @@ class Engine:
                 self._changed.notify_all()
 
     def free_rows(self) -> int:
-        """How many more rows would run at once; not positive when the engine has enough."""
+        """How many more rows would run at once; negative when some rest."""
         with self._changed:
             return self._scheduler.free_rows()
 
@@ -103,8 +118,8 @@ class Engine:
         """One pass over whatever is here. False when there was nothing to do."""
         with self._changed:
             self._drop_ended()
-            admitted = self._scheduler.admit(BEGIN_PER_STEP)
-        for run in admitted:
+            fresh = self._scheduler.choose(BEGIN_PER_STEP)
+        for run in fresh:
             self._begin(run)
         with self._changed:
             batches = self._scheduler.batches()
@@ -115,7 +130,13 @@ class Engine:
         self._report({run.request for batch in batches for run in batch})
         for run in done:
             self._finisher.put(run)
-        return bool(batches)
+        return bool(batches or done)
+
+    def save(self) -> list[Saved]:
+        """Everything that is under way, once `run` has ended."""
+        return [
+            self._runner.save(request) for request in self._requests.values() if any(r.sample for r in request.runs)
+        ]
 
     def _drop_ended(self) -> None:
         now = time.time()
@@ -155,6 +176,12 @@ class Engine:
             counts = {model: self._scheduler.rows(model) for model in self._models}
         if alive:
             self._emit([Progress(request.job.id, request.step) for request in alive])
+        now = time.monotonic()
+        due = [request for request in alive if now - request.saved_at >= self._checkpoint_s]
+        if due:
+            self._emit([self._runner.save(request) for request in due])
+        for request in due:
+            request.saved_at = now
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
 

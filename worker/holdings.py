@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from worker.jobs import JobPayload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """One execution of a job that this worker has leased."""
 
@@ -18,6 +18,7 @@ class Held:
     payload: JobPayload
     admitted_at: float  # monotonic
     alone: bool = False  # workers died under it before: nothing may run beside it
+    saved: bool = False  # a checkpoint of it is stored
 
     @property
     def key(self) -> str:

@@ -43,7 +43,7 @@ def main() -> int:
     rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
-        png_metadata=settings.png_metadata,
+        png_metadata=settings.png_metadata, checkpoint_s=settings.checkpoint_s,
     )  # fmt: skip
     worker.serve(engine)
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from worker.jobs import Format, Priority
 if TYPE_CHECKING:
     from ldm_core.image import Pictures
     from ldm_core.tasks import Sample
+    from worker.checkpoint import SavedSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +24,10 @@ class EngineJob:
     model: str
     params: GenerationParams
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    checkpoint: bytes | None = None  # of an execution before this one
     format: Format = "png"
     priority: Priority = "normal"
+    owner: str = ""
     deadline: float | None = None
     request_id: str = ""
 
@@ -44,6 +48,15 @@ class Progress:
 
     job_id: str
     step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the job has become by `step`; `encode` makes the bytes, and takes its time."""
+
+    job_id: str
+    step: int
+    encode: Callable[[], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +83,7 @@ class Cancelled:
     job_id: str
 
 
-Event = Progress | Finished | Failed | Cancelled
+Event = Progress | Saved | Finished | Failed | Cancelled
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +94,8 @@ class Request:
     runs: list[ImageRun] = field(init=False)
     inputs: Pictures | None = None  # decoded once, for all its pictures
     done: dict[int, EncodedImage] = field(default_factory=dict)
+    resumes: Mapping[int, SavedSample] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.runs = [ImageRun(self, index) for index in range(self.job.params.n)]
@@ -88,7 +103,8 @@ class Request:
     @property
     def step(self) -> int:
         """Steps done by the slowest picture."""
-        return min(run.step for run in self.runs)
+        steps = self.job.params.steps
+        return min(steps if run.index in self.done else run.step for run in self.runs)
 
 
 @dataclass(eq=False, slots=True)
@@ -107,4 +123,7 @@ class ImageRun:
     @property
     def step(self) -> int:
         """Steps done or left out."""
-        return 0 if self.sample is None else self.sample.steps_done(self.request.job.params.steps)
+        if self.sample is None:
+            saved = self.request.resumes.get(self.index)
+            return min(saved.step, self.request.job.params.steps) if saved else 0
+        return self.sample.steps_done(self.request.job.params.steps)

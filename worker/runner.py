@@ -12,7 +12,8 @@ from PIL import Image
 from ldm_core import tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
-from worker.request import ImageRun, Request
+from worker.checkpoint import Checkpoint, place_of
+from worker.request import ImageRun, Request, Saved
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,29 @@ class Runner:
         if run.request.inputs is None:
             run.request.inputs = {name: _decoded(data) for name, data in job.pictures.items()}
         with torch.inference_mode():
-            run.sample = tasks.begin(self._models[job.model], job.params, run.index, run.request.inputs)
+            sample = tasks.begin(self._models[job.model], job.params, run.index, run.request.inputs)
+        if run.index in run.request.resumes:
+            run.request.resumes[run.index].restore(sample)
+        run.sample = sample
+
+    def resume(self, request: Request) -> None:
+        """Takes up what an execution before this one has left, if that can be gone on with here."""
+        model, rows = self._of(request)
+        saved = Checkpoint.from_bytes(request.job.checkpoint or b"", place_of(model, rows))
+        if saved is not None:
+            request.resumes, request.done = saved.samples, dict(saved.done)
+
+    def save(self, request: Request) -> Saved:
+        """The request as it is now."""
+        checkpoint = Checkpoint.of(request, place_of(*self._of(request)))
+        return Saved(request.job.id, request.step, checkpoint.to_bytes)
 
     def step(self, batch: Sequence[ImageRun]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
         An error of the whole call is narrowed down by halves to the pictures that cause it.
         """
-        model, rows = self._of(batch[0])
+        model, rows = self._of(batch[0].request)
         try:
             finite = model.step([run.sample for run in batch if run.sample is not None], rows)
         except Exception as error:
@@ -55,10 +71,10 @@ class Runner:
 
     def padding(self, batch: Sequence[ImageRun]) -> int:
         """Rows that the batch's last U-Net call computes for nobody."""
-        return -sum(run.rows for run in batch) % self._of(batch[0])[1]
+        return -sum(run.rows for run in batch) % self._of(batch[0].request)[1]
 
-    def _of(self, run: ImageRun) -> tuple[LatentDiffusion, int]:
-        model = run.request.job.model
+    def _of(self, request: Request) -> tuple[LatentDiffusion, int]:
+        model = request.job.model
         return self._models[model], self._rows[model]
 
 

@@ -38,6 +38,7 @@ class WorkerSettings(BaseSettings):
     metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
     log_format: Literal["json", "text"] = "json"
     worker_name: str = ""  # given by the supervisor; empty: made up
+    checkpoint_s: float = Field(default=5, gt=0)  # how often a long job is saved, so that another worker can go on
     drain_s: float = Field(default=60, ge=0)  # at SIGTERM: how long running jobs may go on
     step_timeout_s: float = Field(default=120, gt=0)  # a step that takes longer is a hung device
     lease_s: int = Field(default=20, ge=1)

@@ -27,6 +27,8 @@ from worker.vital import EXIT_BROKEN_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_BAD_SETTING = 2
+# how a process ends that ends itself; any other signal came from outside
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 LONG_LIFE_S = 60.0  # a child that lived this long starts again at once
 BACK_OFF_S = (0.5, 30.0)
 GATEWAY_STOP_S = 5.0
@@ -170,7 +172,7 @@ class Supervisor:
         say(f"the {child.name} ended with {how}; starting it again")
         if child is self._worker:
             with suppress(RedisError, OSError):  # else its leases run out by themselves
-                revoke(connect(self._url), self._worker_name)
+                revoke(connect(self._url), self._worker_name, crashed=code > 0 or -code in CRASHES)
 
     def _revoke_all(self) -> None:
         """The Redis is ours alone, so whoever was working when it last stopped is gone."""

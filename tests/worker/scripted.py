@@ -78,6 +78,9 @@ class ScriptedEngine:
         self._stopped = True
         return list(self._rows)
 
+    def save(self) -> list[Event]:
+        return []
+
     def _step(self, rows: list[Row]) -> None:
         scripts = {row.job.params.prompt for row in rows}
         if "crash" in scripts:

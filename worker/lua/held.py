@@ -63,7 +63,7 @@ while room > 0 do
     call('EXPIRE', RQ..':worker:'..worker..':executions', lease + 120)
     event('kind', 'started', 'id', id)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), get(id, 'enqueued_at') or '',
-      alone and 1 or 0, get(id, 'x_saved') or 0}
+      alone and 1 or 0, get(id, 'x_starts')}
     room = alone and 0 or room - tonumber(get(id, 'x_rows') or 1)
     turn = turn + 1
   end

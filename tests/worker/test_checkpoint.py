@@ -1,0 +1,116 @@
+"""A job that another worker goes on with ends in the bytes of the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.worker.engine_kit import Kept, inpaint, job, superres
+from worker.checkpoint import Checkpoint
+from worker.engine import EngineJob, Saved
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+JOBS = {
+    "ddim": job(steps=6),
+    "ddim with noise": job(steps=6, eta=1.0),
+    "dpmpp_2m": job(steps=6, sampler="dpmpp_2m"),
+    "plms": job(steps=6, sampler="plms"),
+    "euler_a": job(steps=6, sampler="euler_a"),
+    "ddpm": job(steps=6, sampler="ddpm"),
+    "several pictures": job(steps=6, n=3, eta=0.5),
+    "inpainting": inpaint(steps=6, eta=1.0),
+    "super-resolution": superres(steps=6, sampler="plms"),
+}
+
+
+def undisturbed(of: EngineJob) -> list[bytes]:
+    kept = Kept()
+    kept.engine.submit(of)
+    kept.run_all()
+    return kept.images(of.id)
+
+
+def saved_after(of: EngineJob, steps: int) -> bytes:
+    """What the first of two engines leaves; another job shares its batches."""
+    kept = Kept(checkpoint_s=0.0)
+    kept.engine.submit(of)
+    kept.engine.submit(job("mate", steps=20, seed=99))
+    for _ in range(steps):
+        kept.engine.step()
+    saved = [event for event in kept.events if isinstance(event, Saved) and event.job_id == of.id]
+    assert saved[-1].step == steps - (of.params.sampler == "plms")  # which evaluates once more than it counts
+    return saved[-1].encode()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("name", JOBS)
+def test_the_second_engine_ends_in_the_same_bytes(name: str, steps: int) -> None:
+    of = JOBS[name]
+    kept = Kept()
+    kept.engine.submit(replace(of, checkpoint=saved_after(of, steps)))
+    kept.run_all()
+    assert kept.images(of.id) == undisturbed(of)
+    models = [model for model, _, _ in kept.batches]
+    evaluations = of.params.steps + (of.params.sampler == "plms")
+    assert len(models) == evaluations - steps, "it began over"
+
+
+def test_pictures_that_were_done_are_kept() -> None:
+    of = job(n=2, steps=3)
+    kept = Kept(max_rows=2, checkpoint_s=0.0)  # one picture after the other
+    kept.engine.submit(of)
+    for _ in range(4):
+        kept.engine.step()
+        kept.finish()
+    (*_, saved) = [event for event in kept.events if isinstance(event, Saved)]
+    second = Kept(max_rows=2)
+    second.engine.submit(replace(of, checkpoint=saved.encode()))
+    second.run_all()
+    assert second.images("job") == undisturbed(of)
+    assert len(second.batches) == 2
+
+
+def test_what_is_saved_at_the_end_of_a_drain_can_be_resumed() -> None:
+    of = job(steps=6)
+    first, second = Kept(), Kept()
+    first.engine.submit(of)
+    first.engine.submit(job("not begun", steps=6))
+    first.engine._cancelled.add("not begun")
+    for _ in range(3):
+        first.engine.step()
+    assert first.engine.stop(0.0) == ["job"]
+    (saved,) = first.engine.save()
+    second.engine.submit(replace(of, checkpoint=saved.encode()))
+    second.run_all()
+    assert second.images("job") == undisturbed(of)
+    assert len(second.batches) == 3
+
+
+def test_where_the_bytes_would_differ_the_job_starts_over() -> None:
+    of = job(steps=4)
+    elsewhere = saved_after(of, 2)
+    about = json.loads(json.loads(elsewhere[8 : 8 + int.from_bytes(elsewhere[:8], "little")])["__metadata__"]["about"])
+    about["place"] = about["place"].replace("2 rows", "16 rows")
+    moved = save(load(elsewhere), {"about": json.dumps(about)})
+    for checkpoint in (moved, elsewhere[:-50], elsewhere[:20], b"", b"\xff" * 400):
+        kept = Kept()
+        kept.engine.submit(replace(of, checkpoint=checkpoint))
+        kept.run_all()
+        assert kept.images("job") == undisturbed(of)
+        assert len(kept.batches) == 4
+
+
+def test_a_checkpoint_is_small_and_has_no_pickle_in_it() -> None:
+    data = saved_after(job(steps=6), 3)
+    assert len(data) < 64 * 1024
+    assert Checkpoint.from_bytes(data, "elsewhere") is None
+    assert {name.partition(".")[2] for name in load(data)} == {"x", "noise"}  # DDIM remembers nothing
