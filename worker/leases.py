@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
@@ -63,6 +64,8 @@ class Leases:
         while not self._closed.wait(min(self._beat_s, 1.0)):
             if self._watchdog.hangs():
                 log.critical("the device has not finished a step for too long: ending this process")
+                with suppress(*AWAY):  # else a supervisor does it, or the leases run out
+                    revoke(self._redis, self._worker, crashed=True)
                 give_up()
             if time.monotonic() >= due or self._away:
                 self.beat()

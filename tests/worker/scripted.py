@@ -1,7 +1,7 @@
 """A worker process whose engine follows a script instead of denoising: everything else in it is the real thing.
 
 A job's prompt is its script: "slow" takes 20 ms a step, "hang" never ends its first step, "break" fails, "flaky"
-fails in a way worth another try, "crash" kills the process. Started by `tests.worker.processes`.
+fails in a way worth another try, "crash" and "eats all memory" end the process. Started by `tests.worker.processes`.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class ScriptedEngine:
     def _step(self, rows: list[Row]) -> None:
         scripts = {row.job.params.prompt for row in rows}
         if "crash" in scripts:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "eats all memory" in scripts:  # and the system ends the process, which looks like any kill
             os.kill(os.getpid(), signal.SIGKILL)
         while "hang" in scripts:
             time.sleep(1)

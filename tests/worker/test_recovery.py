@@ -127,11 +127,12 @@ async def test_a_job_that_outlives_no_worker_fails_with_the_reason(broker: Broke
     assert nothing_is_left(redis)
 
 
+@pytest.mark.parametrize(("poison", "most"), [("crash", 2), ("eats all memory", 4)])
 async def test_a_job_that_kills_its_workers_takes_no_other_with_it(
-    broker: Broker, start_worker: Start, redis: Redis
+    broker: Broker, start_worker: Start, redis: Redis, poison: str, most: int
 ) -> None:
     innocent = await submit(broker, 3, steps=10)
-    poison = (await broker.submit(payload("crash"))).view.payload.id
+    killer = (await broker.submit(payload(poison))).view.payload.id
     innocent += await submit(broker, 3, steps=10)
     deaths = 0
     while redis.exists("ldm:open"):
@@ -139,9 +140,21 @@ async def test_a_job_that_kills_its_workers_takes_no_other_with_it(
         eventually(lambda: worker.process.poll() is not None or not redis.exists("ldm:open"))  # noqa: B023
         if worker.process.poll() is not None:
             deaths += 1
-            revoke(redis, worker.name)
-    assert deaths == 4
-    assert await statuses(broker, [poison, *innocent]) == ["failed"] + ["succeeded"] * 6
+            revoke(redis, worker.name, crashed=-worker.process.returncode == signal.SIGSEGV)
+    assert deaths == most
+    assert await statuses(broker, [killer, *innocent]) == ["failed"] + ["succeeded"] * 6
+
+
+async def test_a_kill_costs_no_retry_where_the_job_had_moved_on(broker: Broker, redis: Redis) -> None:
+    (job_id,) = await submit(broker, 1)
+    for start, expected in enumerate([b"3", b"3", b"2", b"2"]):
+        (taken,) = admit(redis, f"w{start}")
+        if start in {0, 1, 3}:  # saved further on than ever; the third one dies where the second did
+            assert scripts.saved.run(redis, job_id, taken[2], 5 * start + 5) == 1
+        revoke(redis, f"w{start}")
+        assert redis.hget(f"rq:job:{job_id}", "retries_left") == expected
+    assert steps_done(redis, job_id) == 20  # what the next one goes on from
+    assert scripts.saved.run(redis, job_id, "of another execution", 30) == 0
 
 
 async def test_recovery_by_many_at_once_puts_a_job_back_once(broker: Broker, redis: Redis) -> None:
@@ -201,8 +214,9 @@ async def test_a_device_that_hangs_ends_its_worker(broker: Broker, start_worker:
     assert worker.process.wait(15) == EXIT_HUNG
     view = await broker.job(job_id)
     assert view is not None
-    assert view.status == "running"  # until somebody revokes the worker, or its lease ends
-    assert revoke(redis, worker.name) == 1
+    assert view.status == "queued"  # it gave its jobs back before it ended
+    assert redis.hget(f"rq:job:{job_id}", "retries_left") == b"1"
+    assert revoke(redis, worker.name) == 0
 
 
 def test_a_worker_may_be_up_before_its_redis(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ call('ZADD', 'ldm:jobs:'..owner, stamp(t), id)
 call('SADD', 'ldm:owners', owner)
 event('kind', 'queued', 'id', id)
 ring_bell(queue)
-return {'queued', id, gap > 0 and math.floor((t + window - due) / gap) or -1, stamp(math.max(due - t, 0))}
+return {'queued', id, gap > 0 and math.floor((t + window - due) / gap + 0.001) or -1, stamp(math.max(due - t, 0))}
 """
 
 # id, iso time -> false: unknown; else what it was

@@ -1,0 +1,79 @@
+"""Who gets a worker's rows when there are more jobs than rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis import Redis
+
+from service.broker import Broker
+from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
+from worker.jobs import JobPayload, queue_name
+
+Start = Callable[..., WorkerProcess]
+
+
+async def submitted(broker: Broker, count: int, **given: object) -> list[str]:
+    jobs = [payload(**given) for _ in range(count)]
+    for job in jobs:
+        await broker.submit(job)
+    return [job.id for job in jobs]
+
+
+def started(redis: Redis) -> list[str]:
+    """The jobs in the order in which they were taken."""
+    return [f[b"id"].decode() for _, f in redis.xrange("ldm:events") if f[b"kind"] == b"started"]
+
+
+async def test_one_owners_many_jobs_do_not_delay_anothers_few(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    many = await submitted(broker, 40, owner="many")
+    few = await submitted(broker, 2, owner="few")
+    other = await submitted(broker, 2, owner="other")
+    start_worker(max_rows=4)
+    eventually(lambda: nothing_is_left(redis))
+    order = started(redis)
+    assert max(order.index(job_id) for job_id in few + other) < 6
+    assert [job_id for job_id in order if job_id in many] == many  # an owner's own jobs stay in their order
+
+
+async def test_an_owner_comes_in_although_another_has_every_row(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    many = await submitted(broker, 12, prompt="slow", steps=400, owner="many")
+    start_worker(max_rows=8)
+    eventually(lambda: len(started(redis)) == 8)
+    (late,) = await submitted(broker, 1, prompt="slow", steps=1, owner="late")
+    eventually(lambda: redis.hget(f"rq:job:{late}", "status") == b"finished")
+    assert {redis.hget(f"rq:job:{job_id}", "status") for job_id in many} == {b"started", b"queued"}
+    assert len(started(redis)) == 9  # and of those that have their share none came in with it
+
+
+async def test_an_urgent_job_comes_in_although_every_row_is_taken(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    await submitted(broker, 10, prompt="slow", steps=400, priority="low")
+    start_worker(max_rows=8)
+    eventually(lambda: len(started(redis)) == 8)
+    (urgent,) = await submitted(broker, 1, steps=1, priority="high")
+    eventually(lambda: redis.hget(f"rq:job:{urgent}", "status") == b"finished")
+    assert len(started(redis)) == 9
+
+
+async def test_the_position_counts_the_turns_of_others(broker: Broker) -> None:
+    many = await submitted(broker, 5, owner="many")
+    few = await submitted(broker, 2, owner="few")
+    views = [await broker.job(job_id) for job_id in (*many, *few)]
+    assert [view.queue_position for view in views if view] == [1, 3, 5, 6, 7, 1, 3]
+
+
+async def test_another_programs_requeue_is_found(broker: Broker, start_worker: Start, redis: Redis) -> None:
+    job = JobPayload.from_json(payload(owner="shop").to_json())
+    await broker.submit(job)
+    redis.delete("ldm:ring:toy.normal")  # as after `rq requeue`, which knows only the queue
+    assert redis.llen(f"rq:queue:{queue_name('toy', 'normal', 'shop')}") == 1
+    start_worker(lease_s=2, beat_s=0.2)
+    ended = await broker.wait(job.id, 10)
+    assert ended is not None
+    assert ended.status == "succeeded"
