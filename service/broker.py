@@ -31,7 +31,7 @@ from service.quota import (
     TooManyOpen,
 )
 from worker import scripts
-from worker.blobs import INPUT_TTL_S, BlobStore, checkpoint_name, input_name, open_blobs, output_name
+from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, connect_async
 from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, Status, queue_name
 from worker.records import JOB_ID, iso_now, new_record, view_of
@@ -240,11 +240,7 @@ class Broker:
             return await self.wait(job_id, CANCEL_WAIT_S)
         if was == b"finished":
             await self._delete_images(job_id)
-        view = await self.job(job_id)
-        if was == b"queued" and view is not None:
-            inputs = [input_name(job_id, name) for name in view.payload.inputs]
-            await self._delete_blobs([*inputs, checkpoint_name(job_id)])
-        return view
+        return await self.job(job_id)
 
     async def _delete_images(self, job_id: str) -> None:
         key = f"{RQ_KEY_PREFIX}:job:{job_id}"

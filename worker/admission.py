@@ -101,14 +101,12 @@ class Admission:
 
     def _engine_job(self, held: Held, deadline: float, *, began: bool) -> EngineJob:
         payload = held.payload
-        checkpoint = self._blobs.get(checkpoint_name(payload.id)) if began else None
-        held.saved = checkpoint is not None
         return EngineJob(
             id=held.key,
             model=payload.model,
             params=payload.params,
             pictures={name: self._input(input_name(payload.id, name)) for name in payload.inputs},
-            checkpoint=checkpoint,
+            checkpoint=self._blobs.get(checkpoint_name(payload.id)) if began else None,
             format=payload.format,
             priority=payload.priority,
             owner=payload.owner,

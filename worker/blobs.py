@@ -16,6 +16,7 @@ from uuid import uuid4
 from redis import Redis
 
 from worker.connection import connect
+from worker.jobs import JobPayload
 
 INPUT_TTL_S = 7 * 86400  # a queued job waits at most this long; its inputs go when it ends
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
@@ -52,6 +53,11 @@ def input_name(job_id: str, name: str) -> str:
 def checkpoint_name(job_id: str) -> str:
     """What a job has become so far. Every execution walks the same path, so one may replace another's."""
     return f"{job_id}.checkpoint"
+
+
+def blobs_of(payload: JobPayload) -> list[str]:
+    """Everything that is kept for a job until it ends."""
+    return [*(input_name(payload.id, name) for name in payload.inputs), checkpoint_name(payload.id)]
 
 
 def output_name(job_id: str, execution: str, index: int) -> str:

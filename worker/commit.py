@@ -15,7 +15,7 @@ from typing import TypeVar
 from redis import Redis
 
 from worker import scripts
-from worker.blobs import BlobStore, checkpoint_name, input_name, output_name
+from worker.blobs import BlobStore, blobs_of, checkpoint_name, output_name
 from worker.connection import AWAY
 from worker.holdings import Held, Holdings
 from worker.jobs import CONTENT_TYPES, StoredImage
@@ -102,7 +102,6 @@ class Clerk:
         with suppress(*AWAY, OSError):
             self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
             scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
-            held.saved = True
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         held = self._held.get(event.job_id)
@@ -145,8 +144,7 @@ class Clerk:
         else:
             became = self._write(held, "canceled")
         if became in {"finished", "failed", "canceled"}:
-            names = [input_name(held.job_id, name) for name in held.payload.inputs]
-            self._blobs.delete(*names, *([checkpoint_name(held.job_id)] if held.saved else []))
+            self._blobs.delete(*blobs_of(held.payload))
         return became
 
     def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from worker.jobs import JobPayload
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """One execution of a job that this worker has leased."""
 
@@ -18,7 +18,6 @@ class Held:
     payload: JobPayload
     admitted_at: float  # monotonic
     alone: bool = False  # workers died under it before: nothing may run beside it
-    saved: bool = False  # a checkpoint of it is stored
 
     @property
     def key(self) -> str:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from typing import Any
 
 from redis import Redis
+from rq.defaults import RQ_KEY_PREFIX
 
 from worker import scripts
-from worker.blobs import BlobStore
+from worker.blobs import BlobStore, blobs_of
 from worker.connection import AWAY
 from worker.holdings import Holdings
-from worker.records import LOST, iso_now
+from worker.records import LOST, iso_now, payload_of
 from worker.vital import give_up
 
 log = logging.getLogger(__name__)
@@ -111,9 +112,17 @@ class Leases:
         recovered, healed = scripts.maintain.run(self._redis, iso_now(), json.dumps(LOST), UNLISTED_S)
         if recovered or healed:
             log.warning("took up %d jobs of lost workers and %d that were in no list", recovered, healed)
+        self._delete_litter()
         self._beats += 1
         if self._beats % SWEEP_EVERY == 0:
             self._blobs.sweep()
+
+    def _delete_litter(self) -> None:
+        """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
+        for job_id in self._redis.lpop(scripts.LITTER, 100) or ():
+            data = self._redis.hget(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}", "data")
+            if data is not None:
+                self._blobs.delete(*blobs_of(payload_of(data)))
 
 
 def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:

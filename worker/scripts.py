@@ -21,6 +21,7 @@ from worker.lua.lost import MAINTAIN, REVOKE
 from worker.lua.prelude import PRELUDE
 
 OPEN = "ldm:open"  # sorted set: every job that is queued or running
+LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with pictures to delete
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
 

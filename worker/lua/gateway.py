@@ -56,7 +56,7 @@ local id, iso = ARGV[1], ARGV[2]
 local status = get(id, 'status')
 if status == 'queued' then
   call('LREM', RQ..':queue:'..get(id, 'origin'), 0, id)
-  finish(id, 'canceled', iso)
+  end_alone(id, 'canceled', iso)
 elseif status == 'started' then
   local commands = 'ldm:commands:'..get(id, 'worker_name')
   call('HSET', job_key(id), 'x_cancel', iso)

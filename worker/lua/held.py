@@ -145,7 +145,7 @@ for i = #ARGV - 1, 2, -2 do
   local id, exe = ARGV[i], ARGV[i + 1]
   if mine(id, exe) then
     drop_execution(id, exe, get(id, 'origin'), get(id, 'worker_name'))
-    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then finish(id, 'canceled', ARGV[1]) else to_front(id) end
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then end_alone(id, 'canceled', ARGV[1]) else to_front(id) end
     count = count + 1
   end
 end

@@ -52,6 +52,12 @@ local function finish(id, status, iso)
   event('kind', 'end', 'id', id, 'status', status)
 end
 
+-- ended by no worker: its input pictures and its checkpoint are still there, for a worker's next clean-up
+local function end_alone(id, status, iso)
+  finish(id, status, iso)
+  call('RPUSH', 'ldm:litter', id)
+end
+
 local function to_front(id)
   local queue = get(id, 'origin')
   call('HSET', job_key(id), 'status', 'queued', 'x_step', get(id, 'x_saved') or 0, 'started_at', '', 'worker_name', '')
@@ -63,7 +69,7 @@ end
 
 -- a started job whose worker is gone, or whose try went wrong through no fault of its own
 local function try_again(id, iso, err, cost)
-  if call('HEXISTS', job_key(id), 'x_cancel') == 1 then finish(id, 'canceled', iso) return 'canceled' end
+  if call('HEXISTS', job_key(id), 'x_cancel') == 1 then end_alone(id, 'canceled', iso) return 'canceled' end
   local left = tonumber(get(id, 'retries_left') or 0) - cost
   if left >= 0 then
     call('HSET', job_key(id), 'retries_left', left)
@@ -71,7 +77,7 @@ local function try_again(id, iso, err, cost)
     return 'queued'
   end
   call('HSET', job_key(id), 'x_error', err)
-  finish(id, 'failed', iso)
+  end_alone(id, 'failed', iso)
   return 'failed'
 end
 
