@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from service import errors
+from service.auth import KeyRing
 from service.broker import Broker
+from service.dependencies import any_caller, known_caller
 from service.metrics import GatewayMetrics
 from service.middleware import Envelope
-from service.routes import health, jobs, models
+from service.openapi import problems
+from service.routes import events, health, jobs, models, tasks
 from service.settings import GatewaySettings
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
@@ -21,8 +24,12 @@ Every POST makes a job and answers `202` with it. `Prefer: wait=N` waits for the
 the picture itself. Errors are `application/problem+json` (RFC 9457)."""
 
 
-def create_app(settings: GatewaySettings, broker: Broker | None = None) -> FastAPI:
-    """The ASGI application. It starts with or without Redis, and says in /readyz what is missing."""
+def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: KeyRing | None = None) -> FastAPI:
+    """The ASGI application. It starts with or without Redis, and says in /readyz what is missing.
+
+    Raises BadKeys for API keys that cannot be read.
+    """
+    ring = keys or KeyRing(settings.api_keys.get_secret_value(), settings.api_keys_file)
     queue = broker or Broker(
         redis_url=settings.redis_url,
         data_dir=settings.data_dir,
@@ -39,9 +46,12 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None) -> FastA
         await queue.close()
 
     app = FastAPI(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
-    app.state.broker, app.state.metrics = queue, metrics
+    app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
     app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     errors.install(app)
-    for routes in (jobs, models, health):
-        app.include_router(routes.router)
+    guard = [Depends(known_caller if ring.configured else any_caller)]
+    refusals = problems(401, 403) if ring.configured else {}
+    for routes in (tasks, jobs, events, models):
+        app.include_router(routes.router, dependencies=guard, responses=refusals)
+    app.include_router(health.router)
     return app

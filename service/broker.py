@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,8 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
-from service.events import EventReader
+from service.events import EventReader, Watch
+from service.listing import page_of_jobs
 from service.quota import (
     REMEMBER_S,
     Idempotency,
@@ -40,10 +41,10 @@ POLL_S = 2.0  # what a waiter does in case an event got lost
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 RETRY_AFTER_S = (1.0, 60.0)
 UNMEASURED_RETRY_S = 10.0
+CONFLICT = "this Idempotency-Key came with another request before"
 NO_PICTURES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
 OWNED = re.compile(r"@[A-Za-z0-9_-]+$")  # the end of an owner's queue name
-PAGE = 50  # records read at once for a list of jobs
 
 
 class BrokerUnavailable(LdmError):
@@ -116,6 +117,18 @@ class Broker:
         view = await self.job(job_id) or view_of({key.encode(): _bytes(value) for key, value in record.items()})
         return Submitted(view=view, replayed=kind == b"replay", pace=pace)
 
+    async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
+        """The job that this request made before, if it is still there. Raises IdempotencyConflict.
+
+        Only `submit` decides; this spares it the work where the answer is known, and works while no worker is there.
+        """
+        async with _available():
+            known = await self._redis.hmget(scripts.idempotency_key(owner, idempotency.key), "id", "print")
+        view = await self.job(known[0].decode()) if known[0] else None
+        if view is not None and known[1].decode() != idempotency.fingerprint:
+            raise IdempotencyConflict(CONFLICT)
+        return view
+
     async def _enqueue(
         self, payload: JobPayload, record: Mapping[str, Any], quota: Quota, idempotency: Idempotency | None
     ) -> list[bytes]:
@@ -140,7 +153,7 @@ class Broker:
                 pace = Pace(limit=quota.rate, remaining=0, reset_s=wait + quota.window_s)
                 raise TooFast(pace, quota.window_s, math.ceil(wait))
             case b"conflict":
-                raise IdempotencyConflict("this Idempotency-Key came with another request before")
+                raise IdempotencyConflict(CONFLICT)
 
     def _retry_after(self, jobs: int, in_seconds: float) -> float:
         low, high = RETRY_AFTER_S
@@ -152,24 +165,8 @@ class Broker:
         self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
     ) -> tuple[list[JobView], float | None]:
         """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
-        found: list[JobView] = []
-        key, newest = scripts.owner_jobs_key(owner), "+inf" if before is None else f"({before!r}"
         async with _available():
-            while len(found) < limit:
-                page = await self._redis.zrevrangebyscore(key, newest, "-inf", 0, PAGE, withscores=True)
-                if not page:
-                    return found, None
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for job_id, _ in page:
-                        pipeline.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}")
-                    records = await pipeline.execute()
-                for (_, score), record in zip(page, records, strict=True):
-                    newest, last = f"({score!r}", score
-                    if b"data" in record and status in {None, (view := view_of(record)).status}:
-                        found.append(view)
-                        if len(found) == limit:
-                            return found, last
-        return found, None
+            return await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one."""
@@ -205,17 +202,18 @@ class Broker:
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        with self._events.watch(job_id) as changed:
+        with self.watch(job_id) as watch:
             while True:
-                changed.clear()
+                watch.clear()
                 view = await self.job(job_id)
                 left = deadline - time.monotonic()
                 if view is None or view.status in TERMINAL or left <= 0:
                     return view
-                try:
-                    await asyncio.wait_for(changed.wait(), min(left, POLL_S))
-                except TimeoutError:
-                    continue
+                await watch.wait(min(left, POLL_S))
+
+    def watch(self, job_id: str, *, steps: bool = False) -> AbstractContextManager[Watch]:
+        """Hears what happens to a job from now on."""
+        return self._events.watch(job_id, steps=steps)
 
     async def image(self, job_id: str, index: int) -> bytes | None:
         """The bytes of a finished picture; None where there is none (any more)."""

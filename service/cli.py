@@ -1,8 +1,10 @@
-"""The command `ldm`: serve, worker, gateway, models, import. torch is imported only where a worker or import begins."""
+"""The command `ldm`: serve, worker, gateway, models, import, key. Only a worker and import load torch."""
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,17 @@ from ldm_core.errors import ModelError
 from worker.settings import ServeSettings, WorkerSettings, read_settings
 
 SERVE = "everything on this machine: Redis, gateway and worker"
+KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
 EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README lists those without an option here."
+
+OPEN_TO_ALL = """
+################################################################################
+#  NO API KEYS ARE CONFIGURED: whoever reaches %s:%d may use this server,
+#  fill its queue, and see every job. Set LDM_API_KEYS_FILE (`ldm key NAME` makes
+#  its entries), or listen on 127.0.0.1 and let a proxy decide who comes in.
+################################################################################"""
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.command == "import":
         return _import(args)
+    if args.command == "key":
+        return _key(args.name)
     for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
         if name == "model_dirs":
             value = ",".join(str(Path(part).expanduser().resolve()) for part in value or ()) or None
@@ -44,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     importer = commands.add_parser(
         "import", help="a research checkpoint (.ckpt or .safetensors, and its yaml) into a model directory"
     )
+    key = commands.add_parser("key", help=KEY, description=KEY)
+    key.add_argument("name", metavar="NAME", help="letters, digits, '_' and '-'")
     importer.add_argument("--ckpt", type=Path, required=True, metavar="FILE")
     importer.add_argument("--config", type=Path, required=True, metavar="FILE", help="the yaml it was trained with")
     importer.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to write")
@@ -56,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     importer.add_argument("--labels", type=Path, metavar="FILE", help="names of its classes or labels, one a line")
     for command in (serve, gateway):
+        command.add_argument("--api-keys-file", metavar="FILE", help="who may send jobs; `ldm key` makes its entries")
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
         command.add_argument("--port", type=int, help="port to listen on (8000)")
     for command in (worker, gateway):
@@ -90,15 +107,44 @@ def _gateway() -> int:
     import uvicorn
 
     from service.app import create_app
+    from service.auth import BadKeys, KeyRing
     from service.settings import GatewaySettings
     from worker.logs import set_up_logging
 
     settings = read_settings(GatewaySettings)
     set_up_logging(settings.log_format)
+    try:
+        keys = KeyRing(settings.api_keys.get_secret_value(), settings.api_keys_file)
+    except BadKeys as error:
+        print(f"ldm: {error}", file=sys.stderr)
+        return 2
+    if not keys.configured and not is_loopback(settings.host):
+        log.warning(OPEN_TO_ALL, settings.host, settings.port)
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
+        create_app(settings, keys=keys), host=settings.host, port=settings.port, log_config=None, access_log=False,
         timeout_graceful_shutdown=3, server_header=False,
     )  # fmt: skip
+    return 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _key(name: str) -> int:
+    from service.auth import BadKeys, new_key
+
+    try:
+        secret, entry = new_key(name)
+    except BadKeys as error:
+        print(f"ldm key: {error}", file=sys.stderr)
+        return 1
+    print(entry)
+    print(f"the key, shown only this once: {secret}", file=sys.stderr)
     return 0
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ldm_core.errors import RequestError
+from service.auth import Forbidden, Unauthorized
 from service.broker import BrokerUnavailable
-from service.quota import IdempotencyConflict, Refused
+from service.quota import IdempotencyConflict, Refused, TooFast
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -47,6 +50,12 @@ def problem_response(problem: Problem, instance: str, request_id: str) -> JSONRe
     return JSONResponse(body, problem.status, problem.headers, PROBLEM_JSON)
 
 
+EXPECTED = (
+    Problem, RequestError, RequestValidationError, Unauthorized, Forbidden, Refused, IdempotencyConflict,
+    BrokerUnavailable, HTTPException,
+)  # fmt: skip
+
+
 def as_problem(error: Exception) -> Problem:
     """What an exception means to a client; nothing of ours shows in the last case."""
     match error:
@@ -54,8 +63,16 @@ def as_problem(error: Exception) -> Problem:
             return error
         case RequestError():
             return Problem(422, str(error), errors=[(f"/{error.field}", error.detail)])
+        case RequestValidationError():  # of a query; bodies are validated in `service/body.py`
+            errors = [(f"/{problem['loc'][-1]}", str(problem["msg"])) for problem in error.errors()]
+            return Problem(422, f"{errors[0][0][1:]}: {errors[0][1]}", errors=errors)
+        case Unauthorized():
+            return Problem(401, f"{error}.", headers={"WWW-Authenticate": "Bearer"})
+        case Forbidden():
+            return Problem(403, f"{error}.")
         case Refused():
-            return Problem(429, f"{error}.", headers={"Retry-After": f"{error.retry_after:.0f}"})
+            pace = error.pace.headers if isinstance(error, TooFast) else {}
+            return Problem(429, f"{error}.", headers={"Retry-After": str(max(1, math.ceil(error.retry_after))), **pace})
         case IdempotencyConflict():
             return Problem(422, f"{error}.")
         case BrokerUnavailable():
@@ -74,5 +91,5 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         return problem_response(as_problem(error), request.url.path, request.state.request_id)
 
-    for kind in (Problem, RequestError, Refused, IdempotencyConflict, BrokerUnavailable, HTTPException):
+    for kind in EXPECTED:
         app.add_exception_handler(kind, answer)

@@ -1,8 +1,9 @@
-"""The one reader of the event stream in a gateway process: wakes whoever watches a job when something happens to it."""
+"""The one reader of the event stream in a gateway process: tells whoever watches a job when something happens to it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,50 @@ BLOCK_MS = 1000
 AWAY_S = 0.5
 
 
+class Watch:
+    """What happened to one job since its watcher last looked. Only the newest of it: a slow watcher costs no memory."""
+
+    def __init__(self, steps: bool) -> None:
+        self.wants_steps = steps
+        self.moved = False  # its status may have changed: read the job
+        self._step: tuple[str, int] | None = None
+        self._happened = asyncio.Event()
+
+    def clear(self) -> None:
+        """Forgets what happened so far: the watcher is about to read the job."""
+        self.moved, self._step = False, None
+        self._happened.clear()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Until something has happened; whether it has."""
+        try:
+            await asyncio.wait_for(self._happened.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def take_step(self) -> tuple[str, int] | None:
+        """The newest step, with the id of its event; None when there was none since the last call."""
+        step, self._step = self._step, None
+        if not self.moved:
+            self._happened.clear()
+        return step
+
+    def tell_moved(self) -> None:
+        self.moved = True
+        self._happened.set()
+
+    def tell_step(self, event_id: str, step: int) -> None:
+        self._step = event_id, step
+        self._happened.set()
+
+
 class EventReader:
     """Follows the stream on a connection of its own and resumes where it was after an outage."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis: Any = connect_async(redis_url)
-        self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._watchers: defaultdict[str, set[Watch]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self._last_id = ""
         self._closed = False
@@ -41,14 +80,14 @@ class EventReader:
         await self._redis.aclose()
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the job is queued again, starts or ends. Watch first, then read the job."""
-        changed = asyncio.Event()
-        self._watchers[job_id].add(changed)
+    def watch(self, job_id: str, *, steps: bool = False) -> Iterator[Watch]:
+        """Hears when the job is queued again, starts or ends, and of its steps if wanted. Watch first, then read it."""
+        watch = Watch(steps)
+        self._watchers[job_id].add(watch)
         try:
-            yield changed
+            yield watch
         finally:
-            self._watchers[job_id].discard(changed)
+            self._watchers[job_id].discard(watch)
             if not self._watchers[job_id]:
                 del self._watchers[job_id]
 
@@ -61,15 +100,28 @@ class EventReader:
                 reply = await self._redis.xread({scripts.EVENTS: self._last_id}, block=BLOCK_MS)
                 for entry_id, fields in reply[0][1] if reply else ():
                     self._last_id = entry_id.decode()
-                    self._wake(fields)
+                    self._tell(self._last_id, fields)
             except AWAY:
-                await asyncio.sleep(AWAY_S)  # waiters poll meanwhile
+                await self._stumbled()
             except Exception:
                 log.exception("the event reader stumbled; it goes on")
-                await asyncio.sleep(AWAY_S)
+                await self._stumbled()
 
-    def _wake(self, fields: Mapping[bytes, bytes]) -> None:
-        if fields[b"kind"] == b"progress":  # a batch's steps: nobody waits for those
+    async def _stumbled(self) -> None:
+        """The stream may have lost what happened meanwhile, so everyone looks for themselves."""
+        await asyncio.sleep(AWAY_S)
+        for watches in self._watchers.values():
+            for watch in watches:
+                watch.tell_moved()
+
+    def _tell(self, event_id: str, fields: Mapping[bytes, bytes]) -> None:
+        if fields[b"kind"] != b"progress":
+            for watch in self._watchers.get(fields[b"id"].decode(), ()):
+                watch.tell_moved()
             return
-        for changed in self._watchers.get(fields[b"id"].decode(), ()):
-            changed.set()
+        if not self._watchers:
+            return
+        for job_id, step in json.loads(fields[b"steps"]).items():  # of a whole batch at once
+            for watch in self._watchers.get(job_id, ()):
+                if watch.wants_steps:
+                    watch.tell_step(event_id, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -20,7 +21,11 @@ class GatewayMetrics:
         self._seconds = Histogram(
             "ldm_http_request_seconds", "From request to last byte", ["route"], buckets=SECONDS, registry=registry
         )
-        self._submitted = Counter("ldm_jobs_submitted", "Jobs accepted", ["task", "model"], registry=registry)
+        self._submitted = Counter("ldm_jobs_submitted", "Jobs accepted", ["task", "model", "key"], registry=registry)
+        self._refused = Counter(
+            "ldm_jobs_refused", "Jobs not accepted for a limit or a right", ["reason", "key"], registry=registry
+        )
+        self._listeners = Gauge("ldm_event_listeners", "Event streams open to clients", registry=registry)
         self._depth = Gauge("ldm_queue_depth", "Jobs waiting", ["model", "priority"], registry=registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -28,9 +33,17 @@ class GatewayMetrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def submitted(self, task: str, model: str) -> None:
-        """A job was accepted."""
-        self._submitted.labels(task, model).inc()
+    def submitted(self, task: str, model: str, key: str) -> None:
+        """A job was accepted; `key` is the name of the caller's API key."""
+        self._submitted.labels(task, model, key).inc()
+
+    def refused(self, reason: str, key: str) -> None:
+        """A job was not accepted."""
+        self._refused.labels(reason, key).inc()
+
+    def listening(self) -> AbstractContextManager[object]:
+        """Around a stream of events to a client."""
+        return self._listeners.track_inprogress()
 
     def exposition(self, depths: Mapping[tuple[str, str], int]) -> bytes:
         """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority)."""

@@ -52,8 +52,9 @@ class Envelope:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - started
             self._metrics.request(route, scope["method"], status, seconds)
-            line = "%s %s %d %.3f s"
-            log.info(line, scope["method"], scope["path"], status, seconds, extra={"request_id": request_id})
+            caller = scope["state"].get("caller")
+            told = {"request_id": request_id, "key": caller.name if caller else ""}
+            log.info("%s %s %d %.3f s", scope["method"], scope["path"], status, seconds, extra=told)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a body that is too large: at once when its length is declared, else when it has grown so far."""

@@ -29,12 +29,15 @@ PROBLEM = {
 }
 DESCRIPTIONS = {
     400: "The body cannot be parsed",
+    401: "No API key, or an unknown one",
+    403: "The API key may not do this",
     404: "No such job: unknown, or expired",
     409: "The job is not finished",
+    410: "The pictures of the job that this request made before are no longer stored",
     413: "The body is too large",
     415: "Neither JSON nor multipart/form-data",
     422: "A field is at fault; `errors` names each one and its limit",
-    429: "The queue is full; see Retry-After",
+    429: "The queue is full, or the API key is over a limit of its own; see Retry-After",
     503: "The queue cannot be reached or no worker is there; see Retry-After",
     504: "The job's time was up",
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ldm_core.errors import LdmError
 from worker.jobs import JobView
@@ -36,6 +39,12 @@ class Pace:
     remaining: int
     reset_s: float
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The same as a client may read it on every answer to a submission."""
+        named = {"Limit": self.limit, "Remaining": self.remaining, "Reset": math.ceil(self.reset_s)}
+        return {f"RateLimit-{name}": str(value) for name, value in named.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
@@ -49,6 +58,8 @@ class Submitted:
 class Refused(LdmError):
     """A submission that may be tried again after `retry_after` seconds."""
 
+    reason: ClassVar[str]  # for metrics
+
     def __init__(self, detail: str, retry_after: float) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
@@ -57,12 +68,16 @@ class Refused(LdmError):
 class QueueFull(Refused):
     """As many jobs are open as may be. `retry_after`: seconds until a tenth of them should be done."""
 
+    reason = "queue_full"
+
     def __init__(self, limit: int, retry_after: float) -> None:
         super().__init__(f"the queue is full: {limit} jobs are waiting or running", retry_after)
 
 
 class TooManyOpen(Refused):
     """The key has as many jobs waiting and running as it may."""
+
+    reason = "open_jobs"
 
     def __init__(self, limit: int, retry_after: float) -> None:
         super().__init__(f"this key may have {limit} jobs waiting and running at once", retry_after)
@@ -71,6 +86,8 @@ class TooManyOpen(Refused):
 class TooFast(Refused):
     """The key is over its rate limit."""
 
+    reason = "rate"
+
     def __init__(self, pace: Pace, window_s: float, retry_after: float) -> None:
         super().__init__(f"this key may send {pace.limit} jobs in {window_s:g} seconds", retry_after)
         self.pace = pace
@@ -78,3 +95,5 @@ class TooFast(Refused):
 
 class IdempotencyConflict(LdmError):
     """The same Idempotency-Key came with another request."""
+
+    reason = "idempotency"

@@ -11,6 +11,7 @@ from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MA
 from worker.jobs import Format, JobView, Priority
 
 MAX_METADATA_BYTES = 2048
+PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold pictures
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 Picture = Annotated[
@@ -40,6 +41,9 @@ class JobRequest(BaseModel):
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images")
     priority: Priority = "normal"
     format: Format = "png"
+    timeout: float | None = Field(
+        default=None, ge=1, allow_inf_nan=False, description="seconds; the operator's limit otherwise"
+    )
     metadata: dict[str, str] = Field(default_factory=dict, description="echoed, never interpreted; at most 2 KiB")
 
     @field_validator("metadata")
@@ -151,7 +155,7 @@ def job_json(view: JobView) -> dict[str, Any]:
         "request": _request_json(view),
         "images": [{"url": f"{url}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
         "error": dict(view.error) | {"instance": url} if view.error else None,
-        "urls": {"self": url, "cancel": url},
+        "urls": {"self": url, "events": f"{url}/events", "cancel": url},
     }
 
 
@@ -166,6 +170,7 @@ def _request_json(view: JobView) -> dict[str, Any]:
         "model": payload.model,
         "priority": payload.priority,
         "format": payload.format,
+        "timeout": payload.timeout_s,
         "metadata": dict(payload.metadata),
     }
 

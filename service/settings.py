@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.settings import default_data_dir
@@ -24,4 +24,11 @@ class GatewaySettings(BaseSettings):
     queue_limit: int = Field(default=1000, ge=1)
     result_ttl_s: int = Field(default=3600, ge=1)
     job_timeout_s: int = Field(default=600, ge=1)
+    api_keys: SecretStr = SecretStr("")  # NAME:KEY or NAME:SHA256, comma-separated
+    api_keys_file: Path | None = None
     log_format: Literal["json", "text"] = "json"
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None  # as compose files pass on a variable that is not set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -35,25 +36,27 @@ class Wish:
         return cls(min(float(asked[1]), MAX_WAIT_S) if asked else default, picture)
 
 
-async def answer(broker: Broker, view: JobView, wish: Wish) -> Response:
-    """The picture, the finished job, or `202` with the job as it is."""
+async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str]) -> Response:
+    """The picture, the finished job, or `202` with the job as it is; `headers` go on each of them."""
     if wish.wait_s > 0:
         view = await broker.wait(view.payload.id, wish.wait_s) or view
     if view.status in TERMINAL and wish.picture:
-        return await _picture(broker, view)
+        return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
-    headers = {"Location": f"/v1/jobs/{view.payload.id}"}
+    headers = {"Location": f"/v1/jobs/{view.payload.id}", **headers}
     if wish.wait_s > 0:
         headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
     return JSONResponse(job_json(view), status, headers)
 
 
-async def _picture(broker: Broker, view: JobView) -> Response:
-    headers = {"X-Job-ID": view.payload.id, "X-Seed": str(view.payload.params.seed)}
-    headers["Location"] = f"/v1/jobs/{view.payload.id}"
+async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
+    job_id, seed = view.payload.id, view.payload.params.seed
+    headers = {"Location": f"/v1/jobs/{job_id}", "X-Job-ID": job_id, "X-Seed": str(seed), **headers}
     data = await broker.image(view.payload.id, 0) if view.images else None
     if data is not None:
         return Response(data, media_type=view.images[0].content_type, headers=headers)
+    if view.status == "succeeded":
+        raise Problem(410, "The pictures of this job are no longer stored.", headers=headers)
     error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
     fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
     raise Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)

@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)  # worth another try, later
 SOCKET_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 32  # of one asyncio client: thousands of waiting requests share them
 CONNECT_TIMEOUT_S = 2.0
 
 
@@ -25,10 +26,13 @@ def connect(url: str) -> Redis:
 
 
 def connect_async(url: str) -> aioredis.Redis:
-    """The same for an event loop."""
-    return aioredis.Redis.from_url(
+    """The same for an event loop, with a bounded number of connections; who finds none free waits for one."""
+    pool = aioredis.BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=SOCKET_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=AsyncRetry(NoBackoff(), 0),
     )
+    return aioredis.Redis.from_pool(pool)

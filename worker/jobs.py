@@ -72,6 +72,7 @@ class JobView:
     expires_at: float | None = None
     images: tuple[StoredImage, ...] = ()
     error: Mapping[str, Any] | None = None
+    event_id: str = "0-0"  # of the last change of its status, in the stream of events
 
     @property
     def steps(self) -> int:

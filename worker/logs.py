@@ -1,4 +1,4 @@
-"""Log lines for people (text) or machines (JSON), with `request_id` and `job_id` where there are any. No torch."""
+"""Log lines for people (text) or machines (JSON), each with the `CONTEXT` that it has. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
-CONTEXT = ("request_id", "job_id")  # pass them as `extra={...}`
+CONTEXT = ("request_id", "job_id", "key")  # pass them as `extra={...}`; `key` is the name of an API key
 
 
 class JsonFormatter(logging.Formatter):

@@ -91,6 +91,7 @@ def view_of(record: Mapping[bytes, bytes], queue_position: int | None = None) ->
         expires_at=finished + ttl if finished else None,
         images=tuple(StoredImage(**image) for image in json.loads(text.get("x_images", b"[]"))),
         error=error if status == "failed" else None,
+        event_id=text.get("x_event", b"0-0").decode(),
     )
 
 

@@ -31,6 +31,11 @@ def owner_jobs_key(owner: str) -> str:
     return f"ldm:jobs:{owner}"
 
 
+def idempotency_key(owner: str, key: str) -> str:
+    """A hash: the job that a request with this key made, and the request's fingerprint."""
+    return f"ldm:idem:{owner}:{key}"
+
+
 def ring_key(base: str) -> str:
     """A list of the queues of one MODEL.PRIORITY that have jobs, in the order of their owners' turns."""
     return f"ldm:ring:{base}"

@@ -7,16 +7,17 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from service.dependencies import BrokerOf
+from service.dependencies import BrokerOf, CallerOf
 from service.openapi import PROBLEM_503
 from worker.jobs import LiveModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models", summary="The models that live workers serve", responses=PROBLEM_503)
-async def list_models(broker: BrokerOf) -> JSONResponse:
-    return JSONResponse({"object": "list", "data": [_entry(model) for model in await broker.models()]})
+@router.get("/models", summary="The models that live workers serve to the caller", responses=PROBLEM_503)
+async def list_models(broker: BrokerOf, caller: CallerOf) -> JSONResponse:
+    usable = [_entry(model) for model in await broker.models() if caller.may_use(model.card.id)]
+    return JSONResponse({"object": "list", "data": usable})
 
 
 def _entry(model: LiveModel) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ from redis import Redis
 from service.app import create_app
 from service.settings import GatewaySettings
 from worker import scripts
+
+Gateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
 CARD = """[{"id": "toy", "tasks": ["txt2img", "inpaint", "superres"], "native_size": [64, 64], "size_multiple": 16,
  "max_pixels": 65536, "default_steps": 4, "default_guidance_scale": 3.0, "default_for": ["txt2img"], "scale": 4},
@@ -28,13 +31,24 @@ def settings(redis_url: str, tmp_path: Path) -> GatewaySettings:
 
 
 @pytest_asyncio.fixture
-async def http(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway."""
-    app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as client:
-            yield client
+async def gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """Starts a gateway with the settings given; its client."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**given: object) -> httpx.AsyncClient:
+            app = create_app(settings.model_copy(update=given))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            transport = httpx.ASGITransport(app=app)
+            client = httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60)
+            return await stack.enter_async_context(client)
+
+        yield start
+
+
+@pytest_asyncio.fixture
+async def http(gateway: Gateway) -> httpx.AsyncClient:
+    """A client of a gateway as it comes."""
+    return await gateway()
 
 
 @pytest.fixture

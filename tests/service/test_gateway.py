@@ -5,25 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess
 
 Start = Callable[..., WorkerProcess]
-PROBLEM_FIELDS = {"type", "title", "status", "detail", "instance", "request_id"}
-
-
-def assert_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = dict(answer.json())
-    assert set(problem) >= PROBLEM_FIELDS
-    assert problem["status"] == status
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    return problem
 
 
 async def test_a_job_from_post_to_picture(http: httpx.AsyncClient, start_worker: Start) -> None:
@@ -156,7 +145,7 @@ async def test_metrics_count_requests_by_route_and_jobs(http: httpx.AsyncClient,
     await http.get(made.headers["location"])
     text = (await http.get("/metrics")).text
     assert 'ldm_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"} 1.0' in text
-    assert 'ldm_jobs_submitted_total{model="toy",task="txt2img"} 1.0' in text
+    assert 'ldm_jobs_submitted_total{key="",model="toy",task="txt2img"} 1.0' in text
     assert 'ldm_queue_depth{model="toy",priority="normal"} 1.0' in text
 
 

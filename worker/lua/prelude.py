@@ -9,7 +9,11 @@ local function now() local t = call('TIME'); return tonumber(t[1]) + tonumber(t[
 local function stamp(seconds) return string.format('%.6f', seconds) end
 local function job_key(id) return RQ..':job:'..id end
 local function get(id, field) return call('HGET', job_key(id), field) end
-local function event(...) call('XADD', 'ldm:events', 'MAXLEN', '~', 10000, '*', ...) end
+-- the record keeps the id of its job's last event, so that a stream of events can be resumed after it
+local function event(...)
+  local at, _, _, field, id = call('XADD', 'ldm:events', 'MAXLEN', '~', 10000, '*', ...), ...
+  if field == 'id' and call('EXISTS', job_key(id)) == 1 then call('HSET', job_key(id), 'x_event', at) end
+end
 local function mine(id, exe) return get(id, 'status') == 'started' and get(id, 'x_exec') == exe end
 local function ended(id, exe) return REGISTRY[get(id, 'status')] and get(id, 'x_exec') == exe end
 

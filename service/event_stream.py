@@ -1,0 +1,68 @@
+"""A job's life as Server-Sent Events: its state when the stream is opened, every change, its end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from service.broker import Broker, BrokerUnavailable
+from service.schemas import job_json
+from worker.jobs import TERMINAL, JobView
+
+HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
+EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
+
+EventId = tuple[int, int]  # milliseconds and a counter, as Redis orders its stream
+NOTHING: EventId = (0, -1)
+
+
+def parse_id(text: str) -> EventId:
+    """An event's id as Redis orders them; what is none counts as nothing seen."""
+    found = EVENT_ID.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found else NOTHING
+
+
+def all_seen(job: JobView, seen: EventId) -> bool:
+    """Whether a client that has seen the event `seen` has seen the job's end."""
+    return job.status in TERMINAL and parse_id(job.event_id) <= seen
+
+
+async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> AsyncGenerator[bytes, None]:
+    """The events after `seen`. What comes faster than the client reads is left out, except changes of the status.
+
+    A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
+    """
+    with broker.watch(job_id, steps=True) as watch:
+        while True:
+            watch.clear()
+            try:
+                job = await broker.job(job_id)
+            except BrokerUnavailable:  # the reader wakes us when Redis is back
+                job = None
+            else:
+                if job is None:
+                    return
+                if (now := parse_id(job.event_id)) > seen:
+                    seen = now
+                    yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
+                if job.status in TERMINAL:
+                    return
+            while not watch.moved:
+                if not await watch.wait(HEARTBEAT_S):
+                    yield b": still here\n\n"
+                    break  # and look, in case an event got lost
+                step = watch.take_step()
+                if step is not None and job is not None and parse_id(step[0]) > seen:
+                    seen = parse_id(step[0])
+                    yield _event(step[0], "progress", _progress(job, step[1]))
+
+
+def _progress(job: JobView, step: int) -> dict[str, Any]:
+    return {"step": step, "steps": job.steps, "progress": min(1.0, step / job.steps)}
+
+
+def _event(event_id: str, name: str, data: dict[str, Any]) -> bytes:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))  # has no line break
+    return f"id: {event_id}\nevent: {name}\ndata: {text}\n\n".encode()

@@ -1,0 +1,33 @@
+"""Pages of an owner's jobs, newest first, as Redis has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rq.defaults import RQ_KEY_PREFIX
+
+from worker import scripts
+from worker.jobs import JobView, Status
+from worker.records import view_of
+
+PAGE = 50  # records read at once
+
+
+async def page_of_jobs(
+    redis: Any, owner: str, *, status: Status | None, limit: int, before: float | None
+) -> tuple[list[JobView], float | None]:
+    """At most `limit` jobs, and what to pass as `before` for those that follow; None: there are none."""
+    found: list[tuple[JobView, float]] = []
+    newest = "+inf" if before is None else f"({before!r}"
+    while len(found) <= limit:  # one more tells whether a page follows
+        ids = await redis.zrevrangebyscore(scripts.owner_jobs_key(owner), newest, "-inf", 0, PAGE, withscores=True)
+        if not ids:
+            return [view for view, _ in found], None
+        async with redis.pipeline(transaction=False) as pipeline:
+            for job_id, _ in ids:
+                pipeline.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}")
+            records = await pipeline.execute()
+        views = [(view_of(record), score) for (_, score), record in zip(ids, records, strict=True) if b"data" in record]
+        found += [(view, score) for view, score in views if status in {None, view.status}]
+        newest = f"({ids[-1][1]!r}"
+    return [view for view, _ in found[:limit]], found[limit - 1][1]

@@ -1,0 +1,43 @@
+"""Following a job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from fastapi.responses import Response, StreamingResponse
+
+from service.dependencies import BrokerOf, JobOf, MetricsOf
+from service.event_stream import all_seen, event_stream, parse_id
+from service.openapi import problems
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`status`, then `progress` at every step, last the event named after the final status",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The client has seen the job's last event: there is nothing to reconnect for"},
+    **problems(404, 503),
+}
+
+
+@router.get("/jobs/{job_id}/events", summary="The job's life as Server-Sent Events", responses=EVENTS)
+async def get_events(
+    job: JobOf, broker: BrokerOf, metrics: MetricsOf, last_event_id: Annotated[str, Header()] = ""
+) -> Response:
+    seen = parse_id(last_event_id)
+    if all_seen(job, seen):
+        return Response(status_code=204)
+
+    async def stream() -> AsyncIterator[bytes]:
+        with metrics.listening():
+            async with aclosing(event_stream(broker, job.payload.id, seen)) as events:
+                async for event in events:
+                    yield event
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
+    return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)

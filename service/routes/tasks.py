@@ -1,0 +1,93 @@
+"""One POST for each task: each makes a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from ldm_core.params import Task
+from service.auth import ApiKey, Forbidden
+from service.body import read_body
+from service.broker import Broker
+from service.dependencies import BrokerOf, CallerOf, MetricsOf, SettingsOf
+from service.idempotency import identify, read_key
+from service.openapi import IMAGE_CONTENT, job_body, problems
+from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
+from service.schemas import REQUESTS, JobRequest
+from service.submission import prepare
+from service.waiting import Wish, answer
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+TASKS: dict[Task, str] = {
+    "txt2img": "A prompt to a picture, or a picture and a prompt to another",
+    "inpaint": "A picture with a hole to a whole one",
+    "superres": "A small picture to a large one",
+    "class2img": "A class to a picture",
+    "semantic2img": "A semantic map to a picture",
+    "layout2img": "Things and their places to a picture",
+    "unconditional": "A picture of what the model was trained on",
+}
+MAKES_A_JOB = {
+    200: {"description": "Waited for: the finished job, or its picture", "content": IMAGE_CONTENT},
+    **problems(400, 410, 413, 415, 422, 429, 503, 504),
+}
+HEADERS = [
+    {
+        "name": "Idempotency-Key", "in": "header", "required": False,
+        "description": "the same key and body within 24 hours give the same job again",
+        "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+    },
+    {
+        "name": "Prefer", "in": "header", "required": False, "description": "`wait=N`: N seconds, at most 120",
+        "schema": {"type": "string"}, "example": "wait=30",
+    },
+]  # fmt: skip
+
+
+def _add_route(task: Task, summary: str) -> None:
+    async def make(
+        request: Request, broker: BrokerOf, metrics: MetricsOf, caller: CallerOf, settings: SettingsOf
+    ) -> Response:
+        try:
+            caller.check_task(task)
+            body, wish = await read_body(request, REQUESTS[task]), Wish.of(request)
+            sent = await _submit(request, broker, caller, settings.job_timeout_s, task, body)
+        except (Forbidden, Refused, IdempotencyConflict) as refusal:
+            metrics.refused(refusal.reason, caller.name)
+            raise
+        if not sent.replayed:
+            metrics.submitted(task, sent.view.payload.model, caller.name)
+        return await answer(broker, sent.view, wish, _headers(sent))
+
+    router.add_api_route(
+        f"/{task}", make, methods=["POST"], name=task, status_code=202, summary=summary, responses=MAKES_A_JOB,
+        openapi_extra=job_body(task) | {"parameters": HEADERS},
+    )  # fmt: skip
+
+
+for _task, _summary in TASKS.items():
+    _add_route(_task, _summary)
+
+
+async def _submit(
+    request: Request, broker: Broker, caller: ApiKey, max_timeout_s: int, task: Task, body: JobRequest
+) -> Submitted:
+    """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
+    idempotency: Idempotency | None = None
+    if (key := read_key(request.headers.getlist("idempotency-key"))) is not None:
+        idempotency = await to_thread.run_sync(identify, key, caller.name, task, body)
+        if (known := await broker.remembered(caller.name, idempotency)) is not None:
+            return Submitted(view=known, replayed=True)
+    payload, inputs = await prepare(
+        broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=max_timeout_s
+    )
+    return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
+
+
+def _headers(sent: Submitted) -> dict[str, Any]:
+    replay = {"Idempotent-Replay": "true"} if sent.replayed else {}
+    return {**replay, **(sent.pace.headers if sent.pace else {})}
