@@ -1,0 +1,76 @@
+"""The list of a caller's jobs, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.service.problems import assert_problem
+from tests.worker.processes import WorkerProcess
+
+
+async def submit(http: httpx.AsyncClient, count: int) -> list[str]:
+    answers = [await http.post("/v1/txt2img", json={"prompt": "x"}) for _ in range(count)]
+    return [answer.json()["id"] for answer in answers]
+
+
+async def test_pages_have_every_job_once_newest_first(http: httpx.AsyncClient, announced: None) -> None:
+    ids = await submit(http, 7)
+    seen: list[str] = []
+    sizes: list[int] = []
+    query: dict[str, str] = {"limit": "3"}
+    while True:
+        page = (await http.get("/v1/jobs", params=query)).json()
+        assert page["object"] == "list"
+        seen += [job["id"] for job in page["data"]]
+        sizes.append(len(page["data"]))
+        if page["next_cursor"] is None:
+            break
+        await submit(http, 1)  # what is new does not shift the pages
+        query["cursor"] = page["next_cursor"]
+    assert seen == ids[::-1]
+    assert sizes == [3, 3, 1]
+
+
+async def test_a_full_last_page_has_no_next(http: httpx.AsyncClient, announced: None) -> None:
+    await submit(http, 4)
+    first = (await http.get("/v1/jobs?limit=2")).json()
+    second = (await http.get("/v1/jobs", params={"limit": 2, "cursor": first["next_cursor"]})).json()
+    assert len(second["data"]) == 2
+    assert second["next_cursor"] is None
+
+
+async def test_twenty_are_given_unless_asked_otherwise(http: httpx.AsyncClient, announced: None) -> None:
+    await submit(http, 60)
+    assert len((await http.get("/v1/jobs")).json()["data"]) == 20
+    assert len((await http.get("/v1/jobs?limit=100")).json()["data"]) == 60
+
+
+async def test_a_status_picks_and_expired_jobs_are_left_out(
+    http: httpx.AsyncClient, redis: Redis, announced: None, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    cancelled, gone, done = await submit(http, 3)
+    await http.delete(f"/v1/jobs/{cancelled}")
+    await http.delete(f"/v1/jobs/{gone}")
+    redis.delete(f"rq:job:{gone}")
+    start_worker()
+    await http.post("/v1/txt2img", json={"prompt": "x"}, headers={"Prefer": "wait=30"})
+    listed = (await http.get("/v1/jobs?status=succeeded")).json()["data"]
+    assert [job["id"] for job in listed][-1] == done
+    assert {job["status"] for job in listed} == {"succeeded"}
+    assert [job["id"] for job in (await http.get("/v1/jobs?status=cancelled")).json()["data"]] == [cancelled]
+    assert listed[-1] == (await http.get(f"/v1/jobs/{done}")).json()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("limit=0", "limit"), ("limit=101", "limit"), ("limit=ten", "limit"), ("status=done", "status"),
+     ("cursor=", "cursor"), ("cursor=x", "cursor"), ("cursor=bmFuAA", "cursor"), ("cursor=aW5m", "cursor"),
+     ("cursor=%C3%A9%C3%A9%C3%A9%C3%A9", "cursor"), ("cursor=" + "A" * 5000, "cursor")],
+)  # fmt: skip
+async def test_a_bad_query_is_refused_and_named(http: httpx.AsyncClient, query: str, field: str) -> None:
+    problem = assert_problem(await http.get(f"/v1/jobs?{query}"), 422)
+    assert problem["errors"][0]["pointer"] == f"/{field}"
