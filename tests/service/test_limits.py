@@ -26,7 +26,7 @@ def keys_with(tmp_path: Path, **limits: float) -> Path:
     return path
 
 
-@pytest.mark.parametrize("rate", [3, 7])
+@pytest.mark.parametrize("rate", [3, 11])
 async def test_a_rate_is_told_with_every_job_and_held(
     gateway: Gateway, announced: None, tmp_path: Path, rate: int
 ) -> None:
