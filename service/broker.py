@@ -200,16 +200,24 @@ class Broker:
         return int(1 + place + sum(min(length, place) for length in beside) + sum(ahead))
 
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
-        """The job as soon as it has ended, or as it is after `timeout_s`."""
+        """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""
         deadline = time.monotonic() + timeout_s
         with self.watch(job_id) as watch:
             while True:
                 watch.clear()
                 view = await self.job(job_id)
                 left = deadline - time.monotonic()
-                if view is None or view.status in TERMINAL or left <= 0:
+                if view is None or view.status in TERMINAL or left <= 0 or self.leaving:
                     return view
                 await watch.wait(min(left, POLL_S))
+
+    def leave(self) -> None:
+        """Ends every wait, from now on: the process is about to stop. May be called in a signal handler."""
+        self._events.leave()
+
+    @property
+    def leaving(self) -> bool:
+        return self._events.leaving
 
     def watch(self, job_id: str, *, steps: bool = False) -> AbstractContextManager[Watch]:
         """Hears what happens to a job from now on."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
-import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,15 +19,6 @@ from worker.settings import ServeSettings, WorkerSettings, read_settings
 SERVE = "everything on this machine: Redis, gateway and worker"
 KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
 EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README lists those without an option here."
-
-OPEN_TO_ALL = """
-################################################################################
-#  NO API KEYS ARE CONFIGURED: whoever reaches %s:%d may use this server,
-#  fill its queue, and see every job. Set LDM_API_KEYS_FILE (`ldm key NAME` makes
-#  its entries), or listen on 127.0.0.1 and let a proxy decide who comes in.
-################################################################################"""
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,6 +98,8 @@ def _gateway() -> int:
 
     from service.app import create_app
     from service.auth import BadKeys, KeyRing
+    from service.exposure import warn_if_open
+    from service.leaving import Server
     from service.settings import GatewaySettings
     from worker.logs import set_up_logging
 
@@ -118,21 +110,16 @@ def _gateway() -> int:
     except BadKeys as error:
         print(f"ldm: {error}", file=sys.stderr)
         return 2
-    if not keys.configured and not is_loopback(settings.host):
-        log.warning(OPEN_TO_ALL, settings.host, settings.port)
-    uvicorn.run(
-        create_app(settings, keys=keys), host=settings.host, port=settings.port, log_config=None, access_log=False,
+    warn_if_open(settings.host, settings.port, keys=keys.configured)
+    app = create_app(settings, keys=keys)
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, log_config=None, access_log=False,
         timeout_graceful_shutdown=3, server_header=False,
     )  # fmt: skip
-    return 0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    server = Server(config, app.state.broker.leave)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 1
 
 
 def _key(name: str) -> int:

@@ -35,7 +35,7 @@ async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> 
     A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
     """
     with broker.watch(job_id, steps=True) as watch:
-        while True:
+        while not broker.leaving:
             watch.clear()
             try:
                 job = await broker.job(job_id)

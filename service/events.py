@@ -64,11 +64,14 @@ class EventReader:
         self._redis: Any = connect_async(redis_url)
         self._watchers: defaultdict[str, set[Watch]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._last_id = ""
         self._closed = False
+        self.leaving = False  # the process is about to stop: nobody shall wait any more
 
     def start(self) -> None:
         """Begins to read; Redis may come later."""
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._read(), name="event-reader")
 
     async def close(self) -> None:
@@ -78,6 +81,12 @@ class EventReader:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.05)
         await self._redis.aclose()
+
+    def leave(self) -> None:
+        """Ends every wait, from now on. May be called in a signal handler."""
+        self.leaving = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell_all)
 
     @contextmanager
     def watch(self, job_id: str, *, steps: bool = False) -> Iterator[Watch]:
@@ -110,6 +119,9 @@ class EventReader:
     async def _stumbled(self) -> None:
         """The stream may have lost what happened meanwhile, so everyone looks for themselves."""
         await asyncio.sleep(AWAY_S)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         for watches in self._watchers.values():
             for watch in watches:
                 watch.tell_moved()

@@ -62,8 +62,8 @@ def test_a_bad_list_of_keys_says_where_and_repeats_no_key(text: str, says: str) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [("[alice", "line 1|end of document"), ("[alice]\n", "alice.*sha256"), ('[alice]\nsha256 = "abc"', "alice.*sha256"),
-     (f'[alice]\nsha256 = "{"0" * 64}"\nrat = 3', "rat"), (f'["a b"]\nsha256 = "{"0" * 64}"', "name"), ("a = 1", "table"),
-     (f'[alice]\nsha256 = "{"0" * 64}"\ntasks = ["img2txt"]', "tasks")],
+     (f'[alice]\nsha256 = "{"0" * 64}"\nrat = 3', "rat"), (f'["a b"]\nsha256 = "{"0" * 64}"', "name"),
+     ("a = 1", "table"), (f'[alice]\nsha256 = "{"0" * 64}"\ntasks = ["img2txt"]', "tasks")],
 )  # fmt: skip
 def test_a_bad_file_of_keys_says_where(file: Path, text: str, says: str) -> None:
     file.write_text(text)

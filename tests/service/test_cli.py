@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from service.exposure import warn_if_open
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT
 
@@ -66,6 +69,47 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fresh_key_goes_to_stderr_and_its_entry_to_stdout() -> None:
+    made = ldm("key", "alice")
+    assert made.returncode == 0
+    secret = made.stderr.split()[-1]
+    table = tomllib.loads(made.stdout)
+    assert table == {"alice": {"sha256": hashlib.sha256(secret.encode()).hexdigest()}}
+    assert secret not in made.stdout
+    assert ldm("key", "two words").returncode == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gateway.example"])
+def test_a_server_open_to_all_says_so(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_open(host, 8000, keys=True)
+    assert not caplog.records
+    warn_if_open(host, 8000, keys=False)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{host}:8000" in record.getMessage()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_a_server_of_this_machine_needs_no_warning(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_open(host, 8000, keys=False)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("keys", ["alice:short", "a b:0123456789abcdef0123"])
+def test_bad_keys_stop_the_gateway_and_are_not_repeated(keys: str) -> None:
+    said = ldm("gateway", LDM_API_KEYS=keys)
+    assert said.returncode == 2
+    assert "LDM_API_KEYS: entry 1" in said.stderr
+    assert keys.split(":")[1] not in said.stdout + said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+def test_a_missing_file_of_keys_stops_the_gateway(tmp_path: Path) -> None:
+    said = ldm("gateway", "--api-keys-file", str(tmp_path / "nowhere"))
+    assert said.returncode == 2
+    assert str(tmp_path / "nowhere") in said.stderr
+
+
 def test_help_names_every_command() -> None:
     shown = ldm("--help").stdout
-    assert all(command in shown for command in ("serve", "worker", "gateway", "models"))
+    assert all(command in shown for command in ("serve", "worker", "gateway", "models", "import", "key"))

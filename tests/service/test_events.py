@@ -1,4 +1,4 @@
-"""A job's events: the state at the start, every change, the end; over HTTP with a server of its own, as clients read."""
+"""A job's events: its state first, then every change, last its end; over a socket, as clients read them."""
 
 from __future__ import annotations
 
