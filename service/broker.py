@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +19,7 @@ from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
 from service.events import EventReader, Watch
 from service.listing import page_of_jobs
+from service.queues import depths, position
 from service.quota import (
     REMEMBER_S,
     Idempotency,
@@ -34,7 +34,7 @@ from service.quota import (
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, connect_async
-from worker.jobs import PRIORITIES, TERMINAL, JobPayload, JobView, LiveModel, Priority, Status, queue_name
+from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status
 from worker.records import JOB_ID, iso_now, new_record, view_of
 
 POLL_S = 2.0  # what a waiter does in case an event got lost
@@ -44,7 +44,6 @@ UNMEASURED_RETRY_S = 10.0
 CONFLICT = "this Idempotency-Key came with another request before"
 NO_PICTURES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
-OWNED = re.compile(r"@[A-Za-z0-9_-]+$")  # the end of an owner's queue name
 
 
 class BrokerUnavailable(LdmError):
@@ -177,27 +176,7 @@ class Broker:
             if b"data" not in record:
                 return None
             queued = record[b"status"] == b"queued"
-            return view_of(record, await self._position(job_id, record[b"origin"].decode()) if queued else None)
-
-    async def _position(self, job_id: str, origin: str) -> int | None:
-        """1 for the job that the next free worker takes; more urgent queues of the same model go first.
-
-        The queues of one priority take turns, so every other one has as many ahead of it as its own place allows.
-        """
-        base = origin.rpartition("@")[0] if OWNED.search(origin) else origin
-        model, _, priority = base.rpartition(".")
-        urgent = [queue_name(model, other) for other in PRIORITIES[: PRIORITIES.index(cast(Priority, priority))]]
-        rings = [await self._redis.lrange(scripts.ring_key(name), 0, -1) for name in [base, *urgent]]
-        peers = [name.decode() for name in rings[0] if name.decode() != origin]
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.lpos(_queue_key(origin), job_id)
-            for name in [*peers, *(name.decode() for ring in rings[1:] for name in ring)]:
-                pipeline.llen(_queue_key(name))
-            place, *lengths = await pipeline.execute()
-        if place is None:
-            return None
-        beside, ahead = lengths[: len(peers)], lengths[len(peers) :]
-        return int(1 + place + sum(min(length, place) for length in beside) + sum(ahead))
+            return view_of(record, await position(self._redis, job_id, record[b"origin"].decode()) if queued else None)
 
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""
@@ -264,23 +243,8 @@ class Broker:
 
     async def queue_depths(self) -> dict[tuple[str, str], int]:
         """Jobs waiting, by (model, priority), for every queue that was ever used."""
-        prefix = f"{RQ_KEY_PREFIX}:queue:"
         async with _available():
-            keys = sorted(key.decode() for key in await self._redis.smembers(f"{RQ_KEY_PREFIX}:queues"))
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    pipeline.llen(key)
-                depths = await pipeline.execute() if keys else []
-        totals: Counter[tuple[str, str]] = Counter()
-        for key, depth in zip(keys, depths, strict=True):
-            model, _, priority = OWNED.sub("", key.removeprefix(prefix)).rpartition(".")
-            if priority in PRIORITIES:
-                totals[model, priority] += depth
-        return dict(totals)
-
-
-def _queue_key(name: str) -> str:
-    return f"{RQ_KEY_PREFIX}:queue:{name}"
+            return await depths(self._redis)
 
 
 def _bytes(value: Any) -> bytes:

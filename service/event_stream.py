@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -12,9 +13,11 @@ from service.schemas import job_json
 from worker.jobs import TERMINAL, JobView
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
+AWAY_S = 2.0
 EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 
 EventId = tuple[int, int]  # milliseconds and a counter, as Redis orders its stream
+STILL_HERE = b": still here\n\n"
 NOTHING: EventId = (0, -1)
 
 
@@ -39,22 +42,23 @@ async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> 
             watch.clear()
             try:
                 job = await broker.job(job_id)
-            except BrokerUnavailable:  # the reader wakes us when Redis is back
-                job = None
-            else:
-                if job is None:
-                    return
-                if (now := parse_id(job.event_id)) > seen:
-                    seen = now
-                    yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
-                if job.status in TERMINAL:
-                    return
+            except BrokerUnavailable:  # or too many ask it at once
+                yield STILL_HERE
+                await asyncio.sleep(AWAY_S)
+                continue
+            if job is None:
+                return
+            if (now := parse_id(job.event_id)) > seen:
+                seen = now
+                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
+            if job.status in TERMINAL:
+                return
             while not watch.moved:
                 if not await watch.wait(HEARTBEAT_S):
-                    yield b": still here\n\n"
+                    yield STILL_HERE
                     break  # and look, in case an event got lost
                 step = watch.take_step()
-                if step is not None and job is not None and parse_id(step[0]) > seen:
+                if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
                     yield _event(step[0], "progress", _progress(job, step[1]))
 

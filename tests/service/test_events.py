@@ -182,17 +182,27 @@ async def test_thousands_who_listen_share_the_connections_of_the_process(
     await broker.submit(job)
     await broker.submit(idle)
 
+    begun: set[asyncio.Task[Any] | None] = set()
+
     async def names(job_id: str) -> list[bytes]:
-        return [event.split(b"\n")[1] async for event in event_stream(broker, job_id)]
+        found = []
+        async for event in event_stream(broker, job_id):
+            if event.startswith(b"id: "):
+                found.append(event.split(b"\n")[1])
+                begun.add(asyncio.current_task())
+        return found
 
     waiting = [asyncio.create_task(names(idle.id)) for _ in range(2000)]
     following = [asyncio.create_task(names(job.id)) for _ in range(200)]
-    await asyncio.sleep(0.5)
-    start_worker()
     most = 0
-    while not all(task.done() for task in following):
-        most = max(most, len(redis.client_list()))
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while len(begun) < len(waiting) + len(following):
+            most = max(most, len(redis.client_list()))
+            await asyncio.sleep(0.1)
+        start_worker()
+        while not all(task.done() for task in following):
+            most = max(most, len(redis.client_list()))
+            await asyncio.sleep(0.1)
     assert {task.result()[-1] for task in following} == {b"event: succeeded"}
     assert most < 60  # 32 of the broker, and those of the worker
     await broker.cancel(idle.id)
