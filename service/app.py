@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
@@ -14,7 +15,7 @@ from service.broker import Broker
 from service.dependencies import any_caller, known_caller
 from service.metrics import GatewayMetrics
 from service.middleware import Envelope
-from service.openapi import problems
+from service.openapi import problems, without_validation_errors
 from service.routes import events, health, jobs, models, tasks
 from service.settings import GatewaySettings
 
@@ -22,6 +23,13 @@ DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diff
 
 Every POST makes a job and answers `202` with it. `Prefer: wait=N` waits for the job, `Accept: image/png` answers with
 the picture itself. Errors are `application/problem+json` (RFC 9457)."""
+
+
+class Gateway(FastAPI):
+    """FastAPI, whose description of itself says no more than what is true."""
+
+    def openapi(self) -> dict[str, Any]:
+        return without_validation_errors(super().openapi())
 
 
 def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: KeyRing | None = None) -> FastAPI:
@@ -45,7 +53,7 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         yield
         await queue.close()
 
-    app = FastAPI(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = Gateway(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
     app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     errors.install(app)

@@ -15,20 +15,35 @@ from service.openapi import problems
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
+EXAMPLE = """id: 1700000000000-0
+event: progress
+data: {"step":7,"steps":25,"progress":0.28}
+
+"""
+
+
+class EventStream(StreamingResponse):
+    media_type = "text/event-stream"
+
+
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`status`, then `progress` at every step, last the event named after the final status",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
     },
     204: {"description": "The client has seen the job's last event: there is nothing to reconnect for"},
     **problems(404, 503),
 }
 
 
-@router.get("/jobs/{job_id}/events", summary="The job's life as Server-Sent Events", responses=EVENTS)
+@router.get(
+    "/jobs/{job_id}/events", summary="The job's life as Server-Sent Events", responses=EVENTS,
+    response_class=EventStream,
+)  # fmt: skip
 async def get_events(
-    job: JobOf, broker: BrokerOf, metrics: MetricsOf, last_event_id: Annotated[str, Header()] = ""
-) -> Response:
+    job: JobOf, broker: BrokerOf, metrics: MetricsOf,
+    last_event_id: Annotated[str, Header(alias="Last-Event-ID", description="goes on after this event")] = "",
+) -> Response:  # fmt: skip
     seen = parse_id(last_event_id)
     if all_seen(job, seen):
         return Response(status_code=204)
@@ -40,4 +55,4 @@ async def get_events(
                     yield event
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
-    return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+    return EventStream(stream(), headers=headers)

@@ -149,6 +149,18 @@ async def test_metrics_count_requests_by_route_and_jobs(http: httpx.AsyncClient,
     assert 'ldm_queue_depth{model="toy",priority="normal"} 1.0' in text
 
 
+async def test_openapi_promises_no_errors_but_problems(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            for status, answer in route["responses"].items():
+                if status >= "400":
+                    assert list(answer["content"]) == ["application/problem+json"], (path, status)
+    events = document["paths"]["/v1/jobs/{job_id}/events"]["get"]
+    assert list(events["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert "Last-Event-ID" in [parameter["name"] for parameter in events["parameters"]]
+
+
 async def test_openapi_names_both_content_types_and_every_error(http: httpx.AsyncClient) -> None:
     paths = (await http.get("/openapi.json")).json()["paths"]
     for task in ("txt2img", "inpaint", "superres"):
