@@ -19,7 +19,7 @@ from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
 from service.events import EventReader, Watch
 from service.listing import page_of_jobs
-from service.queues import depths, position
+from service.queues import depths, with_positions
 from service.quota import (
     REMEMBER_S,
     Idempotency,
@@ -165,7 +165,8 @@ class Broker:
     ) -> tuple[list[JobView], float | None]:
         """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
         async with _available():
-            return await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
+            views, following = await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
+            return await with_positions(self._redis, views), following
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one."""
@@ -175,8 +176,7 @@ class Broker:
             record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
             if b"data" not in record:
                 return None
-            queued = record[b"status"] == b"queued"
-            return view_of(record, await position(self._redis, job_id, record[b"origin"].decode()) if queued else None)
+            return (await with_positions(self._redis, [view_of(record)]))[0]
 
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""

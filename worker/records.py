@@ -73,8 +73,8 @@ def payload_of(data: bytes) -> JobPayload:
     return JobPayload.from_json(kwargs)
 
 
-def view_of(record: Mapping[bytes, bytes], queue_position: int | None = None) -> JobView:
-    """The record as a client may see it."""
+def view_of(record: Mapping[bytes, bytes]) -> JobView:
+    """The record as a client may see it; where in the queue it is, only the queues know."""
     text = {key.decode(): value for key, value in record.items()}
     status = STATUSES.get(text["status"].decode(), "queued")
     finished = unix(text.get("ended_at"))
@@ -85,7 +85,6 @@ def view_of(record: Mapping[bytes, bytes], queue_position: int | None = None) ->
         status=status,
         step=int(text.get("x_step", 0)),
         created_at=unix(text["created_at"]) or 0.0,
-        queue_position=queue_position,
         started_at=unix(text.get("started_at")),
         finished_at=finished,
         expires_at=finished + ttl if finished else None,

@@ -35,6 +35,14 @@ async def test_pages_have_every_job_once_newest_first(http: httpx.AsyncClient, a
     assert sizes == [3, 3, 1]
 
 
+async def test_listed_jobs_are_as_they_are_alone(http: httpx.AsyncClient, announced: None) -> None:
+    for priority in ("low", "normal", "high", "low"):
+        await http.post("/v1/txt2img", json={"prompt": "x", "priority": priority})
+    listed = (await http.get("/v1/jobs")).json()["data"]
+    assert [job["queue_position"] for job in listed] == [4, 1, 2, 3]
+    assert listed == [(await http.get(job["urls"]["self"])).json() for job in listed]
+
+
 async def test_a_full_last_page_has_no_next(http: httpx.AsyncClient, announced: None) -> None:
     await submit(http, 4)
     first = (await http.get("/v1/jobs?limit=2")).json()
