@@ -7,18 +7,20 @@ import logging
 
 log = logging.getLogger(__name__)
 
-OPEN_TO_ALL = """
-################################################################################
-#  NO API KEYS ARE CONFIGURED: whoever reaches %s:%d may use this server,
-#  fill its queue, and see every job. Set LDM_API_KEYS_FILE (`ldm key NAME` makes
-#  its entries), or listen on 127.0.0.1 and let a proxy decide who comes in.
-################################################################################"""
+OPEN_TO_ALL = (
+    "################################################################################",
+    "#  NO API KEYS ARE CONFIGURED: whoever reaches {address} may use this server,",
+    "#  fill its queue, and see every job. Set LDM_API_KEYS_FILE (`ldm key NAME` makes",
+    "#  its entries), or listen on 127.0.0.1 and let a proxy decide who comes in.",
+    "################################################################################",
+)
 
 
 def warn_if_open(host: str, port: int, *, keys: bool) -> None:
     """Once at the start; `keys`: whether callers need one."""
     if not keys and not is_loopback(host):
-        log.warning(OPEN_TO_ALL, host, port)
+        for line in OPEN_TO_ALL:
+            log.warning(line.format(address=f"{host}:{port}"))
 
 
 def is_loopback(host: str) -> bool:
