@@ -13,6 +13,7 @@ from service.schemas import job_json
 from worker.jobs import TERMINAL, JobView
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
+LOOK_AFTER = 4  # heartbeats, in case an event got lost: thousands who listen shall cost next to nothing
 AWAY_S = 2.0
 EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 
@@ -33,7 +34,7 @@ def all_seen(job: JobView, seen: EventId) -> bool:
 
 
 async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> AsyncGenerator[bytes, None]:
-    """The events after `seen`. What comes faster than the client reads is left out, except changes of the status.
+    """The events after `seen`. What comes faster than the client reads is left out, but never the end.
 
     A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
     """
@@ -53,10 +54,11 @@ async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> 
                 yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
             if job.status in TERMINAL:
                 return
-            while not watch.moved:
+            silence = 0
+            while not watch.moved and silence < LOOK_AFTER:
                 if not await watch.wait(HEARTBEAT_S):
                     yield STILL_HERE
-                    break  # and look, in case an event got lost
+                    silence += 1
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
