@@ -11,6 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from worker.jobs import Format
 from worker.request import EngineJob
 
+RLE = 3  # zlib's Z_RLE: on filtered pictures 4 x as fast as the default, at 1.02 x its size (benchmarks/png.py)
+
 
 def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
     """Encodes an RGB picture; a PNG carries `parameters` in a text chunk of that name."""
@@ -19,7 +21,7 @@ def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
         info = PngInfo()
         if parameters is not None:
             info.add_itxt("parameters", parameters)
-        picture.save(buffer, "PNG", pnginfo=info)
+        picture.save(buffer, "PNG", pnginfo=info, compress_level=1, compress_type=RLE)
     elif kind == "jpeg":
         picture.save(buffer, "JPEG", quality=92, subsampling=0)
     else:

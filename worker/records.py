@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -80,6 +81,8 @@ def view_of(record: Mapping[bytes, bytes]) -> JobView:
     finished = unix(text.get("ended_at"))
     ttl = int(text["failure_ttl" if status == "failed" else "result_ttl"])
     error = json.loads(text["x_error"]) if "x_error" in text else LOST
+    expires = finished + ttl if finished else None
+    gone = expires is not None and time.time() > expires  # under an idempotency key the record is kept longer
     return JobView(
         payload=payload_of(text["data"]),
         status=status,
@@ -87,8 +90,8 @@ def view_of(record: Mapping[bytes, bytes]) -> JobView:
         created_at=unix(text["created_at"]) or 0.0,
         started_at=unix(text.get("started_at")),
         finished_at=finished,
-        expires_at=finished + ttl if finished else None,
-        images=tuple(StoredImage(**image) for image in json.loads(text.get("x_images", b"[]"))),
+        expires_at=expires,
+        images=() if gone else tuple(StoredImage(**image) for image in json.loads(text.get("x_images", b"[]"))),
         error=error if status == "failed" else None,
         event_id=text.get("x_event", b"0-0").decode(),
     )
