@@ -40,7 +40,9 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None) -> FastA
 
     app = FastAPI(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.broker, app.state.metrics = queue, metrics
-    app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
+    )
     errors.install(app)
     for routes in (jobs, models, health):
         app.include_router(routes.router)

@@ -87,18 +87,14 @@ def _worker() -> int:
 
 
 def _gateway() -> int:
-    import uvicorn
-
     from service.app import create_app
+    from service.server import run
     from service.settings import GatewaySettings
     from worker.logs import set_up_logging
 
     settings = read_settings(GatewaySettings)
     set_up_logging(settings.log_format)
-    uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
-        timeout_graceful_shutdown=3, server_header=False,
-    )  # fmt: skip
+    run(create_app(settings), settings)
     return 0
 
 

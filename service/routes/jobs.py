@@ -65,7 +65,7 @@ async def get_image(request: Request, job_id: str, index: str, broker: BrokerOf)
     view = await _found(broker, job_id)
     if view.status != "succeeded":
         raise Problem(409, f"The job is {view.status}; it has no pictures{_later(view)}.")
-    image = view.images[int(index)] if index.isdecimal() and int(index) < len(view.images) else None
+    image = view.images[int(index)] if index.isdecimal() and len(index) < 4 and int(index) < len(view.images) else None
     if image is None:
         raise Problem(404, f"The job has no image {index[:20]!r}; it has {len(view.images)}, counted from 0.")
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, immutable"}
