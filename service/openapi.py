@@ -76,6 +76,13 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     return dict(resolve(schema))
 
 
+def _never_null(field: dict[str, Any]) -> dict[str, Any]:
+    """A form has no null: what is not given is left out."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {key: value for key, value in field.items() if key != "anyOf" and (key, value) != ("default", None)}
+    return rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+
+
 def job_body(task: Task) -> dict[str, Any]:
     """The request body of a task's POST, in both content types."""
     schema = _inlined(REQUESTS[task].model_json_schema())
@@ -84,7 +91,7 @@ def job_body(task: Task) -> dict[str, Any]:
         note = schema["properties"][field].get("description")
         schema["properties"][field] = {"type": "string", "contentEncoding": "base64", "description": note}
     files = {field: {"type": "string", "format": "binary"} for field in given}
-    form = {**schema, "properties": {**schema["properties"], **files}}
+    form = {**schema, "properties": {name: _never_null(field) for name, field in schema["properties"].items()} | files}
     content = {
         "application/json": {"schema": schema, "example": EXAMPLES[task]},
         "multipart/form-data": {"schema": form},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
+from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, SAMPLERS, Task
 from worker.jobs import Format, JobView, Priority
 
 MAX_METADATA_BYTES = 2048
@@ -36,7 +36,7 @@ class JobRequest(BaseModel):
         default=None, max_length=MAX_NAME_CHARS, description="an id from /v1/models; the task's default otherwise"
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="the model's default otherwise")
-    sampler: str = Field(default="ddim", max_length=MAX_NAME_CHARS)
+    sampler: str = Field(default="ddim", max_length=MAX_NAME_CHARS, json_schema_extra={"enum": list(SAMPLERS)})
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from service.errors import Problem
 
 MAX_VALUES = 10_000  # the largest request, a layout of 1,000 things, has 6,000; each costs a hundred times its bytes
+MAX_EXACT = 2**53  # up to here a float says which integer it is
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half a surrogate pair; two of them can be a character
 
 
@@ -19,7 +20,7 @@ def parse(raw: bytes | str) -> Any:
         if text.count(",") > MAX_VALUES:
             detail = f"must have at most {MAX_VALUES} values"
             raise Problem(422, f"The body {detail}.", errors=[("", detail)])
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(text, object_pairs_hook=_unique, parse_float=_number, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # among them numbers of more digits than are worth reading
         raise Problem(400, "The body is not valid JSON.") from None
     if HALF_PAIR.search(text):
@@ -50,6 +51,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise field_problem(name, "is given twice")
         found[name] = value
     return found
+
+
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: what some writers call 20.0 is an integer."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < MAX_EXACT else value
 
 
 def _no_constant(name: str) -> NoReturn:
