@@ -18,7 +18,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.settings import GatewaySettings
 
-HEADERS_TIMEOUT_S = 20.0
 MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
 FILES_KEPT_FREE = 128  # of the connections: Redis, pictures, uploads
 
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 
 def run(app: FastAPI, settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT."""
+    Connection.headers_timeout_s = settings.headers_timeout_s
     Connection.most = max(1, raise_file_limit() - FILES_KEPT_FREE)
     uvicorn.run(
         app, host=settings.host, port=settings.port, http=Connection, ws="none", log_config=None, access_log=False,
@@ -53,6 +53,7 @@ class Connection(H11Protocol):
     """
 
     most = MAX_OPEN_FILES - FILES_KEPT_FREE
+    headers_timeout_s = 20.0
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -79,7 +80,7 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._unwatch()
         elif self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(HEADERS_TIMEOUT_S, self._time_is_up)
+            self._deadline = self.loop.call_later(self.headers_timeout_s, self._time_is_up)
 
     def _unwatch(self) -> None:
         if self._deadline is not None:
@@ -89,7 +90,7 @@ class Connection(H11Protocol):
     def _time_is_up(self) -> None:
         self._deadline = None
         if self.conn.trailing_data[0]:
-            self._refuse(408, f"The request's headers were not complete after {HEADERS_TIMEOUT_S:.0f} s.")
+            self._refuse(408, f"The request's headers were not complete after {self.headers_timeout_s:g} s.")
         else:
             self.transport.close()
 

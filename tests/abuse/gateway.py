@@ -40,9 +40,9 @@ def announce(redis_url: str) -> None:
 
 
 class Gateway:
-    """One `ldm gateway`."""
+    """One `ldm gateway`; `ulimit` are that command's arguments for it."""
 
-    def __init__(self, redis_url: str, directory: Path, **settings: Any) -> None:
+    def __init__(self, redis_url: str, directory: Path, *, ulimit: str = "", **settings: Any) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = directory / f"gateway-{self.port}.log"
@@ -50,6 +50,8 @@ class Gateway:
         env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()}
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "service", "gateway"]
+            if ulimit:
+                command = ["/bin/sh", "-c", f'ulimit {ulimit} && exec "$@"', "sh", *command]
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
         eventually(self._answers)
 
