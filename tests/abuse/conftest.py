@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests.abuse.gateway import Gateway, announce
 from worker.embedded_redis import EmbeddedRedis
@@ -32,6 +33,8 @@ def start_gateway(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Gate
 @pytest.fixture(scope="module")
 def gateway(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One for all tests of a module: each of them has to leave it as able as it was."""
+    with Redis.from_url(redis_server.url) as redis:  # of workers that other tests had
+        redis.flushall()
     announce(redis_server.url)
     gateway = Gateway(redis_server.url, tmp_path_factory.mktemp("gateway"), max_body_bytes=LIMIT, queue_limit=10**6)
     yield gateway
