@@ -12,7 +12,7 @@ MAX_SCANS = 100  # encoders write about ten
 MAX_PARTS = 20_000  # chunks of a PNG, segments of a JPEG; encoders write 8 kB and more into each
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # those left out stand among a scan's own data
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # those left out stand among a scan's own data
 END_OF_IMAGE, START_OF_SCAN = b"\xd9", b"\xda"
 
 

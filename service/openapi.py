@@ -30,6 +30,7 @@ PROBLEM = {
 DESCRIPTIONS = {
     400: "The body cannot be parsed",
     404: "No such job: unknown, or expired",
+    408: "The body was not complete in time",
     409: "The job is not finished",
     413: "The body is too large",
     415: "Neither JSON nor multipart/form-data",

@@ -48,16 +48,18 @@ def raise_file_limit() -> int:
 class Connection(H11Protocol):
     """One connection. Its next request's headers have to be complete in time, however steadily they trickle in.
 
-    uvicorn bounds only the silence after an answer. What comes after the headers is the envelope's to bound
-    (`service/middleware.py`).
+    Likewise, in that time, a client has to take some of what it is sent. uvicorn bounds only the silence after an
+    answer; what comes after the headers is the envelope's to bound (`service/middleware.py`).
     """
 
     most = MAX_OPEN_FILES - FILES_KEPT_FREE
     headers_timeout_s = 20.0
     _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that we hear of every client that does not read
         if len(self.connections) > self.most:  # so that those which are open can still be answered
             transport.close()
         else:
@@ -69,7 +71,16 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._stop_reading_clock()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_reading_clock()
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Not HTTP, or too much of it: a problem like every other error."""
@@ -86,6 +97,21 @@ class Connection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _await_reader(self, unsent: int) -> None:
+        self._reading = self.loop.call_later(self.headers_timeout_s, self._check_reader, unsent)
+
+    def _check_reader(self, unsent_before: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < unsent_before:
+            self._await_reader(unsent)
+        else:
+            self.transport.abort()
+
+    def _stop_reading_clock(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _time_is_up(self) -> None:
         self._deadline = None

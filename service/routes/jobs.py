@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 MAKES_A_JOB = {
     200: {"description": "Waited for: the finished job, or its picture", "content": IMAGE_CONTENT},
-    **problems(400, 413, 415, 422, 429, 503, 504),
+    **problems(400, 408, 413, 415, 422, 429, 503, 504),
 }
 READS_A_JOB = problems(404, 503)
 

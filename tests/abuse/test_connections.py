@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -98,6 +99,20 @@ def test_what_comes_after_an_early_answer_cannot_hold_the_connection(start_gatew
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404")
         assert trickle(connection, b" ") < 5
+
+
+def test_a_client_that_does_not_read_is_let_go(start_gateway: Start) -> None:
+    gateway = start_gateway(headers_timeout_s=1)
+    size = len(httpx.get(f"{gateway.url}/openapi.json").content)
+    with gateway.connect() as connection:
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 300)
+        time.sleep(3)
+        received = 0
+        with suppress(ConnectionError):
+            while part := connection.recv(2**20):
+                received += len(part)
+    assert received < 200 * size
+    assert not re.search(r"Traceback| 500 ", gateway.log())
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a JPEG of 10,000 scans": (lambda: many_scans(10_000), "scans"),
     "a PNG of 70,000 chunks": (lambda: PNG_SIGNATURE + chunk(b"abcd", b"") * 70_000, "chunks"),
     "a JPEG of 70,000 segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * 70_000, "segments"),
+    "a JPEG of a megabyte of ones": (lambda: b"\xff\xd8" + b"\xff" * 1_000_000, ""),
     "an APNG of 300 frames": (lambda: animation("PNG", 300, 8), "animated"),
     "a WebP of 300 frames": (lambda: animation("WEBP", 300, 8), "animated"),
     "an APNG that says 2^31 frames": (lambda: around((b"acTL", struct.pack(">II", 2**31 - 1, 0))), "animated"),

@@ -25,7 +25,7 @@ def test_prompts_stay_out_of_logs_and_metrics(tmp_path: Path) -> None:
         gateway, worker = service.metrics()
     finally:
         service.stop()
-    log = service.log()
+    log = service.log() + "".join(path.read_text() for path in service.data_dir.rglob("*.log"))
     assert MARK not in log
     assert base64.b64encode(MARK.encode()).decode()[:12] not in log
     assert MARK not in gateway + worker
