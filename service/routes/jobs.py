@@ -11,7 +11,7 @@ from service.broker import Broker
 from service.dependencies import BrokerOf, MetricsOf
 from service.errors import Problem
 from service.metrics import GatewayMetrics
-from service.openapi import IMAGE_CONTENT, job_body, problems
+from service.openapi import IMAGE_CONTENT, JOB_CONTENT, job_body, problems
 from service.schemas import REQUESTS, job_json
 from service.submission import prepare
 from service.waiting import Wish, answer
@@ -20,10 +20,11 @@ from worker.jobs import JobView
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 MAKES_A_JOB = {
-    200: {"description": "Waited for: the finished job, or its picture", "content": IMAGE_CONTENT},
+    200: {"description": "Waited for: the finished job, or its picture", "content": JOB_CONTENT | IMAGE_CONTENT},
+    202: {"description": "The job, made", "content": JOB_CONTENT},
     **problems(400, 408, 413, 415, 422, 429, 503, 504),
 }
-READS_A_JOB = problems(404, 503)
+READS_A_JOB = {200: {"description": "The job", "content": JOB_CONTENT}, **problems(404, 503)}
 
 
 TASKS: dict[Task, str] = {

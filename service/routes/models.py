@@ -8,13 +8,15 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from service.dependencies import BrokerOf
-from service.openapi import PROBLEM_503
+from service.openapi import MODELS_CONTENT, PROBLEM_503
 from worker.jobs import LiveModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models", summary="The models that live workers serve", responses=PROBLEM_503)
+@router.get(
+    "/models", summary="The models that live workers serve", responses={200: {"content": MODELS_CONTENT}, **PROBLEM_503}
+)
 async def list_models(broker: BrokerOf) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [_entry(model) for model in await broker.models()]})
 
