@@ -2,23 +2,37 @@
 
 A picture's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
 upright, without metadata, so that a worker never meets anything else.
+
+Pillow tells of damage that it can live with by warnings; so can we, and nobody would read them.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import warnings
 from collections.abc import Callable, Mapping
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ldm_core.errors import InvalidImage
+from ldm_core.picture_parts import too_many_parts
+
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)
+DAMAGED = Exception  # Pillow's parsers raise whatever a file makes them stumble over: IndexError, AssertionError, ...
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 HALF_GREY = 128
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+MAX_ASPECT = 8  # of a picture that is scaled by its shorter side
 SizeCheck = Callable[[str, int, int], None]
 Pictures = Mapping[str, Image.Image]  # the input pictures of a job: image, mask, neighbor0, ...
 
@@ -34,8 +48,8 @@ def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
         raise InvalidImage(field, "is animated; only still pictures are taken")
     try:
         picture.load()
-        return _normal(ImageOps.exif_transpose(picture))
-    except (*DAMAGED, *BOMB):
+        return _upright(_normal(picture), _orientation(picture))
+    except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
 
 
@@ -67,9 +81,9 @@ def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> 
         raise InvalidImage(field, "is animated; only still pictures are taken")
     try:
         picture.load()
-    except (*DAMAGED, *BOMB):
+        ids = Image.frombytes("L", picture.size, picture.tobytes()) if picture.mode == "P" else picture.convert("L")
+    except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
-    ids = Image.frombytes("L", picture.size, picture.tobytes()) if picture.mode == "P" else picture.convert("L")
     highest = ids.getextrema()[1]
     if isinstance(highest, tuple) or highest >= labels:
         raise InvalidImage(field, f"has label id {highest}; this model knows 0 to {labels - 1}")
@@ -95,8 +109,12 @@ def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255
 def central_square(picture: Image.Image, side: int) -> Image.Image:
     """The middle of an RGB picture, scaled so that its shorter side is `side` pixels: how CLIP looks at pictures.
 
-    A square of that side is left as it is.
+    A square of that side is left as it is. What is far from the middle of a strip is cut off first: scaled as a whole,
+    a strip one pixel wide would take gigabytes.
     """
+    across, down = (min(length, MAX_ASPECT * min(picture.size)) for length in picture.size)
+    left, top = (picture.width - across) // 2, (picture.height - down) // 2
+    picture = picture.crop((left, top, left + across, top + down))
     scale = side / min(picture.size)
     width, height = (max(side, int(length * scale)) for length in picture.size)
     left, top = (width - side) // 2, (height - side) // 2
@@ -112,6 +130,8 @@ def to_png(picture: Image.Image) -> bytes:
 
 
 def _opened(data: bytes, field: str) -> Image.Image:
+    if too_many := too_many_parts(data):
+        raise InvalidImage(field, too_many)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -129,6 +149,19 @@ def _normal(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         return picture.convert("RGBA")
     return picture.convert("RGB")
+
+
+def _orientation(picture: Image.Image) -> object:
+    """What EXIF says of it; damaged EXIF says nothing, for the pixels are what was sent."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the parser promises nothing about what it raises on a block that makes no sense
+        return None
+
+
+def _upright(picture: Image.Image, orientation: object) -> Image.Image:
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _thresholded(grey: Image.Image) -> Image.Image:

@@ -55,7 +55,9 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
 
     app = Gateway(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
-    app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
+    )
     errors.install(app)
     guard = [Depends(known_caller if ring.configured else any_caller)]
     refusals = problems(401, 403) if ring.configured else {}

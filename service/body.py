@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from service.errors import Problem
 from service.schemas import JobRequest
+from service.strict_json import field_problem, parse, pointer_part
 
 MAX_FILES = 24
+MAX_ERRORS = 20  # that an answer lists
+UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii"}
 LISTS = ("neighbors",)  # form fields that may be repeated
 
 Model = TypeVar("Model", bound=JobRequest)
@@ -21,24 +24,18 @@ Model = TypeVar("Model", bound=JobRequest)
 
 async def read_body(request: Request, model: type[Model]) -> Model:
     """Raises Problem: 400 for what cannot be parsed, 415 for another content type, 422 naming each field at fault."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return _validated(model, await _json(request), strict=True)
-    if kind == "multipart/form-data":
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if parameters.get(b"charset", b"utf-8").lower() not in UTF_8:
+        raise Problem(415, "Send it in UTF-8.", headers={"Accept-Charset": "utf-8"})
+    if kind == b"application/json":
+        data = await to_thread.run_sync(parse, await request.body())  # with pictures in it, it is megabytes
+        if not isinstance(data, dict):
+            raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
+        return _validated(model, data, strict=True)
+    if kind == b"multipart/form-data":
         # every form field is text: "20" is a number there
         return _validated(model, await _form(request), strict=False)
     raise Problem(415, "Send application/json or multipart/form-data.", headers={"Accept": "application/json"})
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    raw = await request.body()
-    try:
-        data = await to_thread.run_sync(json.loads, raw)  # with pictures in it, it is megabytes
-    except (ValueError, RecursionError):
-        raise Problem(400, "The body is not valid JSON.") from None
-    if not isinstance(data, dict):
-        raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
-    return data
 
 
 async def _form(request: Request) -> dict[str, Any]:
@@ -50,33 +47,34 @@ async def _form(request: Request) -> dict[str, Any]:
                 data.setdefault(name, []).append(part)
                 continue
             if name in data:
-                raise Problem(422, f"{name}: is given twice", errors=[(f"/{name}", "is given twice")])
+                raise field_problem(name, "is given twice")
             data[name] = part
     for name in ("metadata", "objects"):
         if isinstance(data.get(name), str):
             try:
-                data[name] = json.loads(data[name])
-            except (ValueError, RecursionError):
-                raise Problem(422, f"{name}: must be JSON", errors=[(f"/{name}", "must be JSON")]) from None
+                data[name] = parse(data[name])
+            except Problem:
+                raise field_problem(name, "must be JSON") from None
     return data
 
 
 def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Model:
     if data.pop("webhook", None) is not None:
-        raise Problem(422, "webhook: no host is allowed here", errors=[("/webhook", "no host is allowed here")])
+        raise field_problem("webhook", "no host is allowed here")
     try:
         return model.model_validate(data, strict=strict)
     except ValidationError as error:
-        errors = list(dict.fromkeys((_pointer(problem["loc"]), _detail(problem)) for problem in error.errors()))
+        problems = error.errors(include_url=False, include_input=False)
+        errors = list(dict.fromkeys((_pointer(problem["loc"]), _detail(problem)) for problem in problems))
         first = f"{errors[0][0].removeprefix('/')}: {errors[0][1]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise Problem(422, first + more, errors=errors) from None
+        raise Problem(422, first + more, errors=errors[:MAX_ERRORS]) from None
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """A JSON pointer to the field; a union's branches, which pydantic adds below it, are no part of it."""
     depth = {"metadata": 2, "neighbors": 2, "objects": 3}.get(str(location[0]), 1)
-    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in location[:depth])
+    return "".join(f"/{pointer_part(str(part))}" for part in location[:depth])
 
 
 def _detail(problem: Any) -> str:

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -94,12 +93,10 @@ def _worker() -> int:
 
 
 def _gateway() -> int:
-    import uvicorn
-
     from service.app import create_app
     from service.auth import BadKeys, KeyRing
     from service.exposure import warn_if_open
-    from service.leaving import Server
+    from service.server import run
     from service.settings import GatewaySettings
     from worker.logs import set_up_logging
 
@@ -111,15 +108,7 @@ def _gateway() -> int:
         print(f"ldm: {error}", file=sys.stderr)
         return 2
     warn_if_open(settings.host, settings.port, keys=keys.configured)
-    app = create_app(settings, keys=keys)
-    config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_config=None, access_log=False,
-        timeout_graceful_shutdown=3, server_header=False,
-    )  # fmt: skip
-    server = Server(config, app.state.broker.leave)
-    with suppress(KeyboardInterrupt):
-        server.run()
-    return 0 if server.started else 1
+    return run(create_app(settings, keys=keys), settings)
 
 
 def _key(name: str) -> int:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from ldm_core.errors import RequestError
 from service.auth import Forbidden, Unauthorized
@@ -89,7 +90,16 @@ def install(app: FastAPI) -> None:
     """Every expected error becomes a problem; what nobody expected is the envelope's (`service/middleware.py`)."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return problem_response(as_problem(error), request.url.path, request.state.request_id)
+        problem = as_problem(error)
+        if problem.status == 405:  # of several routes on one path, the framework names the first one's methods
+            problem.headers["Allow"] = ", ".join(_methods(app, request.url.path))
+        return problem_response(problem, request.url.path, request.state.request_id)
 
     for kind in EXPECTED:
         app.add_exception_handler(kind, answer)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What some route does on that path; the routes without a description are read alone."""
+    described = [routes for template, routes in app.openapi()["paths"].items() if compile_path(template)[0].match(path)]
+    return sorted({method.upper() for routes in described for method in routes} or {"GET"})

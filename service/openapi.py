@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from ldm_core.params import Task
+from ldm_core.params import TASKS, Task
 from service.errors import PROBLEM_JSON
 from service.schemas import REQUESTS
+from worker.jobs import Status
 
 PROBLEM = {
     "type": "object",
@@ -27,11 +28,52 @@ PROBLEM = {
         },
     },
 }
+TEXT, NUMBER, INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
+
+
+def _always(**properties: Any) -> dict[str, Any]:
+    """An object that has all of these, and perhaps more one day."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+STORED_IMAGE = _always(
+    url=TEXT, seed=INTEGER, width=INTEGER, height=INTEGER, content_type=TEXT, bytes=INTEGER, sha256=TEXT
+)
+JOB = _always(
+    id=TEXT,
+    task={"enum": [*TASKS]},
+    model=TEXT,
+    status={"enum": [*get_args(Status)]},
+    progress={"type": "number", "minimum": 0, "maximum": 1},
+    step=INTEGER,
+    steps=INTEGER,
+    queue_position={"type": ["integer", "null"], "description": "1: the next one; null once it runs"},
+    created_at={"type": "string", "format": "date-time"},
+    started_at=TIME_OR_NULL,
+    finished_at=TIME_OR_NULL,
+    expires_at=TIME_OR_NULL,
+    request={"type": "object", "description": "every parameter, with defaults resolved, but the pictures"},
+    images={"type": "array", "items": STORED_IMAGE},
+    error={"type": ["object", "null"], "description": "why it failed, as a problem"},
+    urls={"type": "object", "additionalProperties": TEXT},
+)
+MODEL = _always(
+    id=TEXT, object={"const": "model"}, created=INTEGER, owned_by=TEXT, tasks={"type": "array", "items": TEXT},
+    native_size={"type": "array", "items": INTEGER}, size_multiple=INTEGER, max_pixels=INTEGER, scale=INTEGER,
+    samplers={"type": "array", "items": TEXT}, default_steps=INTEGER, default_guidance_scale=NUMBER,
+    text={"type": "boolean"}, loaded={"type": "boolean"}, workers=INTEGER,
+)  # fmt: skip
+JOB_CONTENT: dict[str, Any] = {"application/json": {"schema": JOB}}
+MODELS_CONTENT: dict[str, Any] = {
+    "application/json": {"schema": _always(object={"const": "list"}, data={"type": "array", "items": MODEL})}
+}
 DESCRIPTIONS = {
     400: "The body cannot be parsed",
     401: "No API key, or an unknown one",
     403: "The API key may not do this",
     404: "No such job: unknown, or expired",
+    408: "The body was not complete in time",
     409: "The job is not finished",
     410: "The pictures of the job that this request made before are no longer stored",
     413: "The body is too large",
@@ -90,6 +132,13 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     return dict(resolve(schema))
 
 
+def _never_null(field: dict[str, Any]) -> dict[str, Any]:
+    """A form has no null: what is not given is left out."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {key: value for key, value in field.items() if key != "anyOf" and (key, value) != ("default", None)}
+    return rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+
+
 def job_body(task: Task) -> dict[str, Any]:
     """The request body of a task's POST, in both content types."""
     schema = _inlined(REQUESTS[task].model_json_schema())
@@ -98,7 +147,7 @@ def job_body(task: Task) -> dict[str, Any]:
         note = schema["properties"][field].get("description")
         schema["properties"][field] = {"type": "string", "contentEncoding": "base64", "description": note}
     files = {field: {"type": "string", "format": "binary"} for field in given}
-    form = {**schema, "properties": {**schema["properties"], **files}}
+    form = {**schema, "properties": {name: _never_null(field) for name, field in schema["properties"].items()} | files}
     content = {
         "application/json": {"schema": schema, "example": EXAMPLES[task]},
         "multipart/form-data": {"schema": form},

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
+from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, SAMPLERS, Task
 from worker.jobs import Format, JobView, Priority
 
 MAX_METADATA_BYTES = 2048
 PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold pictures
+MAX_SIDE = 2**16  # of any picture of any model: a number to calculate with
+MAX_CLASS_ID = 2**16
+MAX_NAME_CHARS = 200
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 Picture = Annotated[
@@ -30,9 +33,11 @@ class JobRequest(BaseModel):
 
     prompt: Prompt = ""
     negative_prompt: Prompt = Field(default="", description="takes the place of the empty prompt in guidance")
-    model: str | None = Field(default=None, description="an id from /v1/models; the task's default otherwise")
+    model: str | None = Field(
+        default=None, max_length=MAX_NAME_CHARS, description="an id from /v1/models; the task's default otherwise"
+    )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="the model's default otherwise")
-    sampler: str = "ddim"
+    sampler: str = Field(default="ddim", max_length=MAX_NAME_CHARS, json_schema_extra={"enum": list(SAMPLERS)})
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )
@@ -58,8 +63,8 @@ class JobRequest(BaseModel):
 class SizedRequest(JobRequest):
     """A task to which no picture gives its size."""
 
-    width: int | None = Field(default=None, ge=1, description="a multiple of the model's size_multiple")
-    height: int | None = Field(default=None, ge=1, description="a multiple of the model's size_multiple")
+    width: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
+    height: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
 
 
 class Txt2ImgRequest(SizedRequest):
@@ -96,8 +101,8 @@ class SuperresRequest(JobRequest):
 class Class2ImgRequest(SizedRequest):
     """A class to a picture: one of `class_id` and `class_name`."""
 
-    class_id: int | None = Field(default=None, ge=0, description="an id below the model's label_count")
-    class_name: str | None = Field(default=None, max_length=200, description="one of the model's labels")
+    class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS_ID, description="an id below the model's label_count")
+    class_name: str | None = Field(default=None, max_length=MAX_NAME_CHARS, description="one of the model's labels")
 
 
 class Semantic2ImgRequest(JobRequest):

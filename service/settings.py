@@ -21,6 +21,8 @@ class GatewaySettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
+    headers_timeout_s: float = Field(default=20, gt=0)  # for a request's headers as a whole; for a client to read on
+    body_timeout_s: float = Field(default=60, gt=0)  # for a request's body as a whole
     queue_limit: int = Field(default=1000, ge=1)
     result_ttl_s: int = Field(default=3600, ge=1)
     job_timeout_s: int = Field(default=600, ge=1)

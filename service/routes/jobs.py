@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse, Response
 from service.cursor import decode_cursor, encode_cursor
 from service.dependencies import BrokerOf, CallerOf, JobOf
 from service.errors import Problem
-from service.openapi import IMAGE_CONTENT, problems
+from service.openapi import IMAGE_CONTENT, JOB_CONTENT, problems
 from service.schemas import job_json
 from worker.jobs import JobView, Status
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-READS_A_JOB = problems(404, 503)
+READS_A_JOB = {200: {"description": "The job", "content": JOB_CONTENT}, **problems(404, 503)}
 
 
 @router.get("/jobs", summary="The caller's own jobs, newest first", responses=problems(422, 503))
@@ -47,7 +47,7 @@ async def get_job(job: JobOf) -> JSONResponse:
 async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) -> Response:
     if job.status != "succeeded":
         raise Problem(409, f"The job is {job.status}; it has no pictures{_later(job)}.")
-    image = job.images[int(index)] if index.isdecimal() and int(index) < len(job.images) else None
+    image = job.images[int(index)] if index.isdecimal() and len(index) < 4 and int(index) < len(job.images) else None
     if image is None:
         raise Problem(404, f"The job has no image {index[:20]!r}; it has {len(job.images)}, counted from 0.")
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, immutable"}

@@ -8,13 +8,16 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from service.dependencies import BrokerOf, CallerOf
-from service.openapi import PROBLEM_503
+from service.openapi import MODELS_CONTENT, PROBLEM_503
 from worker.jobs import LiveModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models", summary="The models that live workers serve to the caller", responses=PROBLEM_503)
+@router.get(
+    "/models", summary="The models that live workers serve to the caller",
+    responses={200: {"content": MODELS_CONTENT}, **PROBLEM_503},
+)  # fmt: skip
 async def list_models(broker: BrokerOf, caller: CallerOf) -> JSONResponse:
     usable = [_entry(model) for model in await broker.models() if caller.may_use(model.card.id)]
     return JSONResponse({"object": "list", "data": usable})

@@ -14,7 +14,7 @@ from service.body import read_body
 from service.broker import Broker
 from service.dependencies import BrokerOf, CallerOf, MetricsOf, SettingsOf
 from service.idempotency import identify, read_key
-from service.openapi import IMAGE_CONTENT, job_body, problems
+from service.openapi import IMAGE_CONTENT, JOB_CONTENT, job_body, problems
 from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
 from service.schemas import REQUESTS, JobRequest
 from service.submission import prepare
@@ -32,8 +32,9 @@ TASKS: dict[Task, str] = {
     "unconditional": "A picture of what the model was trained on",
 }
 MAKES_A_JOB = {
-    200: {"description": "Waited for: the finished job, or its picture", "content": IMAGE_CONTENT},
-    **problems(400, 410, 413, 415, 422, 429, 503, 504),
+    200: {"description": "Waited for: the finished job, or its picture", "content": JOB_CONTENT | IMAGE_CONTENT},
+    202: {"description": "The job, made", "content": JOB_CONTENT},
+    **problems(400, 408, 410, 413, 415, 422, 429, 503, 504),
 }
 HEADERS = [
     {

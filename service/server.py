@@ -1,0 +1,141 @@
+"""The gateway's HTTP server: uvicorn, with an end to connections that never say what they want."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from service.leaving import Server
+from service.settings import GatewaySettings
+
+MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
+FILES_KEPT_FREE = 128  # of the connections: Redis, pictures, uploads
+
+log = logging.getLogger(__name__)
+
+
+def run(app: FastAPI, settings: GatewaySettings) -> int:
+    """Serves until SIGTERM or SIGINT. The exit code: 1 where it could not even begin."""
+    Connection.headers_timeout_s = settings.headers_timeout_s
+    Connection.most = max(1, raise_file_limit() - FILES_KEPT_FREE)
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, http=Connection, ws="none", log_config=None, access_log=False,
+        timeout_graceful_shutdown=3, server_header=False,
+    )  # fmt: skip
+    server = Server(config, app.state.broker.leave)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 1
+
+
+def raise_file_limit() -> int:
+    """Takes as many open files as this process may have; how many those are. A connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # some systems say that they have no limit and have one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return wanted if soft == resource.RLIM_INFINITY else soft
+
+
+class Connection(H11Protocol):
+    """One connection. Its next request's headers have to be complete in time, however steadily they trickle in.
+
+    Likewise, in that time, a client has to take some of what it is sent. uvicorn bounds only the silence after an
+    answer; what comes after the headers is the envelope's to bound (`service/middleware.py`).
+    """
+
+    most = MAX_OPEN_FILES - FILES_KEPT_FREE
+    headers_timeout_s = 20.0
+    _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that we hear of every client that does not read
+        if len(self.connections) > self.most:  # so that those which are open can still be answered
+            transport.close()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        self._stop_reading_clock()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_reading_clock()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Not HTTP, or too much of it: a problem like every other error."""
+        self._refuse(400, msg)
+
+    def _watch(self) -> None:
+        """The time runs while no request is being answered; what is received does not start it anew."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.headers_timeout_s, self._time_is_up)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _await_reader(self, unsent: int) -> None:
+        self._reading = self.loop.call_later(self.headers_timeout_s, self._check_reader, unsent)
+
+    def _check_reader(self, unsent_before: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < unsent_before:
+            self._await_reader(unsent)
+        else:
+            self.transport.abort()
+
+    def _stop_reading_clock(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _time_is_up(self) -> None:
+        self._deadline = None
+        if self.conn.trailing_data[0]:
+            self._refuse(408, f"The request's headers were not complete after {self.headers_timeout_s:g} s.")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # else an answer is under way already
+            title, request_id = HTTPStatus(status).phrase, uuid4().hex
+            problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+            body = json.dumps(problem | {"instance": "", "request_id": request_id}).encode()
+            headers = [
+                ("Content-Type", "application/problem+json"), ("Content-Length", str(len(body))),
+                ("X-Request-ID", request_id), ("Connection", "close"),
+            ]  # fmt: skip
+            answer = h11.Response(status_code=status, headers=headers, reason=title)
+            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            log.info("refused a connection with %d: %s", status, detail, extra={"request_id": request_id})
+        self.transport.close()
