@@ -23,7 +23,7 @@ from worker.settings import ServeSettings
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
-LONG_LIFE_S = 5.0  # a child that lived this long starts again at once
+LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
 BACK_OFF_S = (0.5, 30.0)
 GATEWAY_STOP_S = 5.0
 
@@ -51,10 +51,11 @@ class Child:
         code = self.process.poll() if self.process else None
         if code is not None:
             self.process = None
-            if time.monotonic() - self._started_at > LONG_LIFE_S:
-                self._back_off = BACK_OFF_S[0]
-            self.not_before = time.monotonic() + self._back_off
-            self._back_off = min(2 * self._back_off, BACK_OFF_S[1])
+            now = time.monotonic()
+            if now - self._started_at > LONG_LIFE_S:
+                self.not_before, self._back_off = now, BACK_OFF_S[0]
+            else:
+                self.not_before, self._back_off = now + self._back_off, min(2 * self._back_off, BACK_OFF_S[1])
         return code
 
     def terminate(self) -> None:

@@ -82,7 +82,7 @@ class Clients:
     def _http(self) -> httpx.Client:
         if not hasattr(self._local, "http"):
             self._local.http = httpx.Client(base_url=self._url, timeout=30)
-        return self._local.http  # type: ignore[no-any-return]
+        return self._local.http
 
 
 def knows_idempotency(url: str) -> bool:

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-
 from tests.end_to_end.serving import ROOT, Served, eventually, parent_of
 from worker.connection import AWAY, connect
 from worker.scripts import WORKERS
@@ -28,26 +26,27 @@ class Service(Served):
     def __init__(self, data_dir: Path, models: Sequence[Path], **settings: Any) -> None:
         self._settings = {**SETTINGS, **settings}
         super().__init__(data_dir, models, **self._settings)
-        self._models = models
+        self.models = models
+        self._beside: list[subprocess.Popen[bytes]] = []
         self.redis_url = f"unix://{data_dir / 'redis' / 'redis.sock'}"
-        self.redis: Redis = connect(self.redis_url)
+        self.redis: Any = connect(self.redis_url)
 
     def add_worker(self, **settings: Any) -> subprocess.Popen[bytes]:
         """`ldm worker` on the same Redis; `stop` ends it too."""
         given = {
             "redis_url": self.redis_url, "data_dir": self.data_dir, "metrics_port": 0, "log_format": "text",
-            "drain_s": 3, "model": ",".join(map(str, self._models)), "device": "cpu", **self._settings, **settings,
+            "drain_s": 3, "model": ",".join(map(str, self.models)), "device": "cpu", **self._settings, **settings,
         }  # fmt: skip
         env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()}
         env |= dict([self._mark.split("=")]) | {"OMP_NUM_THREADS": "1"}
         with self._log.open("a") as log:
             command = [sys.executable, "-m", "service", "worker"]
             process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
-        self.beside = [*getattr(self, "beside", []), process]
+        self._beside.append(process)
         return process
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        for process in getattr(self, "beside", []):
+        for process in self._beside:
             process.send_signal(signal.SIGCONT)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -70,14 +69,25 @@ class Service(Served):
     def keeper_of(self, worker: int) -> int:
         return parent_of(worker)
 
+    def supervised_keeper(self) -> int:
+        """The id of the keeper that is the supervisor's child."""
+        (keeper,) = [pid for pid in self.processes("worker.keeper") if parent_of(pid) == self.process.pid]
+        return keeper
+
+    def worker(self) -> int:
+        """The supervised worker; there may be others beside it."""
+        keeper = self.supervised_keeper()
+        return eventually(lambda: next((p for p in self.processes("worker.keeper") if parent_of(p) == keeper), 0))
+
     def gateway_pid(self) -> int | None:
         """The gateway's process id, while there is one."""
         return next(iter(self.processes("gateway")), None)
 
     def redis_pid(self) -> int | None:
-        """The id of Redis's process, while there is one; never that of its rewriting child."""
-        pids = self.processes("redis-server")
-        return next((pid for pid in pids if parent_of(pid) not in pids), None)
+        """The id of Redis's process, while it answers; its title has taken the place of our mark."""
+        with suppress(*AWAY):
+            return int(self.redis.info("server")["process_id"])
+        return None
 
     def redis_answers(self) -> bool:
         with suppress(*AWAY):

@@ -19,6 +19,8 @@ class StepCounter:
         self.recomputed = 0
         self.started_at: defaultdict[str, list[float]] = defaultdict(list)  # job -> times at which it began, Unix
         self.queued_at: defaultdict[str, list[float]] = defaultdict(list)
+        self.stepped_at: defaultdict[str, list[float]] = defaultdict(list)
+        self.ended_at: defaultdict[str, list[float]] = defaultdict(list)
         self._highest: dict[str, int] = {}  # the latest step before any restart is also the highest
         self._restarted: set[str] = set()
         self._redis: Any = connect(redis_url)
@@ -52,6 +54,7 @@ class StepCounter:
         if fields[b"kind"] == b"progress":
             for job_id, step in json.loads(fields[b"steps"]).items():
                 self._step(job_id, int(step))
+                self.stepped_at[job_id].append(at)
             return
         job_id = fields[b"id"].decode()
         if fields[b"kind"] == b"started":
@@ -60,6 +63,8 @@ class StepCounter:
                 self._restarted.add(job_id)
         elif fields[b"kind"] == b"queued":
             self.queued_at[job_id].append(at)
+        else:
+            self.ended_at[job_id].append(at)
 
     def _step(self, job_id: str, step: int) -> None:
         before = self._highest.get(job_id, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from tests.chaos.clients import Clients
 from tests.chaos.figures import Figure, at_most, exactly
 from tests.chaos.ledger import audit, settle
@@ -10,6 +12,8 @@ from tests.chaos.steps import StepCounter
 from tests.chaos.trouble import Trouble
 from tests.chaos.workload import orders
 from tests.chaos.world import World
+from worker.connection import AWAY
+from worker.scripts import WORKERS
 
 NAME = "worker kills"
 PAUSES_S = (0.2, 2.0)  # such that the kills are over before the jobs are
@@ -41,7 +45,15 @@ def run(world: World) -> list[Figure]:
 
 def holds_jobs(service: Service, pid: int) -> bool:
     """Whether the worker with this process id has leased any."""
+    return bool(jobs_of(service, pid))
+
+
+def jobs_of(service: Service, pid: int) -> list[str]:
+    """The ids of the jobs that it has leased."""
     redis = service.redis
-    names = [name.decode() for name in redis.smembers("ldm:workers") if redis.hget(f"rq:worker:{name.decode()}", "pid")]
-    mine = [name for name in names if int(redis.hget(f"rq:worker:{name}", "pid") or 0) == pid]
-    return any(redis.scard(f"rq:worker:{name}:executions") for name in mine)
+    with suppress(*AWAY):
+        names = [name.decode() for name in redis.smembers(WORKERS)]
+        mine = [name for name in names if redis.hget(f"rq:worker:{name}", "pid") == str(pid).encode()]
+        held = [both.decode() for name in mine for both in redis.smembers(f"rq:worker:{name}:executions")]
+        return [both.partition(":")[0] for both in held]
+    return []

@@ -1,0 +1,54 @@
+"""Many jobs, one after the other: memory does not grow, and when everything has expired nothing is left."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from tests.chaos.clients import Clients
+from tests.chaos.figures import Figure, exactly
+from tests.chaos.ledger import settle
+from tests.chaos.service import Service, rss_mib
+from tests.chaos.workload import orders
+from tests.chaos.world import World
+from tests.end_to_end.serving import eventually
+
+NAME = "soak"
+GROWTH = 0.05
+QUICK = {"result_ttl_s": 5, "beat_s": 0.5}
+
+
+def run(world: World) -> list[Figure]:
+    early, late = world.scaled(200, 20), world.scaled(2000, 40)
+    with world.service(**QUICK) as service:
+        keys = set(service.redis.scan_iter())
+        wanted = orders(late, world.seed, (1, 2))
+        clients = Clients(service.url, retry_unclear=False)
+        clients.submit_all(islice(wanted, early))
+        settle(service)
+        before = memory(service)
+        clients.submit_all(wanted)
+        settle(service)
+        after = memory(service)
+        eventually(lambda: not list(service.redis.scan_iter("rq:job:*")) and not blobs(service), 60)
+        left = sorted({key.decode() for key in set(service.redis.scan_iter()) - keys})
+    return [
+        *(growth(part, before[part], after[part], early, late) for part in before),
+        Figure(NAME, "keys left in Redis after expiry", "as at the start", ", ".join(left) or "as at the start"),
+        exactly(NAME, "blobs left on disk", 0, 0),
+    ]
+
+
+def growth(part: str, before: float, after: float, early: int, late: int) -> Figure:
+    what = f"{part}'s RSS after {early} and {late} jobs"
+    grown = after / before - 1
+    return Figure(NAME, what, "+ 5 %", f"{before:.0f}, {after:.0f} MiB ({grown:+.1%})", grown <= GROWTH)
+
+
+def memory(service: Service) -> dict[str, float]:
+    gateway = service.gateway_pid()
+    assert gateway is not None
+    return {"worker": rss_mib(service.worker()), "gateway": rss_mib(gateway)}
+
+
+def blobs(service: Service) -> list[str]:
+    return [path.name for path in (service.data_dir / "blobs").glob("*/*")]
