@@ -29,27 +29,27 @@ class Clients:
         self.unclear: list[Order] = []  # may have made a job of which nobody was told
         self._url, self._retry_unclear = url, retry_unclear
         self._lock = threading.Lock()
-        self._local = threading.local()
 
     def submit_all(self, wanted: Iterable[Order], clients: int = 4, pause_s: float = 0.0) -> None:
         """Submits every order; raises Refused for an answer that is not a client's to mend."""
         source = iter(wanted)
 
         def client() -> None:
-            while (order := self._next(source)) is not None:
-                self.submit(order)
-                time.sleep(pause_s)
+            with httpx.Client(base_url=self._url, timeout=30) as http:
+                while (order := self._next(source)) is not None:
+                    self._submit(http, order)
+                    time.sleep(pause_s)
 
         with ThreadPoolExecutor(clients) as pool:
             for done in [pool.submit(client) for _ in range(clients)]:
                 done.result()
 
-    def submit(self, order: Order) -> None:
+    def _submit(self, http: httpx.Client, order: Order) -> None:
         """One order: again on a refused connection and on 429 and 503; on a cut one only where that is safe."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                answer = self._http().post(f"/v1/{order.task}", json=order.body, headers={"Idempotency-Key": order.key})
+                answer = http.post(f"/v1/{order.task}", json=order.body, headers={"Idempotency-Key": order.key})
             except httpx.ConnectError:
                 self._again("refused connections")
                 continue
@@ -78,11 +78,6 @@ class Clients:
         with self._lock:
             self.retries[why] += 1
         time.sleep(PAUSE_S)
-
-    def _http(self) -> httpx.Client:
-        if not hasattr(self._local, "http"):
-            self._local.http = httpx.Client(base_url=self._url, timeout=30)
-        return self._local.http
 
 
 def knows_idempotency(url: str) -> bool:

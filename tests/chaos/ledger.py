@@ -76,5 +76,8 @@ def twice(accepted: Mapping[str, Order]) -> int:
 
 
 def _left(service: Service) -> tuple[str, bool]:
-    clean = nothing_is_left(service.redis)
-    return ("nothing" if clean else "something"), clean
+    """Names what is still there."""
+    if nothing_is_left(service.redis):
+        return "nothing", True
+    patterns = ("rq:queue:*", "rq:wip:*", "rq:execution*", "ldm:open")
+    return ", ".join(key.decode() for each in patterns for key in service.redis.scan_iter(each)), False

@@ -19,13 +19,13 @@ CANCELS = 8
 
 
 def cancelling(world: World) -> list[Figure]:
-    """In a full batch; a step is what the batch takes for one in that moment."""
+    """Out of a full batch; a step is what the batch takes for one in that moment."""
     name = "cancel"
     took, step = [], []
     with world.service() as service:
         steps = StepCounter(service.redis_url)
-        for order in orders(CANCELS, world.seed, (900, 1000)):
-            job = service.submit(order.task, **order.body)["id"]
+        jobs = [service.submit(each.task, **each.body)["id"] for each in orders(CANCELS, world.seed, (900, 1000))]
+        for job in jobs:
             eventually(lambda: len(steps.stepped_at[job]) > 10)  # noqa: B023
             times = steps.stepped_at[job][-8:]
             step.append(max(after - before for before, after in pairwise(times)))

@@ -1,0 +1,245 @@
+"""The scripts against a model of them: whatever is called in whatever order, each job is in one place and ends once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from tests.worker.processes import payload
+from worker import scripts
+from worker.jobs import PRIORITIES, Priority, queue_name
+from worker.leases import revoke
+from worker.records import MAX_RETRIES, iso_now, new_record, result_fields
+
+LIMIT = 6
+LEASE_S = 60
+WORKERS = ("w0", "w1")
+QUEUES = [queue_name("toy", priority) for priority in PRIORITIES]
+PICK = st.integers(0, 1000)
+ENDED = {"finished", "failed", "canceled"}
+TURNS = {3: (1, 2, 0), 7: (2, 1, 0)}  # of every eight jobs one is taken from normal first and one from low
+
+
+@dataclass
+class Job:
+    """What should be true of a job. `execution` is the last one that it had."""
+
+    id: str
+    queue: str
+    rows: int
+    status: str = "queued"
+    execution: str = ""
+    worker: str = ""
+    retries: int = MAX_RETRIES
+    cancelled: bool = False
+
+
+class Model(RuleBasedStateMachine):
+    """Two workers that may be wrong about what they hold, clients, and time that ends leases."""
+
+    redis: Any  # hypothesis makes a model for each example, without arguments
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushall()
+        self.jobs: dict[str, Job] = {}
+        self.lists: dict[str, list[str]] = {queue: [] for queue in QUEUES}
+        self.believed: dict[str, list[tuple[str, str]]] = {worker: [] for worker in WORKERS}  # (job, execution)
+
+    # clients
+
+    @rule(priority=st.sampled_from(PRIORITIES), guided=st.booleans())
+    def submit(self, priority: Priority, guided: bool) -> None:
+        wanted = payload(priority=priority, guidance_scale=3.0 if guided else 1.0)
+        job = Job(wanted.id, queue_name("toy", priority), 2 if guided else 1)
+        record = new_record(wanted, timeout_s=60, result_ttl_s=600)
+        fields = [part for pair in record.items() for part in pair]
+        full = len(self.open()) >= LIMIT
+        for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
+            assert scripts.enqueue.run(self.redis, job.id, job.queue, LIMIT, *fields)[0] == expected
+        if not full:
+            self.jobs[job.id] = job
+            self.lists[job.queue].append(job.id)
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        job = list(self.jobs.values())[pick % len(self.jobs)]
+        assert scripts.cancel.run(self.redis, job.id, iso_now()) == job.status.encode()
+        if job.status == "queued":
+            self.lists[job.queue].remove(job.id)
+            job.status = "canceled"
+        job.cancelled = job.cancelled or job.status == "started"
+
+    # workers
+
+    @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 5), turn=st.integers(0, 7))
+    def admit(self, worker: str, room: int, turn: int) -> None:
+        held = len(self.believed[worker])
+        arguments = (worker, uuid4().hex[:8], LEASE_S, room, turn, iso_now(), held, 1)
+        taken = scripts.admit.run(self.redis, *arguments, *QUEUES)
+        expected = self.taken(room, turn, held)
+        assert [reply[0].decode() for reply in taken] == expected
+        for reply in taken:
+            job = self.jobs[reply[0].decode()]
+            self.lists[job.queue].remove(job.id)
+            job.status, job.worker, job.execution = "started", worker, reply[2].decode()
+            self.believed[worker].append((job.id, job.execution))
+
+    def taken(self, room: int, turn: int, held: int) -> list[str]:
+        """Whom an admission should take, in which order."""
+        lists = {queue: list(ids) for queue, ids in self.lists.items()}
+        taken: list[str] = []
+        while room > 0:
+            order = [QUEUES[i] for i in TURNS.get((turn + len(taken)) % 8, (0, 1, 2))]
+            queue = next((queue for queue in order if lists[queue]), None)
+            if queue is None:
+                break
+            job = self.jobs[lists[queue].pop(0)]
+            alone = job.retries <= 1
+            if alone and held + len(taken):
+                break
+            taken.append(job.id)
+            room = 0 if alone else room - job.rows
+        return taken
+
+    @rule(worker=st.sampled_from(WORKERS), beat=st.booleans())
+    def hear(self, worker: str, beat: bool) -> None:
+        """Progress and beat tell a worker the same: what was cancelled, and what is no longer its own."""
+        held = self.believed[worker]
+        if beat:
+            reply = scripts.beat.run(self.redis, LEASE_S, *(part for pair in held for part in pair))
+        else:
+            reply = scripts.progress.run(self.redis, *(part for pair in held for part in (*pair, 1)))
+        cancel = [job for job, execution in held if self.owns(job, execution) and self.jobs[job].cancelled]
+        lost = [pair for pair in held if not self.owns(*pair) and not self.ended_by(*pair)]
+        assert [[job.decode() for job in part] for part in reply] == [cancel, [job for job, _ in lost]]
+        self.believed[worker] = [pair for pair in held if pair not in lost]
+
+    @precondition(lambda self: any(self.believed.values()))
+    @rule(worker=st.sampled_from(WORKERS), pick=PICK, outcome=st.sampled_from(["finished", "failed", "flaky"]))
+    def commit(self, worker: str, pick: int, outcome: str) -> None:
+        if not (held := self.believed[worker]):
+            return
+        job_id, execution = held[pick % len(held)]
+        job, expected = self.jobs[job_id], "lost"
+        if self.owns(job_id, execution):
+            expected = self.end(job, "canceled" if job.cancelled else outcome)
+        elif self.ended_by(job_id, execution):
+            expected = job.status
+        assert self.committed(worker, job_id, execution, outcome) == expected
+        again = "lost" if expected == "queued" else expected
+        assert self.committed(worker, job_id, execution, outcome) == again  # its reply may have been lost
+        held.remove((job_id, execution))
+
+    def committed(self, worker: str, job_id: str, execution: str, outcome: str) -> str:
+        status, error = ("finished", None) if outcome == "finished" else ("failed", "went wrong")
+        result = result_fields(job_id, [], error, worker, execution)
+        arguments = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1, "[]", "{}", *result)
+        return str(scripts.commit.run(self.redis, *arguments).decode())
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def drain(self, worker: str) -> None:
+        held = self.believed[worker]
+        mine = [self.jobs[job] for job, execution in held if self.owns(job, execution)]
+        arguments = [part for pair in held for part in pair]
+        assert scripts.requeue.run(self.redis, iso_now(), *arguments) == len(mine)
+        for job in reversed(mine):
+            self.end(job, "canceled") if job.cancelled else self.to_front(job)
+        self.believed[worker] = []
+
+    # what befalls them
+
+    @rule(worker=st.sampled_from(WORKERS), dead=st.booleans())
+    def revoke(self, worker: str, dead: bool) -> None:
+        """Of one that is dead, or that comes back and does not know."""
+        held = [job for job in self.jobs.values() if job.status == "started" and job.worker == worker]
+        assert revoke(self.redis, worker) == len(held)
+        self.given_back(held)
+        if dead:
+            self.believed[worker] = []
+
+    @precondition(lambda self: any(job.status == "started" for job in self.jobs.values()))
+    @rule(pick=PICK)
+    def expire(self, pick: int) -> None:
+        started = [job for job in self.jobs.values() if job.status == "started"]
+        job = started[pick % len(started)]
+        self.redis.zadd(f"rq:wip:{job.queue}", {f"{job.id}:{job.execution}": 1})
+        assert scripts.maintain.run(self.redis, iso_now(), "{}", 1000) == [1, 0]
+        assert scripts.maintain.run(self.redis, iso_now(), "{}", 0) == [0, 0]
+        self.given_back([job])
+
+    def given_back(self, jobs: list[Job]) -> None:
+        """To the front, in whatever order: that of a set."""
+        for job in jobs:
+            self.end(job, "canceled" if job.cancelled else "flaky")
+        for queue, expected in self.lists.items():
+            ids = [job_id.decode() for job_id in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
+            fresh = sum(job.queue == queue and job.status == "queued" for job in jobs)
+            assert ids[fresh:] == expected[fresh:]
+            assert sorted(ids) == sorted(expected)
+            self.lists[queue] = ids
+
+    # the model itself
+
+    def open(self) -> set[str]:
+        return {job.id for job in self.jobs.values() if job.status not in ENDED}
+
+    def owns(self, job_id: str, execution: str) -> bool:
+        job = self.jobs[job_id]
+        return job.status == "started" and job.execution == execution
+
+    def ended_by(self, job_id: str, execution: str) -> bool:
+        job = self.jobs[job_id]
+        return job.status in ENDED and job.execution == execution
+
+    def end(self, job: Job, outcome: str) -> str:
+        """A flaky end is worth another try, while there are any left."""
+        if outcome == "flaky" and job.retries > 0:
+            job.retries -= 1
+            self.to_front(job)
+        else:
+            job.status = "failed" if outcome == "flaky" else outcome
+        return job.status
+
+    def to_front(self, job: Job) -> None:
+        job.status = "queued"
+        self.lists[job.queue].insert(0, job.id)
+
+    @invariant()
+    def every_job_is_in_one_place(self) -> None:
+        redis = self.redis
+        for queue, ids in self.lists.items():
+            assert [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue}", 0, -1)] == ids
+            started = {f"{j.id}:{j.execution}" for j in self.jobs.values() if (j.queue, j.status) == (queue, "started")}
+            assert {both.decode() for both in redis.zrange(f"rq:wip:{queue}", 0, -1)} == started
+            for status in ENDED:
+                here = {job.id for job in self.jobs.values() if (job.queue, job.status) == (queue, status)}
+                assert {job_id.decode() for job_id in redis.zrange(f"rq:{status}:{queue}", 0, -1)} == here
+        assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.open()
+
+    @invariant()
+    def the_records_agree(self) -> None:
+        for job in self.jobs.values():
+            key = f"rq:job:{job.id}"
+            assert self.redis.hmget(key, "status", "retries_left") == [job.status.encode(), str(job.retries).encode()]
+            assert (self.redis.ttl(key) > 0) == (job.status in ENDED)
+            results = [fields[b"type"] for _, fields in self.redis.xrange(f"rq:results:{job.id}")]
+            assert results.count(b"1") == (job.status == "finished")
+
+
+def test_the_scripts_do_what_their_model_does(redis: Redis) -> None:
+    Model.redis = redis
+    run_state_machine_as_test(
+        Model,
+        settings=settings(
+            max_examples=50, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
