@@ -69,3 +69,9 @@ def test_a_worker_ends_with_its_keeper(kept: subprocess.Popen[bytes], redis: Red
 
 def test_a_model_that_cannot_be_loaded_is_not_tried_again(redis_url: str, tmp_path: Path) -> None:
     assert start(redis_url, tmp_path, tmp_path / "nowhere").wait(60) == EXIT_BROKEN_MODEL
+
+
+def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
+    program = "import worker.keeper, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "1"]

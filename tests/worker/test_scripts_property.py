@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -12,35 +11,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from tests.worker.processes import payload
+from tests.worker.scripts_model import ENDED, QUEUES, Job, Jobs
 from worker import scripts
 from worker.jobs import PRIORITIES, Priority, queue_name
 from worker.leases import revoke
-from worker.records import MAX_RETRIES, iso_now, new_record, result_fields
+from worker.records import iso_now, new_record, result_fields
 
 LIMIT = 6
 LEASE_S = 60
 WORKERS = ("w0", "w1")
-QUEUES = [queue_name("toy", priority) for priority in PRIORITIES]
 PICK = st.integers(0, 1000)
-ENDED = {"finished", "failed", "canceled"}
-TURNS = {3: (1, 2, 0), 7: (2, 1, 0)}  # of every eight jobs one is taken from normal first and one from low
 
 
-@dataclass
-class Job:
-    """What should be true of a job. `execution` is the last one that it had."""
-
-    id: str
-    queue: str
-    rows: int
-    status: str = "queued"
-    execution: str = ""
-    worker: str = ""
-    retries: int = MAX_RETRIES
-    cancelled: bool = False
-
-
-class Model(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine):
     """Two workers that may be wrong about what they hold, clients, and time that ends leases."""
 
     redis: Any  # hypothesis makes a model for each example, without arguments
@@ -48,8 +31,8 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushall()
-        self.jobs: dict[str, Job] = {}
-        self.lists: dict[str, list[str]] = {queue: [] for queue in QUEUES}
+        self.model = Jobs()
+        self.jobs, self.lists = self.model.jobs, self.model.lists
         self.believed: dict[str, list[tuple[str, str]]] = {worker: [] for worker in WORKERS}  # (job, execution)
 
     # clients
@@ -60,7 +43,7 @@ class Model(RuleBasedStateMachine):
         job = Job(wanted.id, queue_name("toy", priority), 2 if guided else 1)
         record = new_record(wanted, timeout_s=60, result_ttl_s=600)
         fields = [part for pair in record.items() for part in pair]
-        full = len(self.open()) >= LIMIT
+        full = len(self.model.open()) >= LIMIT
         for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
             assert scripts.enqueue.run(self.redis, job.id, job.queue, LIMIT, *fields)[0] == expected
         if not full:
@@ -84,30 +67,13 @@ class Model(RuleBasedStateMachine):
         held = len(self.believed[worker])
         arguments = (worker, uuid4().hex[:8], LEASE_S, room, turn, iso_now(), held, 1)
         taken = scripts.admit.run(self.redis, *arguments, *QUEUES)
-        expected = self.taken(room, turn, held)
+        expected = self.model.taken(room, turn, held)
         assert [reply[0].decode() for reply in taken] == expected
         for reply in taken:
             job = self.jobs[reply[0].decode()]
             self.lists[job.queue].remove(job.id)
             job.status, job.worker, job.execution = "started", worker, reply[2].decode()
             self.believed[worker].append((job.id, job.execution))
-
-    def taken(self, room: int, turn: int, held: int) -> list[str]:
-        """Whom an admission should take, in which order."""
-        lists = {queue: list(ids) for queue, ids in self.lists.items()}
-        taken: list[str] = []
-        while room > 0:
-            order = [QUEUES[i] for i in TURNS.get((turn + len(taken)) % 8, (0, 1, 2))]
-            queue = next((queue for queue in order if lists[queue]), None)
-            if queue is None:
-                break
-            job = self.jobs[lists[queue].pop(0)]
-            alone = job.retries <= 1
-            if alone and held + len(taken):
-                break
-            taken.append(job.id)
-            room = 0 if alone else room - job.rows
-        return taken
 
     @rule(worker=st.sampled_from(WORKERS), beat=st.booleans())
     def hear(self, worker: str, beat: bool) -> None:
@@ -117,8 +83,8 @@ class Model(RuleBasedStateMachine):
             reply = scripts.beat.run(self.redis, LEASE_S, *(part for pair in held for part in pair))
         else:
             reply = scripts.progress.run(self.redis, *(part for pair in held for part in (*pair, 1)))
-        cancel = [job for job, execution in held if self.owns(job, execution) and self.jobs[job].cancelled]
-        lost = [pair for pair in held if not self.owns(*pair) and not self.ended_by(*pair)]
+        cancel = [job for job, execution in held if self.model.owns(job, execution) and self.jobs[job].cancelled]
+        lost = [pair for pair in held if not self.model.owns(*pair) and not self.model.ended_by(*pair)]
         assert [[job.decode() for job in part] for part in reply] == [cancel, [job for job, _ in lost]]
         self.believed[worker] = [pair for pair in held if pair not in lost]
 
@@ -129,9 +95,9 @@ class Model(RuleBasedStateMachine):
             return
         job_id, execution = held[pick % len(held)]
         job, expected = self.jobs[job_id], "lost"
-        if self.owns(job_id, execution):
-            expected = self.end(job, "canceled" if job.cancelled else outcome)
-        elif self.ended_by(job_id, execution):
+        if self.model.owns(job_id, execution):
+            expected = self.model.end(job, "canceled" if job.cancelled else outcome)
+        elif self.model.ended_by(job_id, execution):
             expected = job.status
         assert self.committed(worker, job_id, execution, outcome) == expected
         again = "lost" if expected == "queued" else expected
@@ -147,11 +113,11 @@ class Model(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
         held = self.believed[worker]
-        mine = [self.jobs[job] for job, execution in held if self.owns(job, execution)]
+        mine = [self.jobs[job] for job, execution in held if self.model.owns(job, execution)]
         arguments = [part for pair in held for part in pair]
         assert scripts.requeue.run(self.redis, iso_now(), *arguments) == len(mine)
         for job in reversed(mine):
-            self.end(job, "canceled") if job.cancelled else self.to_front(job)
+            self.model.end(job, "canceled") if job.cancelled else self.model.to_front(job)
         self.believed[worker] = []
 
     # what befalls them
@@ -178,39 +144,13 @@ class Model(RuleBasedStateMachine):
     def given_back(self, jobs: list[Job]) -> None:
         """To the front, in whatever order: that of a set."""
         for job in jobs:
-            self.end(job, "canceled" if job.cancelled else "flaky")
+            self.model.end(job, "canceled" if job.cancelled else "flaky")
         for queue, expected in self.lists.items():
             ids = [job_id.decode() for job_id in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
             fresh = sum(job.queue == queue and job.status == "queued" for job in jobs)
             assert ids[fresh:] == expected[fresh:]
             assert sorted(ids) == sorted(expected)
             self.lists[queue] = ids
-
-    # the model itself
-
-    def open(self) -> set[str]:
-        return {job.id for job in self.jobs.values() if job.status not in ENDED}
-
-    def owns(self, job_id: str, execution: str) -> bool:
-        job = self.jobs[job_id]
-        return job.status == "started" and job.execution == execution
-
-    def ended_by(self, job_id: str, execution: str) -> bool:
-        job = self.jobs[job_id]
-        return job.status in ENDED and job.execution == execution
-
-    def end(self, job: Job, outcome: str) -> str:
-        """A flaky end is worth another try, while there are any left."""
-        if outcome == "flaky" and job.retries > 0:
-            job.retries -= 1
-            self.to_front(job)
-        else:
-            job.status = "failed" if outcome == "flaky" else outcome
-        return job.status
-
-    def to_front(self, job: Job) -> None:
-        job.status = "queued"
-        self.lists[job.queue].insert(0, job.id)
 
     @invariant()
     def every_job_is_in_one_place(self) -> None:
@@ -222,7 +162,7 @@ class Model(RuleBasedStateMachine):
             for status in ENDED:
                 here = {job.id for job in self.jobs.values() if (job.queue, job.status) == (queue, status)}
                 assert {job_id.decode() for job_id in redis.zrange(f"rq:{status}:{queue}", 0, -1)} == here
-        assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.open()
+        assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.model.open()
 
     @invariant()
     def the_records_agree(self) -> None:
@@ -235,11 +175,11 @@ class Model(RuleBasedStateMachine):
 
 
 def test_the_scripts_do_what_their_model_does(redis: Redis) -> None:
-    Model.redis = redis
+    Machine.redis = redis
     run_state_machine_as_test(
-        Model,
+        Machine,
         settings=settings(
-            max_examples=50, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            max_examples=30, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
