@@ -52,7 +52,7 @@ class Keeper:
         self._redis = connect(settings.redis_url)
         self._name = settings.worker_name or f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._worker: BaseProcess | None = None
-        self._dead: list[str] = []
+        self._dead: list[tuple[str, bool]] = []  # name, and whether it was killed from outside
         self._stop_by = math.inf
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 
@@ -94,7 +94,7 @@ class Keeper:
         code = worker.exitcode
         if code == 0:
             return 0, True
-        self._dead.append(name)
+        self._dead.append((name, code == -signal.SIGKILL))
         return code, self._bury()
 
     def _bury(self) -> bool:
@@ -102,8 +102,9 @@ class Keeper:
         served = False
         with suppress(RedisError, OSError):
             while self._dead:
-                served = bool(self._redis.sismember(scripts.WORKERS, self._dead[0]))
-                revoke(self._redis, self._dead[0])
+                name, killed = self._dead[0]
+                served = bool(self._redis.sismember(scripts.WORKERS, name))
+                revoke(self._redis, name, killed=killed)
                 self._dead.pop(0)
         return served
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 UNLISTED_S = 10  # a job that has been in no list for this long is put back
 SWEEP_EVERY = 12  # beats
+BLAMELESS_STARTS = 10
 
 
 class Watchdog:
@@ -113,6 +114,11 @@ class Leases:
             self._blobs.sweep()
 
 
-def revoke(redis: Redis, worker: str) -> int:
-    """Gives a dead worker's jobs back to the queues at once; how many it had. Only for one that is surely dead."""
-    return int(scripts.revoke.run(redis, worker, iso_now(), json.dumps(LOST)))
+def revoke(redis: Redis, worker: str, *, killed: bool = False) -> int:
+    """Gives a dead worker's jobs back to the queues at once; how many it had. Only for one that is surely dead.
+
+    Where it was killed from outside its jobs are not to blame and keep their retries: but no more than BLAMELESS_STARTS
+    times, because a job that takes all memory ends in the same way.
+    """
+    free = BLAMELESS_STARTS if killed else 0
+    return int(scripts.revoke.run(redis, worker, iso_now(), json.dumps(LOST), free))

@@ -114,13 +114,16 @@ end
 return status
 """
 
-# worker, iso time, error for a job without retries left -> how many jobs it had
+# worker, iso time, error for a job without retries left, starts up to which no retry is burnt -> how many jobs it had
 REVOKE = """
-local worker, iso, err = ARGV[1], ARGV[2], ARGV[3]
+local worker, iso, err, free = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local held = call('SMEMBERS', RQ..':worker:'..worker..':executions')
 for _, both in ipairs(held) do
   local id, exe = string.match(both, '^([^:]+):(.+)$')
   local queue = get(id, 'origin')
+  if queue and mine(id, exe) and tonumber(get(id, 'x_starts')) <= free then
+    call('HINCRBY', job_key(id), 'retries_left', 1) -- abandoning takes it again
+  end
   if queue then abandon(id, exe, queue, iso, err) end
 end
 for _, queue in ipairs(call('SMEMBERS', RQ..':queues')) do

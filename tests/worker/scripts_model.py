@@ -23,6 +23,7 @@ class Job:
     execution: str = ""
     worker: str = ""
     retries: int = MAX_RETRIES
+    starts: int = 0
     cancelled: bool = False
 
 

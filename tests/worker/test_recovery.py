@@ -14,7 +14,7 @@ from service.broker import Broker, BrokerUnavailable
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 from worker import scripts
 from worker.embedded_redis import EmbeddedRedis
-from worker.leases import revoke
+from worker.leases import BLAMELESS_STARTS, revoke
 from worker.records import LOST, iso_now, result_fields
 from worker.vital import EXIT_HUNG
 
@@ -124,6 +124,20 @@ async def test_a_job_that_outlives_no_worker_fails_with_the_reason(broker: Broke
     view = await broker.job(job_id)
     assert view is not None
     assert (view.status, view.error) == ("failed", LOST)
+    assert nothing_is_left(redis)
+
+
+async def test_a_worker_that_was_killed_from_outside_costs_its_jobs_no_retry_for_a_while(
+    broker: Broker, redis: Redis
+) -> None:
+    (job_id,) = await submit(broker, 1)
+    for start in range(BLAMELESS_STARTS + 4):
+        view = await broker.job(job_id)
+        assert view is not None
+        assert view.status == "queued"
+        admit(redis, f"w{start}")
+        revoke(redis, f"w{start}", killed=True)
+    assert await statuses(broker, [job_id]) == ["failed"]  # whatever takes all memory ends in the same way
     assert nothing_is_left(redis)
 
 

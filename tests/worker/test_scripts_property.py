@@ -14,7 +14,7 @@ from tests.worker.processes import payload
 from tests.worker.scripts_model import ENDED, QUEUES, Job, Jobs
 from worker import scripts
 from worker.jobs import PRIORITIES, Priority, queue_name
-from worker.leases import revoke
+from worker.leases import BLAMELESS_STARTS, revoke
 from worker.records import iso_now, new_record, result_fields
 
 LIMIT = 6
@@ -72,6 +72,7 @@ class Machine(RuleBasedStateMachine):
         for reply in taken:
             job = self.jobs[reply[0].decode()]
             self.lists[job.queue].remove(job.id)
+            job.starts += 1
             job.status, job.worker, job.execution = "started", worker, reply[2].decode()
             self.believed[worker].append((job.id, job.execution))
 
@@ -122,11 +123,13 @@ class Machine(RuleBasedStateMachine):
 
     # what befalls them
 
-    @rule(worker=st.sampled_from(WORKERS), dead=st.booleans())
-    def revoke(self, worker: str, dead: bool) -> None:
+    @rule(worker=st.sampled_from(WORKERS), dead=st.booleans(), killed=st.booleans())
+    def revoke(self, worker: str, dead: bool, killed: bool) -> None:
         """Of one that is dead, or that comes back and does not know."""
         held = [job for job in self.jobs.values() if job.status == "started" and job.worker == worker]
-        assert revoke(self.redis, worker) == len(held)
+        assert revoke(self.redis, worker, killed=killed) == len(held)
+        for job in held:
+            job.retries += killed and job.starts <= BLAMELESS_STARTS  # it loses one below
         self.given_back(held)
         if dead:
             self.believed[worker] = []

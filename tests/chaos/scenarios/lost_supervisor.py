@@ -8,7 +8,7 @@ from tests.chaos.clients import Clients
 from tests.chaos.figures import Figure, at_most, exactly
 from tests.chaos.ledger import audit, settle
 from tests.chaos.scenarios.killed_workers import holds_jobs
-from tests.chaos.service import Service, kill
+from tests.chaos.service import Service, alive, kill
 from tests.chaos.workload import orders
 from tests.chaos.world import World
 from tests.end_to_end.serving import eventually
@@ -23,11 +23,13 @@ def run(world: World) -> list[Figure]:
         clients = Clients(service.url, retry_unclear=False)
         clients.submit_all(orders(world.scaled(60, 20), world.seed))
         eventually(lambda: any(holds_jobs(service, pid) for pid in service.serving()))
+        redis = service.redis_pid()
         kill(service.process.pid)
         killed_at = time.monotonic()
         again, starts = start_again(service)
         try:
-            left = eventually(lambda: None if service.processes() else time.monotonic() - killed_at, 30) or 0.0
+            eventually(lambda: not service.processes() and not (redis and alive(redis)), 30)
+            left = time.monotonic() - killed_at
             settle(again)
             return [
                 exactly(NAME, "starts until it serves again", starts, 1),
