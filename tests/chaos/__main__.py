@@ -35,8 +35,11 @@ def main() -> int:
     figures: list[Figure] = []
     for name in args.only:
         started = time.monotonic()
-        figures += attempt(name, world)
-        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        found = attempt(name, world)
+        misses = [f"{figure.what}: {figure.measured}" for figure in found if not figure.ok]
+        seconds = time.monotonic() - started
+        print(f"{name}: {seconds:.0f} s", *(misses or ["ok"]), sep=", ", file=sys.stderr, flush=True)
+        figures += found
     ok = all(figure.ok for figure in figures)
     print(table(figures))
     print(json.dumps({"ok": ok, "seed": args.seed, "size": args.size, "figures": [asdict(f) for f in figures]}))
