@@ -64,5 +64,8 @@ def overstaying(service: Service) -> list[str]:
     """Pictures whose time was up two sweeps ago, and those that were given more time than they should have."""
     now = time.time()
     earliest, latest = now - 2 * SWEEP_EVERY * QUICK["beat_s"], now + QUICK["result_ttl_s"] + GRACE_S
-    kept = [(path, path.stat().st_mtime) for path in (service.data_dir / "blobs").glob("*/*")]
-    return [path.name for path, expires in kept if not earliest < expires < latest]
+    found = []
+    for path in (service.data_dir / "blobs").glob("*/*"):
+        with suppress(FileNotFoundError):  # swept at this moment
+            found += [] if earliest < path.stat().st_mtime < latest else [path.name]
+    return found
