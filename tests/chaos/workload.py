@@ -36,7 +36,7 @@ class Order:
     body: dict[str, Any]
 
 
-def orders(count: int, seed: int, steps: tuple[int, int] = (4, 10)) -> Iterator[Order]:
+def orders(count: int, seed: int, steps: tuple[int, int] = (5, 15)) -> Iterator[Order]:
     """`count` of them; the kinds come round again and again, each time with another priority."""
     rng = random.Random(seed)
     for i in range(count):
