@@ -24,7 +24,7 @@ from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
-BACK_OFF_S = (0.5, 30.0)
+BACK_OFF_S = (0.5, 4.0)
 GATEWAY_STOP_S = 5.0
 
 
