@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed
 usable = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint check format bench train evaluate clean
+.PHONY: help install run test lint check format chaos bench train evaluate clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -51,6 +51,9 @@ check: lint test ## format, lint, types, tests: what CI runs
 format: install ## puts the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+chaos: install ## kills and freezes its parts under load, and counts (15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: install ## what batching by step gains on this machine
 	$(BIN)/python -m benchmarks.batching $(ARGS)

@@ -89,7 +89,7 @@ def _serve() -> int:
 def _worker() -> int:
     if not _worker_installed():
         return 1
-    return int(import_module("worker.main").main())
+    return int(import_module("worker.keeper").main())
 
 
 def _gateway() -> int:

@@ -86,6 +86,10 @@ class EmbeddedRedis:
             os.close(lock)
         self._wait()
 
+    def exit_code(self) -> int | None:
+        """The code with which it ended; None while it runs."""
+        return self.process.poll() if self.process is not None else None
+
     def stop(self) -> None:
         """Ends it; everything acknowledged is on disk."""
         if self.process is None:

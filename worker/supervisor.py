@@ -14,23 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from uuid import uuid4
-
-from redis.exceptions import RedisError
 
 from worker import scripts
 from worker.connection import connect
 from worker.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.leases import revoke
 from worker.settings import ServeSettings
-from worker.vital import EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
-EXIT_BAD_SETTING = 2
-# how a process ends that ends itself; any other signal came from outside
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
-LONG_LIFE_S = 60.0  # a child that lived this long starts again at once
-BACK_OFF_S = (0.5, 30.0)
+LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
+BACK_OFF_S = (0.5, 4.0)
 GATEWAY_STOP_S = 5.0
 
 
@@ -44,12 +38,12 @@ class Child:
         self._started_at = 0.0
         self._back_off = BACK_OFF_S[0]
 
-    def start(self, **env: str) -> None:
+    def start(self) -> None:
         """Starts it in a session of its own: Ctrl-C reaches only the supervisor, which ends them in order."""
         self._started_at = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", *self._command],
-            env=self._env | env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent,
+            env=self._env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
     def exit_code(self) -> int | None:
@@ -57,10 +51,11 @@ class Child:
         code = self.process.poll() if self.process else None
         if code is not None:
             self.process = None
-            if time.monotonic() - self._started_at > LONG_LIFE_S:
-                self._back_off = BACK_OFF_S[0]
-            self.not_before = time.monotonic() + self._back_off
-            self._back_off = min(2 * self._back_off, BACK_OFF_S[1])
+            now = time.monotonic()
+            if now - self._started_at > LONG_LIFE_S:
+                self.not_before, self._back_off = now, BACK_OFF_S[0]
+            else:
+                self.not_before, self._back_off = now + self._back_off, min(2 * self._back_off, BACK_OFF_S[1])
         return code
 
     def terminate(self) -> None:
@@ -96,8 +91,7 @@ class Supervisor:
             "LDM_METRICS_PORT": str(settings.metrics_port), "LDM_DRAIN_S": str(settings.drain_s),
         }  # fmt: skip
         self._gateway = Child("gateway", ["service", "gateway"], environment)
-        self._worker = Child("worker", ["worker.main"], environment)
-        self._worker_name = ""
+        self._worker = Child("worker", ["worker.keeper"], environment)
         self._stop = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 
@@ -140,25 +134,22 @@ class Supervisor:
             say(f"redis is up, its data in {self._redis.directory}")
             self._revoke_all()
         self._gateway.start()
-        self._start_worker()
+        self._worker.start()
         say("gateway and worker are starting; the worker loads its models")
-
-    def _start_worker(self) -> None:
-        self._worker_name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
-        self._worker.start(LDM_WORKER_NAME=self._worker_name)
 
     def _watch(self) -> int:
         ready = False
         while not self._stop:
+            self._keep_redis()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
                 if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}:  # it has said why, and would say it again
                     say(f"the {child.name} cannot start")
                     return code
                 if code is not None:
-                    self._mourn(child, code)
+                    say(f"the {child.name} ended with {how_it_ended(code)}; starting it again")
                 if child.process is None and time.monotonic() >= child.not_before:
-                    self._start_worker() if child is self._worker else child.start()
+                    child.start()
             if not ready and self._is_ready():
                 ready = True
                 say(self._welcome())
@@ -167,12 +158,12 @@ class Supervisor:
         say("stopping")
         return 0
 
-    def _mourn(self, child: Child, code: int) -> None:
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        say(f"the {child.name} ended with {how}; starting it again")
-        if child is self._worker:
-            with suppress(RedisError, OSError):  # else its leases run out by themselves
-                revoke(connect(self._url), self._worker_name, crashed=code > 0 or -code in CRASHES)
+    def _keep_redis(self) -> None:
+        """Gateway and worker wait for it meanwhile. Raises RedisUnavailable when it does not come back."""
+        code = self._redis.exit_code() if self._redis is not None else None
+        if self._redis is not None and code is not None:
+            say(f"redis ended with {how_it_ended(code)}; starting it again")
+            self._redis.start()
 
     def _revoke_all(self) -> None:
         """The Redis is ours alone, so whoever was working when it last stopped is gone."""
@@ -212,6 +203,11 @@ class Supervisor:
         self._gateway.wait(GATEWAY_STOP_S)
         if self._redis is not None:
             self._redis.stop()
+
+
+def how_it_ended(code: int) -> str:
+    """A child's exit code in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def say(text: str) -> None:

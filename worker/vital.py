@@ -10,7 +10,8 @@ from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
-EXIT_BROKEN_MODEL = 3  # no use in starting again
+EXIT_BAD_SETTING = 2  # no use in starting again
+EXIT_BROKEN_MODEL = 3  # likewise
 EXIT_HUNG = 70  # the device hangs or one of our threads died; a new process may do better
 
 

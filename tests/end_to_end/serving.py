@@ -57,6 +57,10 @@ def base64_picture(width: int, height: int, mode: str = "RGB") -> str:
     return base64.b64encode(picture(width, height, mode)).decode()
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class Served:
     """One `ldm serve`. Its processes all carry a mark in their environment, so that none can be left unseen."""
 
@@ -113,6 +117,12 @@ class Served:
             except OSError:  # not ours, or gone meanwhile
                 continue
         return found
+
+    def worker(self) -> int:
+        """The id of the process that owns the device: the child of the keeper, which has the same command line."""
+        pids = self.processes("worker.keeper")
+        (worker,) = [pid for pid in pids if parent_of(pid) in pids]
+        return worker
 
     def submit(self, task: str, **fields: Any) -> dict[str, Any]:
         answer = self.http.post(f"/v1/{task}", json=fields)

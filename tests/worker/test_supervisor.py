@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.worker.processes import eventually
+from worker import supervisor
 from worker.supervisor import BACK_OFF_S, Child
 
 
@@ -26,6 +29,15 @@ def test_a_child_that_dies_at_once_is_given_longer_and_longer_pauses(tmp_path: P
         assert dying.exit_code() is None  # it is reported once
         pauses.append(round(dying.not_before - time.monotonic(), 1))
     assert pauses == [BACK_OFF_S[0], 2 * BACK_OFF_S[0], 4 * BACK_OFF_S[0]]
+
+
+def test_a_child_that_had_been_up_starts_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LONG_LIFE_S", 0.0)
+    mortal = child(tmp_path, "raise SystemExit(5)")
+    for _ in range(2):
+        mortal.start()
+        assert eventually(mortal.exit_code) == 5
+        assert mortal.not_before <= time.monotonic()
 
 
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

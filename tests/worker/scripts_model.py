@@ -1,0 +1,111 @@
+"""What the scripts should do to jobs, in plain Python: `test_scripts_property` holds them against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.jobs import PRIORITIES, queue_name
+from worker.records import MAX_RETRIES
+
+OWNERS = ("", "shop")
+BASES = [queue_name("toy", priority) for priority in PRIORITIES]
+QUEUES = [queue_name("toy", priority, owner) for priority in PRIORITIES for owner in OWNERS]
+CRASH, KILL = 2, 1  # what the death of a worker costs its jobs of their retries
+ENDED = {"finished", "failed", "canceled"}
+TURNS = {3: (1, 2, 0), 7: (2, 1, 0)}  # of every eight jobs one is taken from normal first and one from low
+
+
+@dataclass
+class Job:
+    """What should be true of a job. `execution` is the last one that it had."""
+
+    id: str
+    queue: str
+    rows: int
+    status: str = "queued"
+    execution: str = ""
+    worker: str = ""
+    retries: int = MAX_RETRIES
+    saved: int = 0  # the step of its last checkpoint
+    resumed: int = 0  # that of the checkpoint from which its present execution began
+    cancelled: bool = False
+
+
+class Jobs:
+    """All jobs, and the lists in which the queued ones wait."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.lists: dict[str, list[str]] = {queue: [] for queue in QUEUES}
+        self.rings: dict[str, list[str]] = {base: [] for base in BASES}  # whose turn it is, by priority
+
+    def open(self) -> set[str]:
+        return {job.id for job in self.jobs.values() if job.status not in ENDED}
+
+    def owns(self, job_id: str, execution: str) -> bool:
+        job = self.jobs[job_id]
+        return job.status == "started" and job.execution == execution
+
+    def ended_by(self, job_id: str, execution: str) -> bool:
+        job = self.jobs[job_id]
+        return job.status in ENDED and job.execution == execution
+
+    def end(self, job: Job, outcome: str, cost: int = 1) -> str:
+        """A flaky end is worth another try, while there are any left."""
+        if outcome == "flaky" and job.retries >= cost:
+            job.retries -= cost
+            self.to_front(job)
+        else:
+            job.status = "failed" if outcome == "flaky" else outcome
+        return job.status
+
+    def lose(self, job: Job, cost: int) -> None:
+        """Its worker is gone. A kill costs nothing where the job had moved on: then it cannot be the cause."""
+        moved = cost == KILL and job.saved > job.resumed
+        self.end(job, "canceled" if job.cancelled else "flaky", 0 if moved else cost)
+
+    def submit(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        self.lists[job.queue].append(job.id)
+        self.take_turns(job.queue, front=False)
+
+    def to_front(self, job: Job) -> None:
+        job.status = "queued"
+        self.lists[job.queue].insert(0, job.id)
+        self.take_turns(job.queue, front=True)
+
+    def take_turns(self, queue: str, *, front: bool) -> None:
+        """Each queue has one place in its ring; it gives that up when it is found empty."""
+        ring = self.rings[queue.partition("@")[0]]
+        if queue not in ring:
+            ring.insert(0 if front else len(ring), queue)
+
+    def next_of(self, base: str) -> str | None:
+        """Takes the next job of a priority out of its list."""
+        ring = self.rings[base]
+        for _ in range(len(ring)):
+            queue = ring.pop(0)
+            job_id = self.lists[queue].pop(0) if self.lists[queue] else None
+            if self.lists[queue]:
+                ring.append(queue)
+            if job_id is not None:
+                return job_id
+        return None
+
+    def taken(self, room: int, turn: int, held: int) -> list[str]:
+        """Takes whom an admission should take, in which order."""
+        taken: list[str] = []
+        while room > 0:
+            order = [BASES[i] for i in TURNS.get((turn + len(taken)) % 8, (0, 1, 2))]
+            job_id = next((job_id for base in order if (job_id := self.next_of(base)) is not None), None)
+            if job_id is None:
+                break
+            job = self.jobs[job_id]
+            alone = job.retries <= 1
+            if alone and held + len(taken):
+                self.to_front(job)
+                break
+            job.status, job.resumed = "started", job.saved
+            taken.append(job.id)
+            room = 0 if alone else room - job.rows
+        return taken

@@ -1,0 +1,198 @@
+"""The scripts against a model of them: whatever is called in whatever order, each job is in one place and ends once."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from tests.worker.processes import payload
+from tests.worker.scripts_model import BASES, CRASH, ENDED, KILL, OWNERS, Job, Jobs
+from worker import scripts
+from worker.jobs import PRIORITIES, Priority, queue_name
+from worker.leases import revoke
+from worker.records import iso_now, new_record, result_fields
+
+LIMIT = 6
+LEASE_S = 60
+WORKERS = ("w0", "w1")
+PICK = st.integers(0, 1000)
+
+
+class Machine(RuleBasedStateMachine):
+    """Two workers that may be wrong about what they hold, clients, and time that ends leases."""
+
+    redis: Any  # hypothesis makes a model for each example, without arguments
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushall()
+        self.model = Jobs()
+        self.jobs, self.lists = self.model.jobs, self.model.lists
+        self.believed: dict[str, list[tuple[str, str]]] = {worker: [] for worker in WORKERS}  # (job, execution)
+
+    # clients
+
+    @rule(priority=st.sampled_from(PRIORITIES), owner=st.sampled_from(OWNERS), guided=st.booleans())
+    def submit(self, priority: Priority, owner: str, guided: bool) -> None:
+        wanted = payload(priority=priority, owner=owner, guidance_scale=3.0 if guided else 1.0)
+        job = Job(wanted.id, queue_name("toy", priority, owner), 2 if guided else 1)
+        record = new_record(wanted, timeout_s=60, result_ttl_s=600)
+        fields = [part for pair in record.items() for part in pair]
+        full = len(self.model.open()) >= LIMIT
+        for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
+            arguments = (job.id, job.queue, LIMIT, owner, 0, 0, 60, "", "", 60)
+            assert scripts.enqueue.run(self.redis, *arguments, *fields)[0] == expected
+        if not full:
+            self.model.submit(job)
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        job = list(self.jobs.values())[pick % len(self.jobs)]
+        assert scripts.cancel.run(self.redis, job.id, iso_now()) == job.status.encode()
+        if job.status == "queued":
+            self.lists[job.queue].remove(job.id)
+            job.status = "canceled"
+        job.cancelled = job.cancelled or job.status == "started"
+
+    # workers
+
+    @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 5), turn=st.integers(0, 7))
+    def admit(self, worker: str, room: int, turn: int) -> None:
+        held = len(self.believed[worker])
+        arguments = (worker, uuid4().hex[:8], LEASE_S, room, turn, iso_now(), held, 1)
+        taken = scripts.admit.run(self.redis, *arguments, *BASES)
+        expected = self.model.taken(room, turn, held)
+        assert [reply[0].decode() for reply in taken] == expected
+        for reply in taken:
+            job = self.jobs[reply[0].decode()]
+            job.worker, job.execution = worker, reply[2].decode()
+            self.believed[worker].append((job.id, job.execution))
+
+    @rule(worker=st.sampled_from(WORKERS), beat=st.booleans())
+    def hear(self, worker: str, beat: bool) -> None:
+        """Progress and beat tell a worker the same: what was cancelled, and what is no longer its own."""
+        held = self.believed[worker]
+        if beat:
+            reply = scripts.beat.run(self.redis, LEASE_S, *(part for pair in held for part in pair))
+        else:
+            reply = scripts.progress.run(self.redis, *(part for pair in held for part in (*pair, 1)))
+        cancel = [job for job, execution in held if self.model.owns(job, execution) and self.jobs[job].cancelled]
+        lost = [pair for pair in held if not self.model.owns(*pair) and not self.model.ended_by(*pair)]
+        assert [[job.decode() for job in part] for part in reply] == [cancel, [job for job, _ in lost]]
+        self.believed[worker] = [pair for pair in held if pair not in lost]
+
+    @precondition(lambda self: any(self.believed.values()))
+    @rule(worker=st.sampled_from(WORKERS), pick=PICK, further=st.integers(0, 5))
+    def save(self, worker: str, pick: int, further: int) -> None:
+        if not (held := self.believed[worker]):
+            return
+        job_id, execution = held[pick % len(held)]
+        job, owns = self.jobs[job_id], self.model.owns(job_id, execution)
+        assert scripts.saved.run(self.redis, job_id, execution, job.saved + further) == owns
+        job.saved += further if owns else 0
+
+    @precondition(lambda self: any(self.believed.values()))
+    @rule(worker=st.sampled_from(WORKERS), pick=PICK, outcome=st.sampled_from(["finished", "failed", "flaky"]))
+    def commit(self, worker: str, pick: int, outcome: str) -> None:
+        if not (held := self.believed[worker]):
+            return
+        job_id, execution = held[pick % len(held)]
+        job, expected = self.jobs[job_id], "lost"
+        if self.model.owns(job_id, execution):
+            expected = self.model.end(job, "canceled" if job.cancelled else outcome)
+        elif self.model.ended_by(job_id, execution):
+            expected = job.status
+        assert self.committed(worker, job_id, execution, outcome) == expected
+        again = "lost" if expected == "queued" else expected
+        assert self.committed(worker, job_id, execution, outcome) == again  # its reply may have been lost
+        held.remove((job_id, execution))
+
+    def committed(self, worker: str, job_id: str, execution: str, outcome: str) -> str:
+        status, error = ("finished", None) if outcome == "finished" else ("failed", "went wrong")
+        result = result_fields(job_id, [], error, worker, execution)
+        arguments = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1, "[]", "{}", *result)
+        return str(scripts.commit.run(self.redis, *arguments).decode())
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def drain(self, worker: str) -> None:
+        held = self.believed[worker]
+        mine = [self.jobs[job] for job, execution in held if self.model.owns(job, execution)]
+        arguments = [part for pair in held for part in pair]
+        assert scripts.requeue.run(self.redis, iso_now(), *arguments) == len(mine)
+        for job in reversed(mine):
+            self.model.end(job, "canceled") if job.cancelled else self.model.to_front(job)
+        self.believed[worker] = []
+
+    # what befalls them
+
+    @rule(worker=st.sampled_from(WORKERS), dead=st.booleans(), crashed=st.booleans())
+    def revoke(self, worker: str, dead: bool, crashed: bool) -> None:
+        """Of one that is dead, or that comes back and does not know."""
+        held = [job for job in self.jobs.values() if job.status == "started" and job.worker == worker]
+        assert revoke(self.redis, worker, crashed=crashed) == len(held)
+        self.given_back(held, CRASH if crashed else KILL)
+        if dead:
+            self.believed[worker] = []
+
+    @precondition(lambda self: any(job.status == "started" for job in self.jobs.values()))
+    @rule(pick=PICK)
+    def expire(self, pick: int) -> None:
+        started = [job for job in self.jobs.values() if job.status == "started"]
+        job = started[pick % len(started)]
+        self.redis.zadd(f"rq:wip:{job.queue}", {f"{job.id}:{job.execution}": 1})
+        assert scripts.maintain.run(self.redis, iso_now(), "{}", 1000) == [1, 0]
+        assert scripts.maintain.run(self.redis, iso_now(), "{}", 0) == [0, 0]
+        self.given_back([job], KILL)
+
+    def given_back(self, jobs: list[Job], cost: int) -> None:
+        """To the front, in whatever order: that of a set."""
+        for job in jobs:
+            self.model.lose(job, cost)
+        for base, ring in self.model.rings.items():
+            queues = [queue.decode() for queue in self.redis.lrange(scripts.ring_key(base), 0, -1)]
+            assert sorted(queues) == sorted(ring)
+            self.model.rings[base] = queues
+        for queue, expected in self.lists.items():
+            ids = [job_id.decode() for job_id in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
+            fresh = sum(job.queue == queue and job.status == "queued" for job in jobs)
+            assert ids[fresh:] == expected[fresh:]
+            assert sorted(ids) == sorted(expected)
+            self.lists[queue] = ids
+
+    @invariant()
+    def every_job_is_in_one_place(self) -> None:
+        redis = self.redis
+        for queue, ids in self.lists.items():
+            assert [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue}", 0, -1)] == ids
+            started = {f"{j.id}:{j.execution}" for j in self.jobs.values() if (j.queue, j.status) == (queue, "started")}
+            assert {both.decode() for both in redis.zrange(f"rq:wip:{queue}", 0, -1)} == started
+            for status in ENDED:
+                here = {job.id for job in self.jobs.values() if (job.queue, job.status) == (queue, status)}
+                assert {job_id.decode() for job_id in redis.zrange(f"rq:{status}:{queue}", 0, -1)} == here
+        assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.model.open()
+
+    @invariant()
+    def the_records_agree(self) -> None:
+        for job in self.jobs.values():
+            key = f"rq:job:{job.id}"
+            assert self.redis.hmget(key, "status", "retries_left") == [job.status.encode(), str(job.retries).encode()]
+            assert (self.redis.ttl(key) > 0) == (job.status in ENDED)
+            results = [fields[b"type"] for _, fields in self.redis.xrange(f"rq:results:{job.id}")]
+            assert results.count(b"1") == (job.status == "finished")
+
+
+def test_the_scripts_do_what_their_model_does(redis: Redis) -> None:
+    Machine.redis = redis
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=30, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
