@@ -62,7 +62,8 @@ class Machine(RuleBasedStateMachine):
 
     # workers
 
-    @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 5), turn=st.integers(0, 7))
+    @precondition(lambda self: any(self.lists.values()))
+    @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 8), turn=st.integers(0, 7))
     def admit(self, worker: str, room: int, turn: int) -> None:
         held = len(self.believed[worker])
         arguments = (worker, uuid4().hex[:8], LEASE_S, room, turn, iso_now(), held, 1)
@@ -74,6 +75,7 @@ class Machine(RuleBasedStateMachine):
             job.worker, job.execution = worker, reply[2].decode()
             self.believed[worker].append((job.id, job.execution))
 
+    @precondition(lambda self: any(self.believed.values()))
     @rule(worker=st.sampled_from(WORKERS), beat=st.booleans())
     def hear(self, worker: str, beat: bool) -> None:
         """Progress and beat tell a worker the same: what was cancelled, and what is no longer its own."""
@@ -119,6 +121,7 @@ class Machine(RuleBasedStateMachine):
         arguments = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1, "[]", "{}", *result)
         return str(scripts.commit.run(self.redis, *arguments).decode())
 
+    @precondition(lambda self: any(self.believed.values()))
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
         held = self.believed[worker]
@@ -131,6 +134,7 @@ class Machine(RuleBasedStateMachine):
 
     # what befalls them
 
+    @precondition(lambda self: any(self.believed.values()))
     @rule(worker=st.sampled_from(WORKERS), dead=st.booleans(), crashed=st.booleans())
     def revoke(self, worker: str, dead: bool, crashed: bool) -> None:
         """Of one that is dead, or that comes back and does not know."""
@@ -192,7 +196,7 @@ def test_the_scripts_do_what_their_model_does(redis: Redis) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            max_examples=100, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
