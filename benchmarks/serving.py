@@ -1,0 +1,193 @@
+"""Serving, the user's view: the same requests to this service and to what people write today.
+
+Against (a) diffusers behind FastAPI with a lock, one request at a time; (b) diffusers that takes together what is
+alike; (c) this service with batching off (one picture at a time). Every server runs alone, in processes of its own,
+over the built-in models; the requests are seeded and differ in task, steps, guidance and seed. First all at once, for
+the capacity; then as a Poisson process at 50 %, 80 % and 120 % of (a)'s capacity, open loop. Time is from submit to
+bytes. The last line is JSON.
+
+    python -m benchmarks.serving [--burst 32] [--poisson 64] [--dtype bfloat16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from PIL import Image
+
+PROMPTS = ("a red house by the sea at sunset", "a pine in the snow at night", "a blue boat, mountains behind", "")
+LOADS = (0.5, 0.8, 1.2)
+START_S = 120.0
+Request = tuple[str, dict[str, Any]]
+
+
+def workload(count: int, seed: int) -> list[Request]:
+    """Mixed requests: half of them text to image, a quarter inpainting, a quarter super-resolution."""
+    rng = random.Random(seed)
+    requests = []
+    for _ in range(count):
+        task = rng.choice(("txt2img", "txt2img", "inpaint", "superres"))
+        body = {
+            "steps": rng.randint(10, 50),
+            "guidance_scale": 1.0 if task == "superres" else rng.choice((1.0, 4.0)),
+            "seed": rng.randrange(2**32),
+        }
+        if task != "superres":
+            body["prompt"] = rng.choice(PROMPTS)
+        if task != "txt2img":
+            body["image"] = _picture(32 if task == "superres" else 128, rng)
+        if task == "inpaint":
+            body["mask"] = _mask()
+        requests.append((task, body))
+    return requests
+
+
+def _picture(side: int, rng: random.Random) -> str:
+    colours = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(4)]
+    small = Image.new("RGB", (2, 2))
+    small.putdata(colours)
+    return _base64(small.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _mask() -> str:
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (32, 48, 96, 112))
+    return _base64(mask)
+
+
+def _base64(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(name: str, dtype: str) -> Iterator[str]:
+    """One of the contestants, from start to end; its address."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        env = dict(os.environ)
+        if name in {"ours", "c"}:
+            command = ["-m", "service", "serve", "--port", str(port), "--data-dir", folder, "--device", "cpu"]
+            env |= {"LDM_METRICS_PORT": "0", "LDM_DTYPE": dtype}
+            env |= {"LDM_MAX_ROWS": "2"} if name == "c" else {}
+        else:
+            command = ["-m", "benchmarks.peer", "--port", str(port), "--dtype", "float32"]
+            command += ["--mode", "lock" if name == "a" else "static"]
+        process = subprocess.Popen([sys.executable, *command], env=env, stdout=subprocess.DEVNULL)
+        try:
+            _wait_until_ready(port, "/readyz" if name in {"ours", "c"} else "/docs")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def _wait_until_ready(port: int, path: str) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"no server on port {port}")
+
+
+async def send(url: str, requests: list[Request], arrivals: list[float]) -> tuple[float, list[float]]:
+    """Sends each request at its time; seconds from the first to the last answer, and each one's own seconds."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+        started = time.perf_counter()
+
+        async def one(request: Request, at: float) -> float:
+            await asyncio.sleep(max(0.0, started + at - time.perf_counter()))
+            task, body = request
+            headers = {"Accept": "image/png", "Prefer": "wait=120"}
+            sent = time.perf_counter()
+            answer = await http.post(f"/v1/{task}", json=body, headers=headers)
+            while answer.status_code == 202:  # it waits at most so long at once
+                await asyncio.sleep(0.2)
+                answer = await http.get(f"{answer.json()['urls']['self']}/images/0")
+                answer = httpx.Response(202, json=answer.json()) if answer.status_code == 409 else answer
+            assert answer.status_code == 200, answer.text[:500]
+            assert answer.content.startswith(b"\x89PNG")
+            return time.perf_counter() - sent
+
+        times = await asyncio.gather(*map(one, requests, arrivals))
+        return time.perf_counter() - started, times
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """p50, p95, p99 in seconds."""
+    cut = statistics.quantiles(times, n=100, method="inclusive")
+    return {"p50": round(cut[49], 3), "p95": round(cut[94], 3), "p99": round(cut[98], 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--burst", type=int, default=32)
+    parser.add_argument("--poisson", type=int, default=48)
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of this service's networks"
+    )
+    parser.add_argument("--contestants", nargs="+", default=["a", "b", "c", "ours"], choices=("a", "b", "c", "ours"))
+    args = parser.parse_args()
+    burst, stream = workload(args.burst, seed=1), workload(args.poisson, seed=2)
+    results: dict[str, Any] = {"dtype": args.dtype, "burst": args.burst, "poisson": args.poisson}
+    capacity = 0.0
+    print(f"{'':8}{'load':>8}{'images/s':>10}{'p50':>9}{'p95':>9}{'p99':>9}")
+    for name in args.contestants:
+        with server(name, args.dtype) as url:
+            asyncio.run(send(url, burst[:4], [0.0] * 4))  # first calls cost more
+            seconds, times = asyncio.run(send(url, burst, [0.0] * len(burst)))
+            rows = {"burst": {"images_s": len(burst) / seconds, **percentiles(times)}}
+            capacity = capacity or rows["burst"]["images_s"]
+            for load in LOADS:
+                rng = random.Random(3)
+                arrivals = [0.0]
+                while len(arrivals) < len(stream):
+                    arrivals.append(arrivals[-1] + rng.expovariate(load * capacity))
+                seconds, times = asyncio.run(send(url, stream, arrivals))
+                rows[f"{load:.0%}"] = {"images_s": len(stream) / seconds, **percentiles(times)}
+        for label, row in rows.items():
+            print(
+                f"{name:8}{label:>8}{row['images_s']:10.2f}{row['p50']:8.2f}s{row['p95']:8.2f}s{row['p99']:8.2f}s",
+                flush=True,
+            )
+        results[name] = rows
+    if "a" in results and "ours" in results:
+        ours, lock = results["ours"], results["a"]
+        results["throughput_ratio"] = ours["burst"]["images_s"] / lock["burst"]["images_s"]
+        results["p95_ratio_at_80%"] = ours["80%"]["p95"] / lock["80%"]["p95"]
+        print(f"images/s, all at once: {results['throughput_ratio']:.2f} x (a)")
+        print(f"p95 at 80 % load: {results['p95_ratio_at_80%']:.2f} x (a)'s")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
