@@ -184,10 +184,16 @@ class Broker:
         with self.watch(job_id) as watch:
             while True:
                 watch.clear()
-                view = await self.job(job_id)
                 left = deadline - time.monotonic()
-                if view is None or view.status in TERMINAL or left <= 0 or self.leaving:
-                    return view
+                over = left <= 0 or self.leaving
+                try:
+                    view = await self.job(job_id)
+                except BrokerUnavailable:  # it may come back while there is time
+                    if over:
+                        raise
+                else:
+                    if view is None or view.status in TERMINAL or over:
+                        return view
                 await watch.wait(min(left, POLL_S))
 
     def leave(self) -> None:

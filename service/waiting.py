@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from service.broker import Broker
+from service.broker import Broker, BrokerUnavailable
 from service.errors import Problem
 from service.schemas import job_json
 from worker.jobs import TERMINAL, JobView
@@ -39,7 +40,8 @@ class Wish:
 async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str]) -> Response:
     """The picture, the finished job, or `202` with the job as it is; `headers` go on each of them."""
     if wish.wait_s > 0:
-        view = await broker.wait(view.payload.id, wish.wait_s) or view
+        with suppress(BrokerUnavailable):  # the job is accepted all the same
+            view = await broker.wait(view.payload.id, wish.wait_s) or view
     if view.status in TERMINAL and wish.picture:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202

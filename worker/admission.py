@@ -27,10 +27,10 @@ class Admission:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, models: Sequence[str], max_rows: int, lease_s: int, fail: Callable[[Held, Exception], None],
+        *, worker: str, models: Sequence[str], max_rows: int, held_s: float, fail: Callable[[Held, Exception], None],
     ) -> None:  # fmt: skip
         self._redis, self._blobs, self._held, self._metrics, self._fail = redis, blobs, held, metrics, fail
-        self._worker, self._lease_s = worker, lease_s
+        self._worker, self._held_s = worker, held_s
         self._models = models
         self._spare = max(2, max_rows // 4)  # rows that may come in beyond those that run, to push others aside
         self._turn = 0
@@ -51,7 +51,7 @@ class Admission:
             if room <= 0:
                 return []
         token = uuid4().hex[:16]
-        arguments = (self._worker, token, self._lease_s, room, self._turn, iso_now(), len(holds), len(self._models))
+        arguments = (self._worker, token, self._held_s, room, self._turn, iso_now(), len(holds), len(self._models))
         bases = [
             queue_name(m, priority) if priority in priorities else "" for priority in PRIORITIES for m in self._models
         ]

@@ -123,7 +123,7 @@ class BatchWorker(BaseWorker):
         engine, settings, models = self._engine, self._settings, list(self._cards)
         self._admission = Admission(
             self._redis, self._blobs, self._held, self._metrics,
-            worker=self.name, models=models, max_rows=settings.max_rows, lease_s=settings.lease_s, fail=self.clerk.fail,
+            worker=self.name, models=models, max_rows=settings.max_rows, held_s=settings.held_s, fail=self.clerk.fail,
         )  # fmt: skip
         self._doorbell = Doorbell(
             self._redis, worker=self.name, models=models,
@@ -134,7 +134,8 @@ class BatchWorker(BaseWorker):
         self._leases = Leases(
             self._redis, self._blobs, self._held, watchdog,
             worker=self.name, cards=[card.to_json() for card in self._cards.values()],
-            lease_s=settings.lease_s, beat_s=settings.beat_s, heard=self._heard, register=self._register,
+            lease_s=settings.lease_s, held_s=settings.held_s, beat_s=settings.beat_s,
+            heard=self._heard, register=self._register,
         )  # fmt: skip
 
     def _wait_for_redis(self) -> None:

@@ -48,12 +48,13 @@ class Leases:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, watchdog: Watchdog,
-        *, worker: str, cards: list[dict[str, Any]], lease_s: int, beat_s: float,
+        *, worker: str, cards: list[dict[str, Any]], lease_s: int, held_s: float, beat_s: float,
         heard: Callable[[list[bytes], list[bytes]], None], register: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis: Any = redis
         self._blobs, self._held, self._watchdog = blobs, held, watchdog
-        self._worker, self._cards, self._lease_s, self._beat_s = worker, json.dumps(cards), lease_s, beat_s
+        self._worker, self._cards = worker, json.dumps(cards)
+        self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
         self._heard, self._register = heard, register
         self._closed = threading.Event()
         self._away = False
@@ -82,7 +83,7 @@ class Leases:
             self.announce()
             held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
             if held:
-                self._heard(*scripts.beat.run(self._redis, self._lease_s, *held))
+                self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
             self._clean_up()
         except AWAY as error:
             if not self._away:

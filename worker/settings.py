@@ -52,6 +52,11 @@ class WorkerSettings(BaseSettings):
         return value
 
     @property
+    def held_s(self) -> float:
+        """How long a job is a worker's after a beat: others look once a beat, and shall see it within a lease."""
+        return max(self.lease_s - self.beat_s, self.lease_s / 2)
+
+    @property
     def model_dirs(self) -> list[Path]:
         """The directories to load."""
         given = [Path(part.strip()).expanduser() for part in self.model.split(",") if part.strip()]

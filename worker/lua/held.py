@@ -8,7 +8,7 @@ ADMIT = """
 local worker, token, iso = ARGV[1], ARGV[2], ARGV[6]
 local lease, room, turn, held, width =
   tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local taken = {}
+local kept, taken = math.ceil(lease) + 60, {}
 if call('EXISTS', RQ..':suspended') == 1 then return taken end
 
 local passed = {}
@@ -55,12 +55,12 @@ while room > 0 do
     call('PERSIST', key)
     call('HSET', RQ..':execution:'..both, 'id', exe, 'job_id', id, 'created_at', stamp(t), 'last_heartbeat', stamp(t),
       'worker_name', worker)
-    call('EXPIRE', RQ..':execution:'..both, lease + 60)
-    call('ZADD', RQ..':executions:'..id, stamp(t + lease + 60), exe)
-    call('EXPIRE', RQ..':executions:'..id, lease + 120)
+    call('EXPIRE', RQ..':execution:'..both, kept)
+    call('ZADD', RQ..':executions:'..id, stamp(t + kept), exe)
+    call('EXPIRE', RQ..':executions:'..id, kept + 60)
     call('ZADD', RQ..':wip:'..queue, stamp(t + lease), both)
     call('SADD', RQ..':worker:'..worker..':executions', both)
-    call('EXPIRE', RQ..':worker:'..worker..':executions', lease + 120)
+    call('EXPIRE', RQ..':worker:'..worker..':executions', kept + 60)
     event('kind', 'started', 'id', id)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), get(id, 'enqueued_at') or '',
       alone and 1 or 0, get(id, 'x_starts')}
@@ -97,15 +97,16 @@ return call('HSET', job_key(ARGV[1]), 'x_saved', ARGV[3]) and 1
 # lease seconds, id, execution, ... -> as PROGRESS
 BEAT = """
 local t, lease, cancel, lost = now(), tonumber(ARGV[1]), {}, {}
+local kept = math.ceil(lease) + 60
 for i = 2, #ARGV, 2 do
   local id, exe = ARGV[i], ARGV[i + 1]
   if mine(id, exe) then
     local both = id..':'..exe
     call('ZADD', RQ..':wip:'..get(id, 'origin'), stamp(t + lease), both)
     call('HSET', RQ..':execution:'..both, 'last_heartbeat', stamp(t))
-    call('EXPIRE', RQ..':execution:'..both, lease + 60)
-    call('ZADD', RQ..':executions:'..id, 'XX', stamp(t + lease + 60), exe)
-    call('EXPIRE', RQ..':executions:'..id, lease + 120)
+    call('EXPIRE', RQ..':execution:'..both, kept)
+    call('ZADD', RQ..':executions:'..id, 'XX', stamp(t + kept), exe)
+    call('EXPIRE', RQ..':executions:'..id, kept + 60)
     if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id end
   elseif not ended(id, exe) then
     lost[#lost + 1] = id
