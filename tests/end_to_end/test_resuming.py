@@ -57,8 +57,7 @@ def test_a_killed_workers_jobs_go_on_where_they_were_saved(serve: Serve) -> None
     ids = submit_all(service)
     with open_redis(service) as redis:
         eventually(lambda: min(saved(redis, ids).values()) >= 10)
-        (worker,) = service.processes("worker.main")
-        os.kill(worker, signal.SIGKILL)
+        os.kill(service.worker(), signal.SIGKILL)
         kept = saved(redis, ids)
         assert pictures(service, ids) == undisturbed
         for name, job_id in ids.items():
