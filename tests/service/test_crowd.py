@@ -10,5 +10,5 @@ from worker.connection import MAX_CONNECTIONS
 
 
 async def test_a_crowd_waits_for_a_connection_instead_of_being_sent_away(broker: Broker) -> None:
-    views = await asyncio.gather(*(broker.submit(payload()) for _ in range(5 * MAX_CONNECTIONS)))
-    assert {view.status for view in views} == {"queued"}
+    sent = await asyncio.gather(*(broker.submit(payload()) for _ in range(5 * MAX_CONNECTIONS)))
+    assert {each.view.status for each in sent} == {"queued"}
