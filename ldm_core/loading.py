@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,33 +47,37 @@ def load_model(
     place = (torch.device(device), dtype)
     low_res = root / "low_res_scheduler"
     first_stage = _build_unscaled if parts.pipeline == UNSCALED else load_first_stage
-    condition = None if parts.condition is None else _component(parts.condition, build_condition, shared, *place)
-    digest = _content_hash(parts.unet)
+    hashes = {
+        path: _content_hash(path) for path in (parts.unet, parts.first_stage, parts.condition) if path is not None
+    }
+
+    def component(path: Path, build: Callable[[Path], Module]) -> Module:
+        key = f"{build.__name__}:{hashes[path]}:{place}"
+        if key not in shared:
+            shared[key] = build(path).to(device=place[0], dtype=dtype).eval().requires_grad_(False)
+        return shared[key]  # type: ignore[return-value]
+
     return LatentDiffusion(
         card=read_card(root),
-        unet=_component(parts.unet, _build_unet, shared, *place, digest),
-        autoencoder=_component(parts.first_stage, first_stage, shared, *place),
-        condition=condition or Condition(),
+        unet=component(parts.unet, _build_unet),
+        autoencoder=component(parts.first_stage, first_stage),
+        condition=Condition() if parts.condition is None else component(parts.condition, build_condition),
         schedule=_schedule(parts.scheduler),
         low_res_schedule=_schedule(low_res) if low_res.exists() else None,
         device=place[0],
         dtype=dtype,
-        digest=digest,
+        digest=_digest([*hashes.values(), *_settings(root, parts.scheduler, low_res)]),
     )
 
 
-def _component(
-    path: Path,
-    build: Callable[[Path], Module],
-    shared: Shared,
-    device: torch.device,
-    dtype: torch.dtype,
-    digest: str = "",
-) -> Module:
-    key = f"{build.__name__}:{digest or _content_hash(path)}:{device}:{dtype}"
-    if key not in shared:
-        shared[key] = build(path).to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return shared[key]  # type: ignore[return-value]
+def _settings(root: Path, *schedulers: Path) -> list[str]:
+    """What decides of a picture beside the networks, as text."""
+    files = [root / "service.json", *(path / "scheduler_config.json" for path in schedulers)]
+    return [file.read_text() for file in files if file.exists()]
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _content_hash(path: Path) -> str:

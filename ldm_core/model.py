@@ -26,6 +26,10 @@ from ldm_core.tiling import Tiling, Window, tiled
 from ldm_core.unet import UNet
 
 
+def _nothing() -> None:
+    """For those who need not hear of every call."""
+
+
 @dataclass(kw_only=True)
 class LatentDiffusion:
     """The frozen networks of one model on one device. Latents are float32 whatever the networks' dtype."""
@@ -38,7 +42,7 @@ class LatentDiffusion:
     low_res_schedule: NoiseSchedule | None  # of a model that sees the small picture noised
     device: torch.device
     dtype: torch.dtype
-    digest: str = ""  # of the U-Net's weights and configuration
+    digest: str = ""  # of all weights and settings on which its pictures depend
     _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -117,24 +121,25 @@ class LatentDiffusion:
         return pictures
 
     @torch.inference_mode()
-    def step(self, samples: Sequence[Sample], rows: int) -> list[bool]:
+    def step(self, samples: Sequence[Sample], rows: int, called: Callable[[], None] = _nothing) -> list[bool]:
         """One denoising step of every sample, each at a step of its own, in U-Net calls of exactly `rows` rows.
 
-        The samples share a batch key. Returns for each whether its latents are finite. When a call raises, no sample
-        has changed and no noise is spent, so that the same samples can be stepped again in smaller batches.
+        The samples share a batch key. Returns for each whether its latents are finite; `called` hears of every call.
+        When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
+        smaller batches.
         """
         states = [sample.noise.state() for sample in samples]
         try:
-            return self._step(samples, rows)
+            return self._step(samples, rows, called)
         except Exception:
             for sample, state in zip(samples, states, strict=True):
                 sample.noise.restore(state)
             raise
 
-    def _step(self, samples: Sequence[Sample], rows: int) -> list[bool]:
+    def _step(self, samples: Sequence[Sample], rows: int, called: Callable[[], None]) -> list[bool]:
         x, past = (torch.cat([getattr(sample, name) for sample in samples]) for name in ("x", "past"))
         t, alpha_bar, weights = self._lines(samples)
-        out = self._predict_guided(x, t, samples, rows)
+        out = self._predict_guided(x, t, samples, rows, called)
         noise = torch.cat([sample.draw_noise() for sample in samples])
         kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
         x, x0, past = update(x, out, past, noise, alpha_bar, weights, kind, clip)
@@ -151,7 +156,9 @@ class LatentDiffusion:
         columns = ("t", "alpha_bar", "weights")
         return [torch.stack([getattr(plan, name)[i] for plan, i in plans]).to(self.device) for name in columns]
 
-    def _predict_guided(self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int) -> Tensor:
+    def _predict_guided(
+        self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[], None]
+    ) -> Tensor:
         """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
         context, concat, labels = (
             _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
@@ -165,6 +172,7 @@ class LatentDiffusion:
             here = None if context is None else context[row]
             behind, label = (None if part is None else part[of] for part in (concat, labels))
             outs.append(self.predict(x[of], t[of], here, behind, label, samples[0].tiling))
+            called()
         out = torch.cat(outs)
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided

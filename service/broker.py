@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,10 +101,13 @@ class Broker:
         record = new_record(payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s)
         inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
         async with _available():
-            if inputs and await self._redis.zcard(scripts.OPEN) >= self._queue_limit:  # before pictures are written
-                raise QueueFull(self._queue_limit, UNMEASURED_RETRY_S)
-            for name, data in inputs.items():
-                await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
+            try:
+                for name, data in inputs.items():
+                    await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
+            except BaseException:
+                with suppress(Exception):
+                    await asyncio.to_thread(self._blobs.delete, *inputs)
+                raise
             kind, *told = await self._enqueue(payload, record, quota, idempotency)
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
@@ -113,7 +116,10 @@ class Broker:
         pace = (
             Pace(limit=quota.rate, remaining=int(told[1]), reset_s=float(told[2])) if quota.rate and told[1:] else None
         )
-        view = await self.job(job_id) or view_of({key.encode(): _bytes(value) for key, value in record.items()})
+        view = None
+        with suppress(BrokerUnavailable):  # it is queued all the same
+            view = await self.job(job_id)
+        view = view or view_of({key.encode(): _bytes(value) for key, value in record.items()})
         return Submitted(view=view, replayed=kind == b"replay", pace=pace)
 
     async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:

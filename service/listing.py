@@ -11,6 +11,7 @@ from worker.jobs import JobView, Status
 from worker.records import view_of
 
 PAGE = 50  # records read at once
+PAGES = 40  # at most, for one answer: a rare status may have none in a thousand jobs
 
 
 async def page_of_jobs(
@@ -19,7 +20,9 @@ async def page_of_jobs(
     """At most `limit` jobs, and what to pass as `before` for those that follow; None: there are none."""
     found: list[tuple[JobView, float]] = []
     newest = "+inf" if before is None else f"({before!r}"
-    while len(found) <= limit:  # one more tells whether a page follows
+    for _ in range(PAGES):
+        if len(found) > limit:  # one more tells whether a page follows
+            return [view for view, _ in found[:limit]], found[limit - 1][1]
         ids = await redis.zrevrangebyscore(scripts.owner_jobs_key(owner), newest, "-inf", 0, PAGE, withscores=True)
         if not ids:
             return [view for view, _ in found], None
@@ -29,5 +32,6 @@ async def page_of_jobs(
             records = await pipeline.execute()
         views = [(view_of(record), score) for (_, score), record in zip(ids, records, strict=True) if b"data" in record]
         found += [(view, score) for view, score in views if status in {None, view.status}]
-        newest = f"({ids[-1][1]!r}"
-    return [view for view, _ in found[:limit]], found[limit - 1][1]
+        last = ids[-1][1]
+        newest = f"({last!r}"
+    return [view for view, _ in found[:limit]], found[limit - 1][1] if len(found) > limit else last

@@ -146,7 +146,9 @@ def job_body(task: Task) -> dict[str, Any]:
     for field in given:
         note = schema["properties"][field].get("description")
         schema["properties"][field] = {"type": "string", "contentEncoding": "base64", "description": note}
-    files = {field: {"type": "string", "format": "binary"} for field in given}
+    files: dict[str, Any] = {field: {"type": "string", "format": "binary"} for field in given}
+    if "neighbors" in schema["properties"]:
+        files["neighbors"] = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
     form = {**schema, "properties": {name: _never_null(field) for name, field in schema["properties"].items()} | files}
     content = {
         "application/json": {"schema": schema, "example": EXAMPLES[task]},

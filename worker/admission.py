@@ -6,13 +6,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 from redis import Redis
 
 from ldm_core.errors import JobError
+from ldm_core.params import MAX_IMAGES
 from worker import scripts
 from worker.blobs import BlobStore, checkpoint_name, input_name
+from worker.connection import AWAY
 from worker.holdings import Held, Holdings
 from worker.jobs import PRIORITIES, Priority, queue_name
 from worker.metrics import WorkerMetrics
@@ -32,8 +35,10 @@ class Admission:
         self._redis, self._blobs, self._held, self._metrics, self._fail = redis, blobs, held, metrics, fail
         self._worker, self._held_s = worker, held_s
         self._models = models
-        self._spare = max(2, max_rows // 4)  # rows that may come in beyond those that run, to push others aside
-        self._turn = 0
+        self._spare = max(
+            2 * MAX_IMAGES, max_rows // 4
+        )  # rows that may come in beyond those that run, to push others aside
+        self._turn = self._given_back = 0
 
     def admit(self, room: int) -> list[EngineJob]:
         """Leases jobs until `room` rows are filled; the last one may overshoot. Raises what Redis raises.
@@ -57,7 +62,11 @@ class Admission:
         ]
         taken = scripts.admit.run(self._redis, *arguments, *bases, *passed)
         self._turn += len(taken)
-        return [job for reply in taken if (job := self._prepare(*reply)) is not None]
+        before = self._given_back
+        jobs = [job for reply in taken if (job := self._prepare(*reply)) is not None]
+        if self._given_back > before and not jobs:
+            raise ConnectionError("the store of pictures does not answer")  # so that the next try waits a moment
+        return jobs
 
     def _overtaking(self, holds: Sequence[Held]) -> tuple[list[Priority], list[str]]:
         """The priorities from which jobs may come in though every row is taken, and the queues to pass over there.
@@ -84,20 +93,32 @@ class Admission:
         enqueued_at: bytes,
         alone: int,
         starts: bytes,
+        result_ttl: bytes,
     ) -> EngineJob | None:
         try:
             payload = payload_of(data)
         except Exception:  # not written by our gateway: leave it to its lease and to RQ's retries
             log.exception("a job on queue %s cannot be read", queue.decode(), extra={"job_id": job_id.decode()})
             return None
-        held = Held(job_id.decode(), execution.decode(), payload, time.monotonic(), bool(alone))
+        held = Held(job_id.decode(), execution.decode(), payload, time.monotonic(), float(result_ttl), bool(alone))
         self._held.add(held)
         self._metrics.job_admitted(time.time() - (unix(enqueued_at) or time.time()))
         try:
             return self._engine_job(held, time.time() + float(timeout), began=int(starts) > 1)
+        except AWAY as error:  # its pictures are there, only not now
+            log.warning("an input picture cannot be read (%s); the job goes back", error, extra=held.context)
+            self._give_back(held)
+            return None
         except Exception as error:
             self._fail(held, error)
             return None
+
+    def _give_back(self, held: Held) -> None:
+        """A job that cannot be begun just now, at no cost."""
+        self._held.drop(held.key)
+        self._given_back += 1
+        with suppress(*AWAY):  # else its lease ends
+            scripts.requeue.run(self._redis, iso_now(), held.job_id, held.execution)
 
     def _engine_job(self, held: Held, deadline: float, *, began: bool) -> EngineJob:
         payload = held.payload

@@ -26,7 +26,7 @@ from worker import scripts
 from worker.admission import Admission
 from worker.blobs import BlobStore
 from worker.commit import Clerk
-from worker.connection import AWAY, SOCKET_TIMEOUT_S
+from worker.connection import AWAY, SOCKET_TIMEOUT_S, able
 from worker.doorbell import Doorbell
 from worker.holdings import Holdings
 from worker.jobs import PRIORITIES, queue_name
@@ -77,7 +77,7 @@ class BatchWorker(BaseWorker):
         self._redis, self._blobs, self._cards, self._metrics = redis, blobs, dict(cards), metrics
         self.clerk = Clerk(
             redis, blobs, self._held, metrics,
-            worker=name, result_ttl_s=settings.result_ttl_s, heard=self._heard,
+            worker=name, heard=self._heard,
             settled=lambda: self._wake.put(None),
         )  # fmt: skip
 
@@ -143,7 +143,8 @@ class BatchWorker(BaseWorker):
         pause = 0.1
         while not self._signals:
             try:
-                self._leases.announce()
+                with able():
+                    self._leases.announce()
                 self.subscribe()  # type: ignore[no-untyped-call]
                 return
             except AWAY as error:
@@ -170,23 +171,25 @@ class BatchWorker(BaseWorker):
         """Fills the engine's free rows from the queues."""
         room = self._engine.free_rows()
         try:
-            if not self._signals:
-                for job in self._admission.admit(room):
-                    self._engine.submit(job)
-            state = WorkerStatus.BUSY if len(self._held) else WorkerStatus.IDLE
-            if state != self.get_state():
-                self.set_state(state)
+            with able():
+                if not self._signals:
+                    for job in self._admission.admit(room):
+                        self._engine.submit(job)
+                state = WorkerStatus.BUSY if len(self._held) else WorkerStatus.IDLE
+                if state != self.get_state():
+                    self.set_state(state)
             self._pause = 0.0
         except AWAY:
             self._pause = min(max(2 * self._pause, 0.1), 2.0)  # the leases say it in the log
 
     def _heard(self, cancel: list[bytes], lost: list[bytes]) -> None:
-        """What Redis says of our jobs: to be cancelled, or no longer ours."""
-        self._cancel([job_id.decode() for job_id in cancel])
-        for key in self._held.keys_of(job_id.decode() for job_id in lost):
-            log.warning("%s is no longer this worker's: its lease had run out", key)
-            self._held.drop(key)
+        """What Redis says of our executions: to be cancelled, or no longer ours."""
+        for key in (both.decode() for both in cancel):
             self._engine.cancel(key)
+        for held in [held for both in lost if (held := self._held.get(both.decode())) is not None]:
+            log.warning("a job is no longer this worker's: its lease had run out", extra=held.context)
+            self._held.drop(held.key)
+            self._engine.cancel(held.key)
 
     def _cancel(self, job_ids: list[str]) -> None:
         for key in self._held.keys_of(job_ids):

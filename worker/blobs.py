@@ -109,7 +109,7 @@ class DirectoryBlobs:
 
 
 class RedisBlobs:
-    """Keys with a TTL, best in a Redis without AOF. Redis itself sweeps."""
+    """Keys with a TTL, in the queue's own Redis, which sweeps them itself."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis: Any = redis

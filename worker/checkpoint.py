@@ -55,7 +55,8 @@ class Checkpoint:
     @classmethod
     def of(cls, request: Request, place: str) -> Checkpoint:
         """The request as it is, seen from the device thread."""
-        running = {run.index: SavedSample.of(run.sample) for run in request.runs if run.sample is not None}
+        resting = {run.index: request.resumes[run.index] for run in request.runs if run.index in request.resumes}
+        running = resting | {run.index: SavedSample.of(run.sample) for run in request.runs if run.sample is not None}
         return cls(place, {i: saved for i, saved in running.items() if i not in request.done}, dict(request.done))
 
     def to_bytes(self) -> bytes:
@@ -93,7 +94,10 @@ class Checkpoint:
 
 def place_of(model: LatentDiffusion, rows: int) -> str:
     """Everything on which a picture's bytes depend, beside its request."""
-    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else torch.get_num_threads()
+    if model.device.type == "cuda":
+        device = torch.cuda.get_device_name(model.device)
+    else:
+        device = f"{torch.backends.cpu.get_cpu_capability()} x {torch.get_num_threads()}"
     return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {model.digest}"
 
 

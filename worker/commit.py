@@ -40,11 +40,11 @@ class Clerk:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, result_ttl_s: int, heard: Callable[[list[bytes], list[bytes]], None],
+        *, worker: str, heard: Callable[[list[bytes], list[bytes]], None],
         settled: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
-        self._worker, self._result_ttl_s, self._heard, self._settled = worker, result_ttl_s, heard, settled
+        self._worker, self._heard, self._settled = worker, heard, settled
         self._events: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -150,7 +150,7 @@ class Clerk:
     def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
         """Before the commit, so that a job never says it is done without its pictures."""
         for index, image in enumerate(images):
-            self._blobs.put(output_name(held.job_id, held.execution, index), image.data, self._result_ttl_s + 60)
+            self._blobs.put(output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60)
         content_type = CONTENT_TYPES[held.payload.format]
         return [
             StoredImage(

@@ -10,7 +10,7 @@ from typing import Any
 from redis import Redis
 
 from worker import scripts
-from worker.connection import AWAY
+from worker.connection import AWAY, able
 
 BLOCK_S = 1.0  # how long a wait for the bell lasts; retries of other programs ring no bell
 FULL_S = 0.05  # with no room for a job, how soon to see whether there is some
@@ -34,7 +34,8 @@ class Doorbell:
         while not self._closed.is_set():
             keys = [self._commands, *(self._bells if self._listening() else ())]
             try:
-                reply = self._redis.blpop(keys, timeout=BLOCK_S if len(keys) > 1 else FULL_S)
+                with able():
+                    reply = self._redis.blpop(keys, timeout=BLOCK_S if len(keys) > 1 else FULL_S)
             except AWAY:
                 self._closed.wait(BLOCK_S)
                 continue

@@ -156,18 +156,22 @@ class Engine:
             self._runner.begin(run)
         except Exception as error:
             self._fail(run.request, error)
+        self._moved()
         self._metrics.stage("begin", time.perf_counter() - started)
 
     def _step(self, batch: list[ImageRun]) -> None:
         started = time.perf_counter()
-        failed = self._runner.step(batch)
+        failed = self._runner.step(batch, self._moved)
         seconds = time.perf_counter() - started
-        self.last_step_at = time.monotonic()
         rows = sum(run.rows for run in batch)
         self._metrics.step(batch[0].request.job.model, rows, self._runner.padding(batch), seconds)
         self._metrics.stage("step", seconds)
         for request, error in failed.items():
             self._fail(request, error)
+
+    def _moved(self) -> None:
+        """The device does something: a step over many rows may take long, a single call may not."""
+        self.last_step_at = time.monotonic()
 
     def _report(self, requests: set[Request]) -> None:
         """One call for everybody's progress."""

@@ -17,6 +17,7 @@ class Held:
     execution: str
     payload: JobPayload
     admitted_at: float  # monotonic
+    result_ttl_s: float
     alone: bool = False  # workers died under it before: nothing may run beside it
 
     @property

@@ -36,7 +36,7 @@ from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 log = logging.getLogger("worker.keeper")  # also when it runs as __main__
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FINAL = {0, EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}  # the worker has said why, and would say it again
+FINAL = {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}  # the worker has said why, and would say it again
 # how a process ends that ends itself; any other signal came from outside
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 BACK_OFF_S = (0.5, 30.0)  # only for workers that die before they serve
@@ -63,12 +63,13 @@ class Keeper:
         gc.freeze()  # or the first collection in each worker would copy every page that it shares with this process
         for each in SIGNALS:
             signal.signal(each, self._on_stop)
-        pause = 0.0
+        pause, ever_served = 0.0, False
         for number in count(1):
             code, served = self._keep(f"{self._name}-{number}")
+            ever_served |= served
             if self._stopping():
                 return 0
-            if code in FINAL:
+            if code == 0 or (code in FINAL and not ever_served):  # what it once could it may be able to do again
                 return code
             pause = 0.0 if served else min(2 * pause or BACK_OFF_S[0], BACK_OFF_S[1])
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -15,7 +15,7 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from worker import scripts
 from worker.blobs import BlobStore, blobs_of
-from worker.connection import AWAY
+from worker.connection import AWAY, able
 from worker.holdings import Holdings
 from worker.records import LOST, iso_now, payload_of
 from worker.vital import give_up
@@ -59,6 +59,7 @@ class Leases:
         self._closed = threading.Event()
         self._away = False
         self._beats = 0
+        self._patient_until = 0.0
 
     def run(self) -> None:
         """Until `close`."""
@@ -80,11 +81,15 @@ class Leases:
     def beat(self) -> None:
         """Our own leases first: after an outage they have run out, and our own clean-up must not take them."""
         try:
-            self.announce()
-            held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
-            if held:
-                self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
-            self._clean_up()
+            with able():
+                self.announce()
+                held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
+                if held:
+                    self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
+                if self._away:  # other workers' leases have run out too: let them come back first
+                    self._patient_until = time.monotonic() + self._lease_s
+                if time.monotonic() >= self._patient_until:
+                    self._clean_up()
         except AWAY as error:
             if not self._away:
                 log.warning("Redis is away (%s); running jobs go on", error)
@@ -122,8 +127,12 @@ class Leases:
         """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
         for job_id in self._redis.lpop(scripts.LITTER, 100) or ():
             data = self._redis.hget(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}", "data")
-            if data is not None:
-                self._blobs.delete(*blobs_of(payload_of(data)))
+            try:
+                names = blobs_of(payload_of(data)) if data is not None else []
+            except Exception:  # a record of another version
+                log.exception("a job's record cannot be read", extra={"job_id": job_id.decode()})
+            else:
+                self._blobs.delete(*names)
 
 
 def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:

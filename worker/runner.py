@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -48,21 +48,22 @@ class Runner:
         checkpoint = Checkpoint.of(request, place_of(*self._of(request)))
         return Saved(request.job.id, request.step, checkpoint.to_bytes)
 
-    def step(self, batch: Sequence[ImageRun]) -> dict[Request, Exception]:
+    def step(self, batch: Sequence[ImageRun], called: Callable[[], None]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
-        An error of the whole call is narrowed down by halves to the pictures that cause it.
+        An error of the whole call is narrowed down by halves to the pictures that cause it. `called` hears of every
+        U-Net call.
         """
         model, rows = self._of(batch[0].request)
         try:
-            finite = model.step([run.sample for run in batch if run.sample is not None], rows)
+            finite = model.step([run.sample for run in batch if run.sample is not None], rows, called)
         except Exception as error:
             if _device_is_lost(error):
                 raise
             if len(batch) == 1:
                 return {batch[0].request: _as_job_error(error)}
             half = len(batch) // 2
-            return self.step(batch[:half]) | self.step(batch[half:])
+            return self.step(batch[:half], called) | self.step(batch[half:], called)
         return {
             run.request: NonFiniteLatents(f"The latents became infinite or not a number at step {run.step}.")
             for run, ok in zip(batch, finite, strict=True)

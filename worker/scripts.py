@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 from rq.defaults import RQ_KEY_PREFIX
 
+from worker.connection import able
 from worker.lua.gateway import CANCEL, ENQUEUE
 from worker.lua.held import ADMIT, BEAT, COMMIT, PROGRESS, REQUEUE, SAVED
 from worker.lua.lost import MAINTAIN, REVOKE
@@ -64,16 +65,18 @@ class Script:
         self.sha = ""
 
     def run(self, redis: Any, *args: Any) -> Any:
-        try:
-            return redis.evalsha(self.sha or self._load(redis), 0, *args)
-        except NoScriptError:  # a restarted Redis has forgotten it
-            return redis.evalsha(self._load(redis), 0, *args)
+        with able():
+            try:
+                return redis.evalsha(self.sha or self._load(redis), 0, *args)
+            except NoScriptError:  # a restarted Redis has forgotten it
+                return redis.evalsha(self._load(redis), 0, *args)
 
     async def arun(self, redis: Any, *args: Any) -> Any:
-        try:
-            return await redis.evalsha(self.sha or await self._aload(redis), 0, *args)
-        except NoScriptError:
-            return await redis.evalsha(await self._aload(redis), 0, *args)
+        with able():
+            try:
+                return await redis.evalsha(self.sha or await self._aload(redis), 0, *args)
+            except NoScriptError:
+                return await redis.evalsha(await self._aload(redis), 0, *args)
 
     def _load(self, redis: Any) -> str:
         self.sha = _text(redis.script_load(self.source))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BUILTIN = Path(__file__).resolve().parent.parent / "ldm_core" / "builtin"
@@ -32,7 +32,6 @@ class WorkerSettings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     rows: int | None = Field(default=None, ge=1, le=1024)  # rows of one U-Net call; None: what suits the device
     max_rows: int = Field(default=64, ge=1, le=4096)
-    result_ttl_s: int = Field(default=3600, ge=1)
     png_metadata: bool = True
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
     metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
@@ -50,6 +49,12 @@ class WorkerSettings(BaseSettings):
         if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
+
+    @model_validator(mode="after")
+    def _in_time(self) -> WorkerSettings:
+        if self.beat_s > self.lease_s / 3:
+            raise ValueError(f"LDM_BEAT_S={self.beat_s:g} must be at most a third of LDM_LEASE_S={self.lease_s}")
+        return self
 
     @property
     def held_s(self) -> float:
@@ -84,5 +89,6 @@ def read_settings(kind: type[Settings], **given: Any) -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"LDM_{name}={problem['input']!s}: {problem['msg']}", file=sys.stderr)
+            given_value = f"LDM_{name}={problem['input']!s}: " if name else ""  # else it is about several of them
+            print(f"{given_value}{problem['msg']}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -143,7 +143,7 @@ class Supervisor:
             self._keep_redis()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
-                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}:  # it has said why, and would say it again
+                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL} and not ready:  # it has said why, and would again
                     say(f"the {child.name} cannot start")
                     return code
                 if code is not None:

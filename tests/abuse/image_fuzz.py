@@ -122,21 +122,25 @@ def _caught(findings: Findings) -> Iterator[None]:
         warnings.showwarning = shown
 
 
+def run(inputs: int, seed: int) -> Findings:
+    """With a gateway of its own, whose log is looked at for warnings and tracebacks as well."""
+    with alone(queue_limit=10**6) as gateway, httpx.Client(base_url=gateway.url, timeout=30) as client:
+        findings = fuzz(inputs, seed, client)
+        findings.warnings += [line for line in gateway.log().splitlines() if "Warning" in line or "Traceback" in line]
+    return findings
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     started = time.monotonic()
-    with alone(queue_limit=10**6) as gateway, httpx.Client(base_url=gateway.url, timeout=30) as client:
-        findings = fuzz(args.inputs, args.seed, client)
-        log = gateway.log()
+    findings = run(args.inputs, args.seed)
     for what in (*findings.crashes[:10], *findings.failures[:10], *findings.warnings[:10]):
         print(what)
-    noise = [line for line in log.splitlines() if "Warning" in line or "Traceback" in line]
-    print(*noise[:10], sep="\n", end="\n" if noise else "")
-    print(f"{findings}; {len(noise)} warnings or tracebacks in the gateway's log; {time.monotonic() - started:.0f} s")
-    return int(not findings.sound or bool(noise))
+    print(f"{findings}; {time.monotonic() - started:.0f} s")
+    return int(not findings.sound)
 
 
 if __name__ == "__main__":

@@ -84,16 +84,23 @@ def explore(
             raise event.exception
 
 
+def run(cases: int, seed: int) -> Findings:
+    """Rounds against a gateway of its own, until there are as many cases as wanted."""
+    findings, rounds = Findings(), 0
+    with alone(queue_limit=10**6) as gateway:
+        while rounds == 0 or findings.cases.total() < cases:
+            explore(gateway.url, findings, examples=40, seed=seed + rounds, systematic=rounds == 0)
+            rounds += 1
+    return findings
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    findings, started, rounds = Findings(), time.monotonic(), 0
-    with alone(queue_limit=10**6) as gateway:
-        while rounds == 0 or findings.cases.total() < args.cases:
-            explore(gateway.url, findings, examples=40, seed=args.seed + rounds, systematic=rounds == 0)
-            rounds += 1
+    started = time.monotonic()
+    findings = run(args.cases, args.seed)
     for failure, count in findings.failures.most_common(20):
         print(f"\n{count} x {'  |  '.join(failure)}\n{findings.samples.get(failure, '')}")
     by_phase = ", ".join(f"{phase} {count}" for phase, count in sorted(findings.cases.items()))

@@ -49,7 +49,8 @@ class Clients:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                answer = http.post(f"/v1/{order.task}", json=order.body, headers={"Idempotency-Key": order.key})
+                headers = {"Idempotency-Key": order.key} if self._retry_unclear else {}
+                answer = http.post(f"/v1/{order.task}", json=order.body, headers=headers)
             except httpx.ConnectError:
                 self._again("refused connections")
                 continue

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from service.broker import Broker
-from service.quota import Idempotency, IdempotencyConflict, Quota, TooFast, TooManyOpen
+from service.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, TooFast, TooManyOpen
 from tests.worker.processes import payload
 from worker.lua.prelude import PRELUDE
 from worker.records import iso_now
@@ -25,7 +26,7 @@ async def test_many_at_once_under_one_key_make_one_job(broker: Broker, redis: Re
     assert redis.llen("rq:queue:toy.normal") == 1
 
 
-async def test_a_replay_leaves_no_pictures_behind(broker: Broker, tmp_path) -> None:  # type: ignore[no-untyped-def]
+async def test_a_replay_leaves_no_pictures_behind(broker: Broker, tmp_path: Path) -> None:
     for _ in range(3):
         await broker.submit(payload(inputs=("image",)), {"image": b"picture"}, idempotency=KEY)
     assert len(list((tmp_path / "blobs").rglob("*.image"))) == 1
@@ -58,6 +59,17 @@ async def test_an_owner_has_so_many_open_jobs_and_no_more(broker: Broker, redis:
     await broker.submit(payload(owner="a"), quota=quota)
     redis.zrem("ldm:open", sent[1].view.payload.id)  # deleted by another program
     await broker.submit(payload(owner="a"), quota=quota)
+
+
+async def test_a_full_queue_still_takes_another_owners_share(redis_url: str, tmp_path: Path) -> None:
+    broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=9)
+    await broker.connect()
+    for owner, taken in (("many", 9), ("few", 3), ("one more", 3)):  # 9 / 3, then 9 / 4
+        for _ in range(taken):
+            await broker.submit(payload(owner=owner.replace(" ", "-")))
+        with pytest.raises(QueueFull):
+            await broker.submit(payload(owner=owner.replace(" ", "-")))
+    await broker.close()
 
 
 async def test_a_rate_lets_all_come_at_once_and_then_evenly(broker: Broker) -> None:

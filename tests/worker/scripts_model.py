@@ -30,6 +30,10 @@ class Job:
     resumed: int = 0  # that of the checkpoint from which its present execution began
     cancelled: bool = False
 
+    @property
+    def owner(self) -> str:
+        return self.queue.partition("@")[2]
+
 
 class Jobs:
     """All jobs, and the lists in which the queued ones wait."""
@@ -41,6 +45,12 @@ class Jobs:
 
     def open(self) -> set[str]:
         return {job.id for job in self.jobs.values() if job.status not in ENDED}
+
+    def full(self, owner: str, limit: int) -> bool:
+        """Whether there is no place for an owner's job; a named one has an equal share even of a full queue."""
+        opened = [self.jobs[job_id] for job_id in self.open()]
+        share = limit / (len({job.owner for job in self.jobs.values()}) + 1)
+        return len(opened) >= limit and (not owner or sum(job.owner == owner for job in opened) >= share)
 
     def owns(self, job_id: str, execution: str) -> bool:
         job = self.jobs[job_id]

@@ -261,3 +261,51 @@ async def test_a_redis_that_goes_away_costs_no_outcome(tmp_path: Path) -> None:
             worker.kill()
         await broker.close()
         server.stop()
+
+
+async def test_a_redis_that_is_full_is_away_and_costs_nobody_anything(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    worker = start_worker(**QUICK)
+    ids = await submit(broker, 2, steps=200)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(BrokerUnavailable):
+            await broker.submit(payload())
+        eventually(lambda: b"Redis is away" in worker.log.read_bytes())
+        assert worker.process.poll() is None
+    finally:
+        redis.config_set("maxmemory", "0")
+    assert await statuses(broker, ids) == ["succeeded"] * 2
+    assert worker.process.poll() is None
+
+
+async def test_a_record_of_another_version_does_not_end_the_worker_that_cleans_up(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    (job_id,) = await submit(broker, 1)
+    scripts.cancel.run(redis, job_id, iso_now())
+    redis.hset(f"rq:job:{job_id}", "data", b"unreadable")
+    worker = start_worker(**QUICK)
+    eventually(lambda: not redis.exists(scripts.LITTER))
+    await statuses(broker, await submit(broker, 1))
+    assert worker.process.poll() is None
+
+
+async def test_pictures_that_cannot_be_read_just_now_cost_their_job_nothing(
+    broker: Broker, start_worker: Start, redis: Redis, tmp_path: Path
+) -> None:
+    job = payload("!", inputs=("image",))
+    await broker.submit(job, {"image": b"picture"})
+    (folder,) = [path.parent for path in (tmp_path / "blobs").rglob("*.image")]
+    folder.rename(folder.with_name("away"))
+    folder.write_text("")  # what is asked for here is an error of the disk, not a file that is missing
+    worker = start_worker()
+    eventually(lambda: worker.log.read_bytes().count(b"the job goes back") > 1)
+    folder.unlink()
+    folder.with_name("away").rename(folder)
+    assert redis.hget(f"rq:job:{job.id}", "retries_left") == b"3"
+    ended = await broker.wait(job.id, 20)
+    assert ended is not None
+    assert ended.status == "succeeded"

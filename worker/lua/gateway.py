@@ -26,7 +26,9 @@ if tonumber(most) > 0 and call('SCARD', mine_open) >= tonumber(most) then
   end
   if call('SCARD', mine_open) >= tonumber(most) then return {'busy'} end
 end
-if call('ZCARD', 'ldm:open') >= tonumber(limit) then
+-- a full queue still takes an owner's jobs up to an equal share, so that nobody is shut out by another's thousand
+local share = limit / (call('SCARD', 'ldm:owners') + 1)
+if call('ZCARD', 'ldm:open') >= tonumber(limit) and (owner == '' or call('SCARD', mine_open) >= share) then
   local oldest = call('LINDEX', 'ldm:ended', -1)
   return {'full', call('LLEN', 'ldm:ended'), oldest and stamp(t - oldest) or '0'}
 end

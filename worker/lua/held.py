@@ -29,7 +29,7 @@ local function pop()
   local order = ({[3] = {2, 3, 1}, [7] = {3, 2, 1}})[turn % 8] or {1, 2, 3}
   for _, priority in ipairs(order) do
     for model = 0, width - 1 do
-      local base = ARGV[9 + (priority - 1) * width + (model + turn) % width]
+      local base = ARGV[9 + (priority - 1) * width + (model + turn + math.floor(turn / 8)) % width]
       local id, queue = pop_ring(base)
       if id then return id, queue end
     end
@@ -63,7 +63,7 @@ while room > 0 do
     call('EXPIRE', RQ..':worker:'..worker..':executions', kept + 60)
     event('kind', 'started', 'id', id)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), get(id, 'enqueued_at') or '',
-      alone and 1 or 0, get(id, 'x_starts')}
+      alone and 1 or 0, get(id, 'x_starts'), get(id, 'result_ttl')}
     room = alone and 0 or room - tonumber(get(id, 'x_rows') or 1)
     turn = turn + 1
   end
@@ -71,7 +71,7 @@ end
 return taken
 """
 
-# id, execution, step, ... -> jobs to cancel, jobs that are no longer ours
+# id, execution, step, ... -> executions to cancel, executions that are no longer ours
 PROGRESS = """
 local steps, cancel, lost, any = {}, {}, {}, false
 for i = 1, #ARGV, 3 do
@@ -79,9 +79,9 @@ for i = 1, #ARGV, 3 do
   if mine(id, exe) then
     call('HSET', job_key(id), 'x_step', step)
     steps[id], any = step, true
-    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id end
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id..':'..exe end
   elseif not ended(id, exe) then
-    lost[#lost + 1] = id
+    lost[#lost + 1] = id..':'..exe
   end
 end
 if any then event('kind', 'progress', 'steps', cjson.encode(steps)) end
@@ -107,9 +107,9 @@ for i = 2, #ARGV, 2 do
     call('EXPIRE', RQ..':execution:'..both, kept)
     call('ZADD', RQ..':executions:'..id, 'XX', stamp(t + kept), exe)
     call('EXPIRE', RQ..':executions:'..id, kept + 60)
-    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id end
+    if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id..':'..exe end
   elseif not ended(id, exe) then
-    lost[#lost + 1] = id
+    lost[#lost + 1] = id..':'..exe
   end
 end
 return {cancel, lost}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.chaos.figures import Figure
 from tests.chaos.scenarios import (
+    abuse,
     frozen,
     killed_gateway,
     killed_redis,
@@ -31,4 +32,6 @@ SCENARIOS: dict[str, Callable[[World], list[Figure]]] = {
     "crowd": waiting.crowd,
     "soak": soak.run,
     "rolling": rolling.run,
+    "routes": abuse.routes,
+    "pictures": abuse.pictures,
 }
