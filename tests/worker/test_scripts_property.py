@@ -23,6 +23,25 @@ WORKERS = ("w0", "w1")
 PICK = st.integers(0, 1000)
 
 
+# named, because hypothesis reads the source of a lambda
+
+
+def any_job(machine: Machine) -> bool:
+    return bool(machine.jobs)
+
+
+def any_waiting(machine: Machine) -> bool:
+    return any(machine.lists.values())
+
+
+def any_held(machine: Machine) -> bool:
+    return any(machine.believed.values())
+
+
+def any_started(machine: Machine) -> bool:
+    return any(job.status == "started" for job in machine.jobs.values())
+
+
 class Machine(RuleBasedStateMachine):
     """Two workers that may be wrong about what they hold, clients, and time that ends leases."""
 
@@ -53,7 +72,7 @@ class Machine(RuleBasedStateMachine):
         if not full:
             self.model.submit(job)
 
-    @precondition(lambda self: self.jobs)
+    @precondition(any_job)
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
         job = list(self.jobs.values())[pick % len(self.jobs)]
@@ -65,7 +84,7 @@ class Machine(RuleBasedStateMachine):
 
     # workers
 
-    @precondition(lambda self: any(self.lists.values()))
+    @precondition(any_waiting)
     @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 8), turn=st.integers(0, 7))
     def admit(self, worker: str, room: int, turn: int) -> None:
         held = len(self.believed[worker])
@@ -78,7 +97,7 @@ class Machine(RuleBasedStateMachine):
             job.worker, job.execution = worker, reply[2].decode()
             self.believed[worker].append((job.id, job.execution))
 
-    @precondition(lambda self: any(self.believed.values()))
+    @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS), beat=st.booleans())
     def hear(self, worker: str, beat: bool) -> None:
         """Progress and beat tell a worker the same: what was cancelled, and what is no longer its own."""
@@ -94,7 +113,7 @@ class Machine(RuleBasedStateMachine):
         ]
         self.believed[worker] = [pair for pair in held if pair not in lost]
 
-    @precondition(lambda self: any(self.believed.values()))
+    @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS), pick=PICK, further=st.integers(0, 5))
     def save(self, worker: str, pick: int, further: int) -> None:
         if not (held := self.believed[worker]):
@@ -104,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         assert scripts.saved.run(self.redis, job_id, execution, job.saved + further) == owns
         job.saved += further if owns else 0
 
-    @precondition(lambda self: any(self.believed.values()))
+    @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS), pick=PICK, outcome=st.sampled_from(["finished", "failed", "flaky"]))
     def commit(self, worker: str, pick: int, outcome: str) -> None:
         if not (held := self.believed[worker]):
@@ -126,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         arguments = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1, "[]", "{}", *result)
         return str(scripts.commit.run(self.redis, *arguments).decode())
 
-    @precondition(lambda self: any(self.believed.values()))
+    @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
         held = self.believed[worker]
@@ -139,7 +158,7 @@ class Machine(RuleBasedStateMachine):
 
     # what befalls them
 
-    @precondition(lambda self: any(self.believed.values()))
+    @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS), dead=st.booleans(), crashed=st.booleans())
     def revoke(self, worker: str, dead: bool, crashed: bool) -> None:
         """Of one that is dead, or that comes back and does not know."""
@@ -149,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         if dead:
             self.believed[worker] = []
 
-    @precondition(lambda self: any(job.status == "started" for job in self.jobs.values()))
+    @precondition(any_started)
     @rule(pick=PICK)
     def expire(self, pick: int) -> None:
         started = [job for job in self.jobs.values() if job.status == "started"]
