@@ -1,9 +1,9 @@
 """One denoising step: our U-Net against diffusers', on the same weights and inputs, in turns in one process.
 
-For Stable Diffusion 1.x at 32² latents (random weights) and for the built-in `scenes`: ours as `load_model` gives it,
-in float32 and bfloat16, against diffusers' default (float32), its bfloat16 and, with --best, its documented best for
-CPUs (bfloat16, channels_last, fused QKV, torch.compile with max-autotune; compiling takes minutes). Prints medians,
-speeds as multiples of diffusers' default, and the largest deviation; the last line is JSON.
+For Stable Diffusion 1.x at 32² latents and for the built-in `scenes`, with random weights: ours in float32 and bfloat16
+against diffusers' default (float32), its bfloat16 and, with --best, its documented best for CPUs (bfloat16,
+channels_last, fused QKV, torch.compile with max-autotune; compiling takes minutes). Prints medians, speeds as multiples
+of diffusers' default, and the largest deviation; the last line is JSON.
 
     python -m benchmarks.step [--models scenes sd1] [--rows 1 2 8] [--rounds 15] [--best]
 """
@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from ldm_core.directory import read_json
-from ldm_core.packing import pack
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 
@@ -49,7 +48,6 @@ def steps(name: str, rows: int, best: bool) -> dict[str, Step]:
 
     def ours(dtype: torch.dtype) -> Step:
         unet = copy.deepcopy(plain).to(dtype)
-        pack(unet)
         inputs = x.to(dtype), t, context.to(dtype)
         return lambda: unet(*inputs)
 

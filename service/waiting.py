@@ -13,28 +13,31 @@ from fastapi.responses import JSONResponse, Response
 from service.broker import Broker, BrokerUnavailable
 from service.errors import Problem
 from service.schemas import job_json
-from worker.jobs import TERMINAL, JobView
+from worker.jobs import TERMINAL, Format, JobView
 
 MAX_WAIT_S = 120.0
 IMAGE_WAIT_S = 60.0  # for a picture, when the client does not say
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 IMAGE = re.compile(r"image/(png|jpeg|webp|\*)", re.IGNORECASE)
+FORMATS: Mapping[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`wait_s` seconds to wait; `picture`: answer with the bytes of image 0."""
+    """`wait_s` seconds to wait; `picture`: answer with the bytes of image 0, in `format` if one is named."""
 
     wait_s: float
     picture: bool
+    format: Format | None = None
 
     @classmethod
     def of(cls, request: Request) -> Wish:
         """Reads `Prefer: wait=N` (RFC 7240) and `Accept`."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
-        picture = bool(IMAGE.search(request.headers.get("accept", "")))
+        picture = IMAGE.search(request.headers.get("accept", ""))
         default = IMAGE_WAIT_S if picture else 0.0
-        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else default, picture)
+        named = FORMATS.get(picture[1].lower()) if picture else None
+        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else default, picture is not None, named)
 
 
 async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str]) -> Response:

@@ -56,6 +56,8 @@ def _add_route(task: Task, summary: str) -> None:
         try:
             caller.check_task(task)
             body, wish = await read_body(request, REQUESTS[task]), Wish.of(request)
+            if wish.format is not None and "format" not in body.model_fields_set:
+                body.format = wish.format
             sent = await _submit(request, broker, caller, settings.job_timeout_s, task, body)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
             metrics.refused(refusal.reason, caller.name)

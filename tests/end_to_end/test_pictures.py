@@ -48,6 +48,16 @@ def test_the_same_request_as_multipart_gives_the_same_picture(served: Served, ta
     assert answer.content == served.http.post(f"/v1/{task}", json=body, headers=accept).content
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_what_is_accepted_is_what_comes_unless_the_body_names_another_format(served: Served, kind: str) -> None:
+    body, headers = request(served, "txt2img"), {"Accept": f"image/{kind}"}
+    answer = served.http.post("/v1/txt2img", json=body, headers=headers)
+    assert answer.headers["Content-Type"] == f"image/{kind}"
+    opened(answer.content, kind.upper())
+    named = served.http.post("/v1/txt2img", json={**body, "format": "png"}, headers=headers)
+    assert named.headers["Content-Type"] == "image/png"
+
+
 def test_curl_as_the_start_message_shows_it_makes_a_file(served: Served, tmp_path: Path) -> None:
     subprocess.run(
         ["curl", "-sS", "--fail-with-body", f"{served.url}/v1/txt2img", "-H", "Accept: image/png",
