@@ -33,6 +33,7 @@ from worker.vital import start_vital
 __all__ = ["Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Progress", "Saved"]
 
 BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
+FINISH_S = 1800.0  # decoding a picture of megapixels on a CPU takes minutes
 IDLE_S = 1.0  # how often an idle engine says that it lives
 
 
@@ -99,7 +100,8 @@ class Engine:
         """The device thread: steps until `stop`. An error here is the device's: it ends the thread."""
         finisher = start_vital("finisher", self._finisher.run)
         while not self._stopped:
-            self.last_step_at = time.monotonic()
+            if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
+                self._moved()
             if not self.step():
                 with self._changed:
                     self._changed.wait_for(self._has_work, IDLE_S)

@@ -29,10 +29,16 @@ class Finisher:
     ) -> None:
         self._models, self._done, self._stage, self._png_metadata = models, done, stage, png_metadata
         self._queue: queue.Queue[ImageRun | None] = queue.Queue(BACKLOG)
+        self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
         """Hands over a picture that has done its last step."""
         self._queue.put(run)
+
+    def hangs(self, limit_s: float) -> bool:
+        """Whether one picture has taken longer than that."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > limit_s
 
     def close(self) -> None:
         """Ends `run` after what is in line."""
@@ -45,10 +51,13 @@ class Finisher:
 
     def finish(self, run: ImageRun) -> None:
         """Finishes one picture here and now."""
+        self._busy_since = time.monotonic()
         try:
             result: EncodedImage | Exception = self._finish(run)
         except Exception as error:  # whatever it is, it is this picture's, and its job's, alone
             result = error
+        finally:
+            self._busy_since = None
         self._done(run, result)
 
     def _finish(self, run: ImageRun) -> EncodedImage:

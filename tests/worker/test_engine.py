@@ -241,3 +241,19 @@ def test_every_format_is_what_it_says(form: str, expected: str) -> None:
     encoded = Image.open(io.BytesIO(encode(picture(16), form, None)))  # type: ignore[arg-type]
     assert encoded.format == expected
     assert encoded.size == (16, 16)
+
+
+def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, going_on = Kept(), threading.Event()
+    monkeypatch.setattr("worker.engine.FINISH_S", 0.05)
+    monkeypatch.setattr("worker.finisher.encode", lambda *_: going_on.wait(20) and b"picture")
+    kept.engine.submit(job(steps=1))
+    device = threading.Thread(target=kept.engine.run)
+    device.start()
+    time.sleep(2.5)
+    quiet_s = time.monotonic() - kept.engine.last_step_at
+    going_on.set()
+    kept.engine.stop(10)
+    device.join()
+    assert quiet_s > 1  # the loop looks every second, and did not say that all was well
+    assert isinstance(kept.outcome("job"), Finished)
