@@ -56,9 +56,7 @@ def _add_route(task: Task, summary: str) -> None:
         try:
             caller.check_task(task)
             body, wish = await read_body(request, REQUESTS[task]), Wish.of(request)
-            if wish.format is not None and "format" not in body.model_fields_set:
-                body.format = wish.format
-            sent = await _submit(request, broker, caller, settings.job_timeout_s, task, body)
+            sent = await _submit(request, broker, caller, settings.job_timeout_s, task, body, wish)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
             metrics.refused(refusal.reason, caller.name)
             raise
@@ -77,7 +75,7 @@ for _task, _summary in TASKS.items():
 
 
 async def _submit(
-    request: Request, broker: Broker, caller: ApiKey, max_timeout_s: int, task: Task, body: JobRequest
+    request: Request, broker: Broker, caller: ApiKey, max_timeout_s: int, task: Task, body: JobRequest, wish: Wish
 ) -> Submitted:
     """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
     idempotency: Idempotency | None = None
@@ -85,6 +83,8 @@ async def _submit(
         idempotency = await to_thread.run_sync(identify, key, caller.name, task, body)
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
+    if wish.format is not None and "format" not in body.model_fields_set:
+        body.format = wish.format
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=max_timeout_s
     )
