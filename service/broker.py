@@ -111,8 +111,8 @@ class Broker:
             kind, *told = await self._enqueue(payload, record, quota, idempotency)
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
-        job_id = payload.id if kind not in {b"queued", b"duplicate", b"replay"} else told[0].decode()
         self._raise_refusal(kind, told, quota)
+        job_id = told[0].decode()
         pace = (
             Pace(limit=quota.rate, remaining=int(told[1]), reset_s=float(told[2])) if quota.rate and told[1:] else None
         )

@@ -35,9 +35,8 @@ class Admission:
         self._redis, self._blobs, self._held, self._metrics, self._fail = redis, blobs, held, metrics, fail
         self._worker, self._held_s = worker, held_s
         self._models = models
-        self._spare = max(
-            2 * MAX_IMAGES, max_rows // 4
-        )  # rows that may come in beyond those that run, to push others aside
+        # rows that may come in beyond those that run, to push others aside; one large job may have overshot by so many
+        self._spare = max(2 * MAX_IMAGES, max_rows // 4)
         self._turn = self._given_back = 0
 
     def admit(self, room: int) -> list[EngineJob]:

@@ -54,7 +54,7 @@ class Keeper:
         self._redis = connect(settings.redis_url)
         self._name = settings.worker_name or f"{socket.gethostname()}-{uuid4().hex[:8]}"
         self._worker: BaseProcess | None = None
-        self._dead: list[tuple[str, bool]] = []  # name, and whether it was killed from outside
+        self._dead: list[tuple[str, bool]] = []  # name, and whether it crashed
         self._stop_by = math.inf
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 

@@ -31,10 +31,8 @@ def main() -> int:
     parser.add_argument("--size", type=float, default=1.0, help="share of the jobs and kills that are asked for")
     parser.add_argument("--keep", action="store_true", help="leave data and logs where they are")
     args = parser.parse_args()
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # the service must not outlive this, and a shell's `&` ignores SIGINT
+    # the service must not outlive this, and a shell's `&` ignores SIGINT
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
     root = Path(tempfile.mkdtemp(prefix="ldm-chaos-"))  # short: a socket's path is limited
     world = World(root, seed=args.seed, size=args.size)
