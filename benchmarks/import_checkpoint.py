@@ -1,22 +1,28 @@
 """How long does importing a checkpoint of full Stable Diffusion 1.x size take, and how much memory?
 
-Makes one of random numbers in a temporary folder (4.3 GB in float32, deleted at the end), copies it, then imports it,
-each in a process of its own; the copy is the time that reading and writing take. Both run twice and the second round
-counts, so that neither pays for a cold cache. Prints a table; the last line is JSON.
+Makes one of random numbers in a temporary folder (4.3 GB in float32), copies it, then imports it, each in a process of
+its own; the copy is the time that reading and writing take. Both take turns, the disk has nothing left to write when
+one starts, and the median of the last rounds is printed.
 
-    python -m benchmarks.import_checkpoint [--dtype float16]
+What they write is kept until the end (8.5 GB a round), so that memory is full of cached files when it counts, as it is
+on a machine that has been up for a while. Otherwise a virtual machine hands freed memory back to its host and takes it
+anew at a quarter of a gigabyte a second, and whoever comes right after a deletion looks three times as fast.
+The last line is JSON.
+
+    python -m benchmarks.import_checkpoint [--dtype float16] [--rounds 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 import yaml
@@ -29,6 +35,7 @@ from ldm_core.compvis.names import clip_source, first_stage_source, unet_source
 from ldm_core.training.scenes.tokenizer import write_tokenizer
 from ldm_core.unet import UNet
 
+WARM = 2  # rounds that are not counted
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "attention_resolutions": [4, 2, 1],
     "num_res_blocks": 2, "channel_mult": [1, 2, 4, 4], "num_heads": 8, "use_spatial_transformer": True,
@@ -84,6 +91,11 @@ def make_checkpoint(folder: Path, dtype: torch.dtype) -> Path:
     return folder / "model.ckpt"
 
 
+def import_command(folder: Path, ckpt: Path, out: Path) -> list[str]:
+    command = [sys.executable, "-m", "service", "import", "--ckpt", str(ckpt), "--config", str(folder / "model.yaml")]
+    return [*command, "--out", str(out), "--tokenizer", str(folder / "tokenizer")]
+
+
 def timed(command: list[str]) -> tuple[float, float]:
     """Seconds, and the most memory in bytes, of a process of its own."""
     watch = (
@@ -98,34 +110,25 @@ def timed(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ckpt = make_checkpoint(folder, getattr(torch, args.dtype))
         write_tokenizer(folder / "tokenizer")
         size = ckpt.stat().st_size
-        copy, out = folder / "copy", folder / "out"
-        importing = [
-            sys.executable,
-            "-m",
-            "service",
-            "import",
-            "--ckpt",
-            str(ckpt),
-            "--config",
-            str(folder / "model.yaml"),
-        ]
-        importing += ["--out", str(out), "--tokenizer", str(folder / "tokenizer")]
-        for _ in range(2):
-            copy.unlink(missing_ok=True)
-            copied, _ = timed(["cp", str(ckpt), str(copy)])
-            copy.unlink()
-            shutil.rmtree(out, ignore_errors=True)
-            imported, memory = timed(importing)
+        copies, imports = [], []
+        for number in range(WARM + args.rounds):
+            os.sync()
+            copies.append(timed(["cp", str(ckpt), str(folder / f"copy{number}")])[0])
+            os.sync()
+            seconds, memory = timed(import_command(folder, ckpt, folder / f"out{number}"))
+            imports.append(seconds)
+    copied, imported = median(copies[WARM:]), median(imports[WARM:])
     print(f"checkpoint {size / 1e9:.2f} GB, {args.dtype}")
     print(f"copied in {copied:.1f} s, imported in {imported:.1f} s: {imported / copied:.2f} x")
     print(f"peak memory {memory / 1e9:.2f} GB: {memory / size:.2f} x its size")
-    figures = {"bytes": size, "dtype": args.dtype, "copy_s": copied, "import_s": imported, "peak_bytes": memory}
+    figures = {"bytes": size, "dtype": args.dtype, "copies_s": copies, "imports_s": imports, "peak_bytes": memory}
     print(json.dumps({**figures, "time_ratio": imported / copied, "memory_ratio": memory / size}))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.compvis.names import Source
-from ldm_core.compvis.writing import DTYPES, holds, write_tensors
+from ldm_core.compvis.writing import DTYPES, write_tensors
 from ldm_core.directory import write_json
 from ldm_core.errors import ModelError
 from ldm_core.weights import listed
@@ -52,18 +52,14 @@ class Checkpoint:
         def read(name: str) -> Tensor:
             return sources[name].of(self.state[keys[name]])
 
-        def checked(name: str) -> Tensor:
-            tensor = read(name)
+        def check(name: str, tensor: Tensor) -> None:
             low, high = tensor.aminmax()  # one pass; not-a-number spreads
             if not (low.isfinite() and high.isfinite()):
                 raise ModelError(self.file, f"{keys[name]} is not finite")
-            return tensor
 
         write_json(folder / "config.json", config)
         file = folder / (DIFFUSERS if "_class_name" in config else TRANSFORMERS)
-        write_tensors(file, shapes, checked)
-        if not holds(file, shapes, read):
-            raise ModelError(file, "does not hold what was written to it; is the disk sound?")
+        write_tensors(file, shapes, read, check)
 
     def _shapes(
         self, wanted: Mapping[str, Tensor], sources: Mapping[str, Source], keys: Mapping[str, str]
