@@ -68,16 +68,16 @@ def make_checkpoint(folder: Path, dtype: torch.dtype) -> Path:
     unet = unet_config(yaml_file, params["unet_config"])
     first_stage = autoencoder_config(yaml_file, params["first_stage_config"], 0.18215)
     text = read_condition(yaml_file, params["cond_stage_config"])
-    assert text is not None and text.network is not None
+    assert text is not None and text.wanted is not None
     with torch.device("meta"):
-        networks = {
-            "model.diffusion_model.": (UNet(unet), unet_source(unet)),
-            "first_stage_model.": (Autoencoder(first_stage), first_stage_source(first_stage)),
-            "cond_stage_model.transformer.": (text.network, clip_source),
+        parts = {
+            "model.diffusion_model.": (parameters(UNet(unet)), unet_source(unet)),
+            "first_stage_model.": (parameters(Autoencoder(first_stage)), first_stage_source(first_stage)),
+            "cond_stage_model.transformer.": (text.wanted, clip_source),
         }
     state: dict[str, torch.Tensor] = {}
-    for prefix, (network, source) in networks.items():
-        for name, wanted in parameters(network).items():
+    for prefix, (everything, source) in parts.items():
+        for name, wanted in everything.items():
             shape = tuple(wanted.shape)
             if (
                 prefix == "first_stage_model."

@@ -23,10 +23,8 @@ from ldm_core.directory import find_components, read_json
 from ldm_core.errors import ModelError
 from ldm_core.inpainting import HoleStyle, MaskedPicture
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
+from ldm_core.tokenizer_loading import TokenizerClass, read_tokenizer
 from ldm_core.weights import load_strictly, read_weights, weights_file
-
-TokenizerClass = type[CLIPTokenizer] | type[BertTokenizer]
-VOCABULARIES = {CLIPTokenizer: ("tokenizer.json", "vocab.json"), BertTokenizer: ("tokenizer.json", "vocab.txt")}
 
 
 def build_condition(path: Path) -> Condition:
@@ -106,21 +104,3 @@ def _tokenizer(path: Path, kind: TokenizerClass, entries: int) -> Tokenizer:
     if not path.is_dir():
         raise ModelError(path, "is missing")
     return cast("Tokenizer", read_tokenizer(str(path), kind, entries))
-
-
-def read_tokenizer(name: str, kind: TokenizerClass, entries: int) -> CLIPTokenizer | BertTokenizer:
-    """A tokenizer from a folder, or by a name that the transformers library finds. Raises ModelError.
-
-    It must have a vocabulary, which the library does not ask for in a folder, of at most `entries` tokens.
-    """
-    path = Path(name)
-    if path.is_dir() and not any((path / file).exists() for file in VOCABULARIES[kind]):
-        raise ModelError(path, f"has no vocabulary ({' or '.join(VOCABULARIES[kind])})")
-    try:
-        tokenizer = kind.from_pretrained(name)
-    except Exception as error:  # it raises what it likes: OSError, ValueError, KeyError, its tokenizers' own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(path, f"is no tokenizer that can be read ({reason})") from None
-    if len(tokenizer) > entries:
-        raise ModelError(path, f"has {len(tokenizer)} tokens, its text encoder knows {entries}")
-    return tokenizer

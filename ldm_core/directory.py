@@ -11,6 +11,7 @@ from typing import Any
 from ldm_core.errors import ModelError
 
 FIRST_STAGES = ("vae", "vqvae")
+UNSCALED = "LDMSuperResolutionPipeline"  # decodes without scaling, whatever the configuration says
 TEXT_COMPONENTS = ("text_encoder", "bert")
 MODEL_TYPES = {"clip_text_model": "CLIPTextModel", "clip": "CLIPModel", "ldmbert": "LDMBertModel"}
 CONDITIONS = (*TEXT_COMPONENTS, "condition")

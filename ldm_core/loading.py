@@ -14,7 +14,7 @@ from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.condition_loading import build_condition
 from ldm_core.conditioning import Condition
 from ldm_core.config import read_card
-from ldm_core.directory import CONDITIONS, find_components, read_json
+from ldm_core.directory import CONDITIONS, UNSCALED, find_components, read_json
 from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
 from ldm_core.schedule import NoiseSchedule
@@ -22,7 +22,6 @@ from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 from ldm_core.weights import load_strictly, read_weights, weights_file
 
-UNSCALED = "LDMSuperResolutionPipeline"  # decodes without scaling, whatever the configuration says
 Module = TypeVar("Module", bound=nn.Module)
 Shared = dict[str, nn.Module]
 

@@ -31,18 +31,18 @@ class Checkpoint:
     used: set[str] = field(default_factory=set)
 
     def write(
-        self, folder: Path, config: Mapping[str, Any], network: nn.Module, source: Callable[[str], Source],
+        self, folder: Path, config: Mapping[str, Any], wanted: Mapping[str, Tensor], source: Callable[[str], Source],
         prefix: str = "", rename: Callable[[str], str] = str, extra: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """A component: every parameter of `network`, which is on no device, and those of `extra` that are there.
+        """A component: what is `wanted`, as tensors on no device, and of `extra` what is there.
 
         `source` says where a parameter comes from below `prefix`; `rename` is applied to the whole key. Raises
         ModelError, naming what is missing, of another shape, of another dtype or not finite.
         """
-        self.progress(f"{folder.name}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
-        sources = {name: source(name) for name in parameters(network)}
+        self.progress(f"{folder.name}: {sum(tensor.numel() for tensor in wanted.values()) / 1e6:.1f} M parameters")
+        sources = {name: source(name) for name in wanted}
         keys = {name: rename(prefix + found.key) for name, found in sources.items()}
-        shapes = self._shapes(parameters(network), sources, keys)
+        shapes = self._shapes(wanted, sources, keys)
         for name in extra:
             if (key := prefix + name) in self.state:
                 keys[name], sources[name] = key, Source(name)

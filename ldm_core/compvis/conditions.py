@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPTextConfig
 
+from ldm_core.compvis.components import parameters
 from ldm_core.compvis.configs import Reader, Yaml, params_of
 from ldm_core.compvis.names import Source, bert_source, clip_source, open_clip_source
 from ldm_core.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
@@ -45,14 +46,14 @@ KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {"openai/clip-vit-large-patch14": 
 class ConditionPart:
     """A component directory to write: its name, configuration, weights' names and sources, and the tokenizer's name.
 
-    `prefix` is where the weights lie in the checkpoint; `network` has the parameters that are wanted, on no device.
+    `prefix` is where the weights lie in the checkpoint; `wanted` are the parameters, on no device.
     """
 
     folder: str
     library: str
     class_name: str
     config: Mapping[str, Any]
-    network: nn.Module | None = None
+    wanted: Mapping[str, Tensor] | None = None
     source: Callable[[str], Source] | None = None
     prefix: str = ""
     tokenizer: str | None = None
@@ -87,12 +88,14 @@ def clip_condition(path: Path, node: Any, key: str | None, clip: Path | None) ->
         raise ModelError(path, CLIP_MISSING if attends else "asks for no CLIP embeddings; leave --clip out")
     if clip is None:
         return None
+    from transformers import CLIPModel
+
     config = CLIPConfig(**read_json(clip / "config.json"))
     with torch.device("meta"):
         network = CLIPModel(config)
     return ConditionPart(
         folder="condition", library="transformers", class_name="CLIPModel",
-        config={**config.to_dict(), "architectures": ["CLIPModel"]}, network=network, source=Source,
+        config={**config.to_dict(), "architectures": ["CLIPModel"]}, wanted=parameters(network), source=Source,
         tokenizer=str(clip.resolve()), weights=weights_file(clip), width=config.projection_dim,
     )  # fmt: skip
 
@@ -129,8 +132,8 @@ def _rescaler(path: Path, read: Reader) -> ConditionPart:
 def _own_part(config: Mapping[str, Any], network: nn.Module) -> ConditionPart:
     """An encoder of this library's, whose weights have the same names there and here."""
     return ConditionPart(
-        folder="condition", library="ldm_core", class_name=config["_class_name"], config=config, network=network,
-        source=Source, prefix="cond_stage_model.",
+        folder="condition", library="ldm_core", class_name=config["_class_name"], config=config,
+        wanted=parameters(network), source=Source, prefix="cond_stage_model.",
     )  # fmt: skip
 
 
@@ -149,7 +152,7 @@ def _bert(path: Path, read: Reader) -> ConditionPart:
     with torch.device("meta"):
         network = TextTransformer(config)
     common: dict[str, Any] = {
-        "network": network, "source": bert_source, "prefix": "cond_stage_model.transformer.",
+        "wanted": parameters(network), "source": bert_source, "prefix": "cond_stage_model.transformer.",
         # the head that predicts words: ours does without, diffusers' class has it
         "extra": ("to_logits.weight", "to_logits.bias"),
     }  # fmt: skip
@@ -195,13 +198,30 @@ def _clip_part(sizes: Yaml, source: Callable[[str], Source], prefix: str, tokeni
     config = CLIPTextConfig(
         **{key: value for key, value in sizes.items() if key not in {"architectures", "model_type"}}
     )
-    with torch.device("meta"):
-        network = CLIPTextModel(config)
     return ConditionPart(
         folder="text_encoder", library="transformers", class_name="CLIPTextModel",
         config={"architectures": ["CLIPTextModel"], **config.to_diff_dict()},
-        network=network, source=source, prefix=prefix, tokenizer=tokenizer,
+        wanted=clip_text_parameters(config), source=source, prefix=prefix, tokenizer=tokenizer,
     )  # fmt: skip
+
+
+def clip_text_parameters(config: CLIPTextConfig) -> dict[str, Tensor]:
+    """The parameters of transformers' CLIPTextModel, on no device; importing the class itself takes seconds."""
+    width, inner = config.hidden_size, config.intermediate_size
+    linear = {f"self_attn.{x}_proj": (width, width) for x in ("k", "v", "q", "out")}
+    linear |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    norms = ["final_layer_norm"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.token_embedding.weight": (config.vocab_size, width),
+        "embeddings.position_embedding.weight": (config.max_position_embeddings, width),
+    }
+    for number in range(config.num_hidden_layers):
+        layer = f"encoder.layers.{number}"
+        norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
+        for name, (outputs, inputs) in linear.items():
+            shapes[f"{layer}.{name}.weight"], shapes[f"{layer}.{name}.bias"] = (outputs, inputs), (outputs,)
+    shapes |= {f"{norm}.{name}": (width,) for norm in norms for name in ("weight", "bias")}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 READERS: Mapping[str, Callable[[Path, Reader], ConditionPart]] = {

@@ -14,16 +14,15 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.compvis.checkpoint import open_checkpoint
-from ldm_core.compvis.components import Checkpoint
+from ldm_core.compvis.components import Checkpoint, parameters
 from ldm_core.compvis.conditions import FIRST_STAGE, ConditionPart, clip_condition, read_condition
 from ldm_core.compvis.configs import DIFFUSION, Reader, autoencoder_config, read_yaml, scheduler_config, unet_config
 from ldm_core.compvis.labels import write_labels
 from ldm_core.compvis.names import first_stage_source, unet_source
-from ldm_core.condition_loading import TokenizerClass, read_tokenizer
 from ldm_core.config import read_card
-from ldm_core.directory import write_json
+from ldm_core.directory import UNSCALED, write_json
 from ldm_core.errors import ModelError
-from ldm_core.loading import UNSCALED
+from ldm_core.tokenizer_loading import TokenizerClass, read_tokenizer
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 
@@ -151,7 +150,9 @@ class _Import:
         """An autoencoder, alone or of a diffusion model."""
         with torch.device("meta"):
             network = Autoencoder(config)
-        self._checkpoint.write(self._out / folder, config.to_json(), network, first_stage_source(config), prefix)
+        self._checkpoint.write(
+            self._out / folder, config.to_json(), parameters(network), first_stage_source(config), prefix
+        )
 
     def _unet(self, config: UNetConfig, ema: bool) -> None:
         checkpoint = self._checkpoint
@@ -163,7 +164,8 @@ class _Import:
                 raise ModelError(checkpoint.file, lacks)
             checkpoint.used |= {key for key in checkpoint.state if key.startswith(UNET_PREFIX)}
         rename = _averaged if ema else str
-        checkpoint.write(self._out / "unet", config.to_json(), network, unet_source(config), UNET_PREFIX, rename)
+        wanted = parameters(network)
+        checkpoint.write(self._out / "unet", config.to_json(), wanted, unet_source(config), UNET_PREFIX, rename)
 
     def _condition(self, part: ConditionPart, unet: UNetConfig) -> None:
         folder = self._out / part.folder
@@ -172,14 +174,14 @@ class _Import:
                 self._config,
                 f"unet_config.context_dim = {unet.cross_attention_dim}, {part.class_name} gives {part.width}",
             )
-        if part.network is None or part.source is None:
+        if part.wanted is None or part.source is None:
             write_json(folder / "config.json", part.config)
         elif part.weights is None:
-            self._checkpoint.write(folder, part.config, part.network, part.source, part.prefix, extra=part.extra)
+            self._checkpoint.write(folder, part.config, part.wanted, part.source, part.prefix, extra=part.extra)
         else:
             with open_checkpoint(part.weights) as state:
                 beside = Checkpoint(part.weights, part.weights.parent / "config.json", state, self._checkpoint.progress)
-                beside.write(folder, part.config, part.network, part.source)
+                beside.write(folder, part.config, part.wanted, part.source)
 
     def _tokenizer(self, part: ConditionPart, given: Path | str | None) -> str:
         kind: TokenizerClass = BertTokenizer if part.folder == "bert" else CLIPTokenizer

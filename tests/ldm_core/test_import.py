@@ -18,8 +18,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_core.autoencoder import Autoencoder
 from ldm_core.compvis import import_checkpoint
+from ldm_core.compvis.components import parameters
+from ldm_core.compvis.conditions import clip_text_parameters
 from ldm_core.compvis.configs import autoencoder_config
 from ldm_core.compvis.names import first_stage_source
+from ldm_core.compvis.writing import write_tensors
 from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_first_stage, load_model
@@ -319,3 +322,20 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, text: str, named: st
     with pytest.raises(ModelError, match=named):
         classes(tmp_path, text)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_is_asked_for_as_transformers_names_it() -> None:
+    config = CLIPTextConfig(
+        hidden_size=8, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=20,
+        max_position_embeddings=7,
+    )  # fmt: skip
+    theirs = {name: value.shape for name, value in parameters(CLIPTextModel(config)).items()}
+    assert {name: value.shape for name, value in clip_text_parameters(config).items()} == theirs
+
+
+def test_what_reads_back_otherwise_than_it_was_written_is_named(tmp_path: Path) -> None:
+    """As on a disk that loses a bit: every second time that the tensor is read, it is another."""
+    reads = iter(torch.zeros(2, 3) + number for number in range(2))
+    shapes = {"weight": (torch.float32, (2, 3))}
+    with pytest.raises(ModelError, match="weight does not read back"):
+        write_tensors(tmp_path / "x.safetensors", shapes, lambda name: next(reads), lambda name, tensor: None)
