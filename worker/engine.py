@@ -216,6 +216,7 @@ class Engine:
         del self._requests[request.job.id]
         self._cancelled.discard(request.job.id)
         self._scheduler.remove(request)
+        request.runs.clear()  # a cycle would keep its pictures and latents until the next full garbage collection
         self._emit([event])
         self._changed.notify_all()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,10 +14,12 @@ import torch
 from PIL import Image
 
 from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
+from ldm_core.tasks import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
 from worker.png import encode, parameters_of
+from worker.request import ImageRun, Request
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -257,3 +261,26 @@ def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     device.join()
     assert quiet_s > 1  # the loop looks every second, and did not say that all was well
     assert isinstance(kept.outcome("job"), Finished)
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_what_has_ended_frees_its_pictures_and_latents_at_once() -> None:
+    """However it ended. Waiting for the garbage collector, a worker keeps thousands of them, on the device as well."""
+    kept = Kept()
+    for one in (job(n=2), inpaint(), superres(), job("bad", task="inpaint", pictures={"image": b"", "mask": b""})):
+        kept.engine.submit(one)
+    kept.engine.submit(job("cancelled"))
+    kept.engine.step()
+    kept.engine.cancel("cancelled")
+    kept.run_all()
+    kept.events.clear()
+    assert kept.engine.unfinished() == []
+    assert [thing for thing in gc.get_objects() if type(thing) in {Request, ImageRun, Sample}] == []
