@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
 from ldm_core.tiling import Tiling, covering, tiled
+
+PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
 
 if TYPE_CHECKING:
     from ldm_core.model import LatentDiffusion
@@ -138,7 +141,19 @@ def decode(model: LatentDiffusion, sample: Sample) -> Tensor:
 
 def finish(model: LatentDiffusion, sample: Sample) -> Image.Image:
     """The finished picture in 8 bits."""
-    levels = (decode(model, sample) * 255).round().to(torch.uint8)
+    return _in_8_bits(decode(model, sample))
+
+
+def preview(model: LatentDiffusion, x0: Tensor) -> Image.Image:
+    """What latents foreseen in the middle of the steps look like, decoded from at most `PREVIEW_LATENTS` a side."""
+    height, width = x0.shape[2:]
+    shrink = max(1.0, max(height, width) / PREVIEW_LATENTS)
+    small = F.interpolate(x0, (max(1, int(height / shrink)), max(1, int(width / shrink))), mode="area")
+    return _in_8_bits((model.autoencoder.decode(small.to(model.dtype)).float()[0] / 2 + 0.5).clamp(0, 1))
+
+
+def _in_8_bits(picture: Tensor) -> Image.Image:
+    levels = (picture * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 

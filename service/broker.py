@@ -184,6 +184,16 @@ class Broker:
                 return None
             return (await with_positions(self._redis, [view_of(record)]))[0]
 
+    async def preview(self, job_id: str) -> bytes:
+        """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
+        key = scripts.preview_key(job_id)
+        with suppress(BrokerUnavailable):
+            async with _available(), self._redis.pipeline() as asked:
+                asked.set(key, b"", nx=True, ex=scripts.PREVIEW_TTL_S)
+                asked.getex(key, ex=scripts.PREVIEW_TTL_S)
+                return bytes((await asked.execute())[1] or b"")
+        return b""
+
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""
         deadline = time.monotonic() + timeout_s

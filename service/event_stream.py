@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -33,15 +34,21 @@ def all_seen(job: JobView, seen: EventId) -> bool:
     return job.status in TERMINAL and parse_id(job.event_id) <= seen
 
 
-async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> AsyncGenerator[bytes, None]:
+async def event_stream(
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False
+) -> AsyncGenerator[bytes, None]:
     """The events after `seen`. What comes faster than the client reads is left out, but never the end.
 
     A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
+    With `previews`, some steps carry what the worker foresees of the picture.
     """
+    shown = b""
     with broker.watch(job_id, steps=True) as watch:
         while not broker.leaving:
             watch.clear()
             try:
+                if previews:
+                    await broker.preview(job_id)  # tells the worker that somebody looks
                 job = await broker.job(job_id)
             except BrokerUnavailable:  # or too many ask it at once
                 yield STILL_HERE
@@ -59,10 +66,16 @@ async def event_stream(broker: Broker, job_id: str, seen: EventId = NOTHING) -> 
                 if not await watch.wait(HEARTBEAT_S):
                     yield STILL_HERE
                     silence += 1
+                    if previews:
+                        await broker.preview(job_id)
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
-                    yield _event(step[0], "progress", _progress(job, step[1]))
+                    progress = _progress(job, step[1])
+                    if previews and (newest := await broker.preview(job_id)) not in {b"", shown}:
+                        shown = newest
+                        progress["preview"] = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
+                    yield _event(step[0], "progress", progress)
 
 
 def _progress(job: JobView, step: int) -> dict[str, Any]:

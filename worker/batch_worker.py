@@ -50,6 +50,7 @@ class Engine(Protocol):
 
     def submit(self, job: EngineJob) -> None: ...
     def cancel(self, job_id: str) -> None: ...
+    def look(self, job_id: str) -> None: ...
     def free_rows(self) -> int: ...
     def unfinished(self) -> list[str]: ...
     def run(self) -> None: ...
@@ -182,10 +183,12 @@ class BatchWorker(BaseWorker):
         except AWAY:
             self._pause = min(max(2 * self._pause, 0.1), 2.0)  # the leases say it in the log
 
-    def _heard(self, cancel: list[bytes], lost: list[bytes]) -> None:
+    def _heard(self, cancel: Sequence[bytes], lost: Sequence[bytes], looked: Sequence[bytes] = ()) -> None:
         """What Redis says of our executions: to be cancelled, or no longer ours."""
         for key in (both.decode() for both in cancel):
             self._engine.cancel(key)
+        for key in (both.decode() for both in looked):
+            self._engine.look(key)
         for held in [held for both in lost if (held := self._held.get(both.decode())) is not None]:
             log.warning("a job is no longer this worker's: its lease had run out", extra=held.context)
             self._held.drop(held.key)

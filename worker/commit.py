@@ -16,12 +16,13 @@ from redis import Redis
 
 from worker import scripts
 from worker.blobs import BlobStore, blobs_of, checkpoint_name, output_name
-from worker.connection import AWAY
+from worker.connection import AWAY, able
 from worker.holdings import Held, Holdings
 from worker.jobs import CONTENT_TYPES, StoredImage
 from worker.metrics import WorkerMetrics
 from worker.records import iso_now, problem_of, result_fields
-from worker.request import Cancelled, EncodedImage, Event, Failed, Finished, Progress, Saved
+from worker.request import Cancelled, EncodedImage, Event, Failed, Finished, Preview, Progress, Saved
+from worker.scripts import PREVIEW_TTL_S, preview_key
 from worker.vital import start_vital
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Clerk:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, heard: Callable[[list[bytes], list[bytes]], None],
+        *, worker: str, heard: Callable[..., None],
         settled: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
@@ -82,6 +83,8 @@ class Clerk:
             for event in events:
                 if isinstance(event, Saved):
                     self._save(event)
+                elif isinstance(event, Preview):
+                    self._show(event)
                 elif not isinstance(event, Progress):
                     self._end(event)
 
@@ -102,6 +105,13 @@ class Clerk:
         with suppress(*AWAY, OSError):
             self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
             scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
+
+    def _show(self, event: Preview) -> None:
+        """If somebody still looks."""
+        held = self._held.get(event.job_id)
+        if held is not None:
+            with suppress(*AWAY), able():
+                self._redis.set(preview_key(held.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         held = self._held.get(event.job_id)

@@ -22,6 +22,7 @@ from worker.request import (
     Failed,
     Finished,
     ImageRun,
+    Preview,
     Progress,
     Request,
     Saved,
@@ -30,9 +31,12 @@ from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.vital import start_vital
 
-__all__ = ["Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Progress", "Saved"]
+__all__ = [
+    "Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Preview", "Progress", "Saved",
+]  # fmt: skip
 
 BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
+PREVIEW_S = 0.5  # between two previews of a job
 FINISH_S = 1800.0  # decoding a picture of megapixels on a CPU takes minutes
 IDLE_S = 1.0  # how often an idle engine says that it lives
 
@@ -62,7 +66,7 @@ class Engine:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows)
         self._runner = Runner(models, rows)
-        self._finisher = Finisher(models, self._finished, metrics.stage, png_metadata)
+        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata)
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()
@@ -85,6 +89,12 @@ class Engine:
             if job_id in self._requests:
                 self._cancelled.add(job_id)
                 self._changed.notify_all()
+
+    def look(self, job_id: str) -> None:
+        """Somebody watches the job: previews of its first picture leave with its progress, from now on."""
+        with self._changed:
+            if (request := self._requests.get(job_id)) is not None:
+                request.looked_at = True
 
     def free_rows(self) -> int:
         """How many more rows would run at once; negative when some rest."""
@@ -188,8 +198,15 @@ class Engine:
             self._emit([self._runner.save(request) for request in due])
         for request in due:
             request.saved_at = now
+        for request in alive:
+            if request.looked_at and now - request.shown_at >= PREVIEW_S and self._finisher.preview(request.runs[0]):
+                request.shown_at = now
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
+
+    def _show(self, job_id: str, data: bytes) -> None:
+        """Called on the finisher's thread."""
+        self._emit([Preview(job_id, data)])
 
     def _finished(self, run: ImageRun, result: EncodedImage | Exception) -> None:
         """Called on the finisher's thread."""

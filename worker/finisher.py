@@ -1,39 +1,65 @@
-"""After the last step: decode and encode, one picture at a time, on a thread beside the one that steps."""
+"""After the last step: decode and encode, one picture at a time, on a thread beside the one that steps.
+
+Between them previews, where somebody looks: only while nothing finished waits.
+"""
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
-from worker.png import encode, parameters_of
+from worker.png import encode, encode_preview, parameters_of
 from worker.request import EncodedImage, ImageRun
+
+log = logging.getLogger(__name__)
 
 Stage = Callable[[str, float], None]
 BACKLOG = 32  # pictures; with more than that the device waits, rather than hold ever more of them
 
 
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """A picture as it is foreseen in the middle of its steps."""
+
+    job_id: str
+    model: str
+    x0: Tensor
+
+
 class Finisher:
-    """`done` is told of each picture: the bytes, or the exception that came instead."""
+    """`done` is told of each picture: the bytes, or the exception that came instead; `show` of previews."""
 
     def __init__(
         self,
         models: Mapping[str, LatentDiffusion],
         done: Callable[[ImageRun, EncodedImage | Exception], None],
+        show: Callable[[str, bytes], None],
         stage: Stage,
         png_metadata: bool,
     ) -> None:
-        self._models, self._done, self._stage, self._png_metadata = models, done, stage, png_metadata
-        self._queue: queue.Queue[ImageRun | None] = queue.Queue(BACKLOG)
+        self._models, self._done, self._show, self._stage = models, done, show, stage
+        self._png_metadata = png_metadata
+        self._queue: queue.Queue[ImageRun | Glimpse | None] = queue.Queue(BACKLOG)
         self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
         """Hands over a picture that has done its last step."""
         self._queue.put(run)
+
+    def preview(self, run: ImageRun) -> bool:
+        """Makes a preview of a picture under way, unless there is something else to do; whether it will."""
+        if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
+            return False
+        self._queue.put(Glimpse(run.request.job.id, run.request.job.model, run.sample.x0))
+        return True
 
     def hangs(self, limit_s: float) -> bool:
         """Whether one picture has taken longer than that."""
@@ -46,11 +72,14 @@ class Finisher:
 
     def run(self) -> None:
         """The thread's target."""
-        while (run := self._queue.get()) is not None:
-            self.finish(run)
+        while (work := self._queue.get()) is not None:
+            self.finish(work)
 
-    def finish(self, run: ImageRun) -> None:
-        """Finishes one picture here and now."""
+    def finish(self, run: ImageRun | Glimpse) -> None:
+        """Finishes one picture here and now, or makes a preview."""
+        if isinstance(run, Glimpse):
+            self._preview(run)
+            return
         self._busy_since = time.monotonic()
         try:
             result: EncodedImage | Exception = self._finish(run)
@@ -59,6 +88,14 @@ class Finisher:
         finally:
             self._busy_since = None
         self._done(run, result)
+
+    def _preview(self, glimpse: Glimpse) -> None:
+        try:
+            with torch.inference_mode():
+                picture = tasks.preview(self._models[glimpse.model], glimpse.x0)
+            self._show(glimpse.job_id, encode_preview(picture))
+        except Exception:  # the picture itself is what counts
+            log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
 
     def _finish(self, run: ImageRun) -> EncodedImage:
         job, sample = run.request.job, run.sample

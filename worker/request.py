@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,14 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """What the job's first picture is going to be, as a small JPEG."""
+
+    job_id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The job's pictures, in order."""
 
@@ -83,7 +92,7 @@ class Cancelled:
     job_id: str
 
 
-Event = Progress | Saved | Finished | Failed | Cancelled
+Event = Progress | Saved | Preview | Finished | Failed | Cancelled
 
 
 @dataclass(eq=False, slots=True)
@@ -96,6 +105,8 @@ class Request:
     done: dict[int, EncodedImage] = field(default_factory=dict)
     resumes: Mapping[int, SavedSample] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
+    looked_at: bool = False  # by a client that wants to see previews
+    shown_at: float = -math.inf
 
     def __post_init__(self) -> None:
         self.runs = [ImageRun(self, index) for index in range(self.job.params.n)]

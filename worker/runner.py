@@ -13,7 +13,7 @@ from ldm_core import tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
 from worker.checkpoint import Checkpoint, place_of
-from worker.request import ImageRun, Request, Saved
+from worker.request import EngineJob, ImageRun, Request, Saved
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Runner:
             if _device_is_lost(error):
                 raise
             if len(batch) == 1:
-                return {batch[0].request: _as_job_error(error)}
+                return {batch[0].request: _as_job_error(error, batch[0].request.job)}
             half = len(batch) // 2
             return self.step(batch[:half], called) | self.step(batch[half:], called)
         return {
@@ -85,10 +85,10 @@ def _decoded(data: bytes) -> Image.Image:
     return picture
 
 
-def _as_job_error(error: Exception) -> Exception:
+def _as_job_error(error: Exception, job: EngineJob) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory("The job does not fit into the device's memory, even alone.")
-    log.error("a job could not be stepped", exc_info=error)
+    log.error("a job could not be stepped", exc_info=error, extra={"job_id": job.id, "request_id": job.request_id})
     return JobError("The device refused the job; the worker's log has the cause.")
 
 

@@ -25,6 +25,7 @@ OPEN = "ldm:open"  # sorted set: every job that is queued or running
 LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with pictures to delete
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
+PREVIEW_TTL_S = 60  # after the last client has looked
 
 
 def owner_jobs_key(owner: str) -> str:
@@ -50,6 +51,11 @@ def bell_key(model: str) -> str:
 def commands_key(worker: str) -> str:
     """A list of job ids that this worker shall cancel."""
     return f"ldm:commands:{worker}"
+
+
+def preview_key(job_id: str) -> str:
+    """The newest preview of a job, a JPEG; empty until there is one. It is there while a client looks."""
+    return f"ldm:preview:{job_id}"
 
 
 def worker_key(worker: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 
 from service.dependencies import BrokerOf, JobOf, MetricsOf
@@ -43,6 +43,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 async def get_events(
     job: JobOf, broker: BrokerOf, metrics: MetricsOf,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", description="goes on after this event")] = "",
+    preview: Annotated[bool, Query(description="some `progress` events have `preview`, a JPEG data URL")] = False,
 ) -> Response:  # fmt: skip
     seen = parse_id(last_event_id)
     if all_seen(job, seen):
@@ -50,7 +51,7 @@ async def get_events(
 
     async def stream() -> AsyncIterator[bytes]:
         with metrics.listening():
-            async with aclosing(event_stream(broker, job.payload.id, seen)) as events:
+            async with aclosing(event_stream(broker, job.payload.id, seen, previews=preview)) as events:
                 async for event in events:
                     yield event
 

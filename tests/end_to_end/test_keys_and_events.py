@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from tests.end_to_end.bodies import request
 from tests.end_to_end.serving import Served, eventually
@@ -18,9 +21,9 @@ Serve = Callable[..., Served]
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 
 
-def events(http: httpx.Client, url: str, **headers: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def events(http: httpx.Client, url: str, query: str = "", **headers: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and data of each event until the server ends the stream."""
-    with http.stream("GET", f"{url}/events", headers=headers) as answer:
+    with http.stream("GET", f"{url}/events{query}", headers=headers) as answer:
         assert answer.status_code == 200
         name = ""
         for line in answer.iter_lines():
@@ -40,6 +43,24 @@ def test_a_job_is_followed_step_by_step(served: Served) -> None:
     assert len(steps) > 5
     assert steps == sorted(set(steps))
     assert end == served.job(job["id"])
+
+
+def test_previews_come_to_whom_asks_and_change_no_byte(served: Served) -> None:
+    body = request(served, "txt2img", steps=400)
+    jobs = [served.submit("txt2img", **body) for _ in range(2)]
+    shown = [
+        data["preview"] for _, data in events(served.http, jobs[0]["urls"]["self"], "?preview=1") if "preview" in data
+    ]
+    assert len(shown) == len(set(shown)) >= 2
+    for url in shown:
+        head, _, data = url.partition(",")
+        assert head == "data:image/jpeg;base64"
+        picture = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert (picture.format, max(picture.size)) == ("JPEG", 64)
+    unseen = events(served.http, jobs[1]["urls"]["self"])
+    assert not [data for _, data in unseen if "preview" in data]
+    ended = [served.finished(job["id"]) for job in jobs]
+    assert ended[0]["images"][0]["sha256"] == ended[1]["images"][0]["sha256"]
 
 
 def test_a_job_over_its_own_timeout_fails_and_says_so(served: Served) -> None:

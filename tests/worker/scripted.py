@@ -53,6 +53,9 @@ class ScriptedEngine:
             self._rows[job.id] = Row(job)
             self._condition.notify()
 
+    def look(self, job_id: str) -> None:
+        """Makes no previews."""
+
     def cancel(self, job_id: str) -> None:
         with self._condition:
             if job_id in self._rows:

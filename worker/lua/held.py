@@ -71,21 +71,22 @@ end
 return taken
 """
 
-# id, execution, step, ... -> executions to cancel, executions that are no longer ours
+# id, execution, step, ... -> executions to cancel, executions that are no longer ours, executions somebody looks at
 PROGRESS = """
-local steps, cancel, lost, any = {}, {}, {}, false
+local steps, cancel, lost, looked, any = {}, {}, {}, {}, false
 for i = 1, #ARGV, 3 do
   local id, exe, step = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if mine(id, exe) then
     call('HSET', job_key(id), 'x_step', step)
     steps[id], any = step, true
     if call('HEXISTS', job_key(id), 'x_cancel') == 1 then cancel[#cancel + 1] = id..':'..exe end
+    if call('EXISTS', 'ldm:preview:'..id) == 1 then looked[#looked + 1] = id..':'..exe end
   elseif not ended(id, exe) then
     lost[#lost + 1] = id..':'..exe
   end
 end
 if any then event('kind', 'progress', 'steps', cjson.encode(steps)) end
-return {cancel, lost}
+return {cancel, lost, looked}
 """
 
 # id, execution, step -> whether the job is still ours: then it would resume from that step
