@@ -186,21 +186,22 @@ class Engine:
         self.last_step_at = time.monotonic()
 
     def _report(self, requests: set[Request]) -> None:
-        """One call for everybody's progress."""
+        """One call for everybody's progress. Under the lock: a job that ends meanwhile has no pictures any more."""
+        now = time.monotonic()
         with self._changed:
             alive = [request for request in requests if request.job.id in self._requests]
+            if alive:
+                self._emit([Progress(request.job.id, request.step) for request in alive])
+            due = [request for request in alive if now - request.saved_at >= self._checkpoint_s]
+            if due:
+                self._emit([self._runner.save(request) for request in due])
+            for request in due:
+                request.saved_at = now
+            for request in alive:
+                late = request.looked_at and now - request.shown_at >= PREVIEW_S
+                if late and self._finisher.preview(request.runs[0]):
+                    request.shown_at = now
             counts = {model: self._scheduler.rows(model) for model in self._models}
-        if alive:
-            self._emit([Progress(request.job.id, request.step) for request in alive])
-        now = time.monotonic()
-        due = [request for request in alive if now - request.saved_at >= self._checkpoint_s]
-        if due:
-            self._emit([self._runner.save(request) for request in due])
-        for request in due:
-            request.saved_at = now
-        for request in alive:
-            if request.looked_at and now - request.shown_at >= PREVIEW_S and self._finisher.preview(request.runs[0]):
-                request.shown_at = now
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
 
