@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from itertools import count
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
@@ -41,6 +42,7 @@ FINAL = {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}  # the worker has said why, and wo
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 BACK_OFF_S = (0.5, 30.0)  # only for workers that die before they serve
 LOOK_S = 1.0
+VMSTAT = Path("/proc/vmstat")
 FLUSH_S = 8.0  # at the end, beyond the drain: what a worker may take to write its outcomes
 # where a fork after such imports is safe
 PROCESSES = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
@@ -88,6 +90,7 @@ class Keeper:
         worker.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         while worker.exitcode is None:
+            before = out_of_memory_kills()
             worker.join(LOOK_S)
             self._bury()
             if time.monotonic() > self._stop_by:
@@ -96,7 +99,8 @@ class Keeper:
         code = worker.exitcode
         if code == 0:
             return 0, True
-        self._dead.append((name, code > 0 or -code in CRASHES))
+        crashed = code > 0 or -code in CRASHES or (code == -signal.SIGKILL and out_of_memory_kills() > before)
+        self._dead.append((name, crashed))
         return code, self._bury()
 
     def _bury(self) -> bool:
@@ -119,6 +123,15 @@ class Keeper:
         if self._worker is not None:
             self._worker.terminate()
         self._wake.put(None)
+
+
+def out_of_memory_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    with suppress(OSError):
+        for line in VMSTAT.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _work(name: str) -> None:

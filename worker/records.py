@@ -19,7 +19,7 @@ from rq.utils import utcformat
 from ldm_core.errors import DeadlineExceeded, LdmError, RequestError
 from worker.jobs import FUNCTION, JobPayload, JobView, Status, StoredImage, queue_name
 
-MAX_RETRIES = 3
+MAX_RETRIES = 6  # what a death or an error costs of them: `worker/lua/prelude.py`
 FAILURE_TTL_S = 86400
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STATUSES: Mapping[str, Status] = {

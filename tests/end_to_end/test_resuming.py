@@ -81,5 +81,5 @@ def test_what_a_drain_cuts_short_goes_on_after_the_restart(serve: Serve) -> None
         for name, job_id in ids.items():
             again = steps_seen(redis, job_id)
             assert again[len(seen[name])] == seen[name][-1] + 1, name
-            assert redis.hget(f"rq:job:{job_id}", "retries_left") == "3"
+            assert redis.hget(f"rq:job:{job_id}", "retries_left") == "6"
     assert pictures(second, submit_all(second)) == cut_short

@@ -10,7 +10,7 @@ from worker.records import MAX_RETRIES
 OWNERS = ("", "shop")
 BASES = [queue_name("toy", priority) for priority in PRIORITIES]
 QUEUES = [queue_name("toy", priority, owner) for priority in PRIORITIES for owner in OWNERS]
-CRASH, KILL = 2, 1  # what the death of a worker costs its jobs of their retries
+CRASH, ERROR, KILL = 4, 2, 1  # what the death of a worker costs its jobs of their retries
 ENDED = {"finished", "failed", "canceled"}
 TURNS = {3: (1, 2, 0), 7: (2, 1, 0)}  # of every eight jobs one is taken from normal first and one from low
 
@@ -60,7 +60,7 @@ class Jobs:
         job = self.jobs[job_id]
         return job.status in ENDED and job.execution == execution
 
-    def end(self, job: Job, outcome: str, cost: int = 1) -> str:
+    def end(self, job: Job, outcome: str, cost: int = ERROR) -> str:
         """A flaky end is worth another try, while there are any left."""
         if outcome == "flaky" and job.retries >= cost:
             job.retries -= cost
@@ -111,7 +111,7 @@ class Jobs:
             if job_id is None:
                 break
             job = self.jobs[job_id]
-            alone = job.retries <= 1
+            alone = job.retries <= 2
             if alone and held + len(taken):
                 self.to_front(job)
                 break

@@ -25,7 +25,7 @@ def test_rq_reads_the_record_as_its_own(redis: Redis) -> None:
     seen = Job.fetch(job.id, connection=redis, serializer=JSONSerializer)
     assert seen.func_name == FUNCTION
     assert JobPayload.from_json(seen.kwargs) == job
-    assert (seen.origin, seen.timeout, seen.result_ttl, seen.retries_left) == (queue_name("toy", "low"), 60, 30, 3)
+    assert (seen.origin, seen.timeout, seen.result_ttl, seen.retries_left) == (queue_name("toy", "low"), 60, 30, 6)
     assert seen.is_queued
     record = redis.hgetall(f"rq:job:{job.id}")
     assert record[b"x_rows"] == b"4"  # two images, two rows each

@@ -15,6 +15,7 @@ from redis import Redis
 
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
+from worker import keeper
 from worker.vital import EXIT_BROKEN_MODEL
 
 if sys.platform != "linux":
@@ -75,3 +76,12 @@ def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
     program = "import worker.keeper, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "1"]
+
+
+def test_the_kernel_says_how_often_it_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it kills a worker cannot be brought about here without hurting others."""
+    assert keeper.out_of_memory_kills() >= 0
+    monkeypatch.setattr(keeper, "VMSTAT", tmp_path / "vmstat")
+    assert keeper.out_of_memory_kills() == 0
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
+    assert keeper.out_of_memory_kills() == 3

@@ -3,7 +3,7 @@
 # worker, token, lease seconds, rows of room, turn, iso time, jobs it holds, models, then for each priority (high,
 # normal, low) MODEL.PRIORITY of every model, or nothing where none may be taken from it, then the queues to pass over
 # Strictly high before normal before low, but of every eight jobs one comes from normal first and one from low first.
-# A job under which two workers died may be the cause: it runs alone, so that it takes no others with it.
+# A job under which a worker crashed, or four were killed, may be the cause: it runs alone and takes no others with it.
 ADMIT = """
 local worker, token, iso = ARGV[1], ARGV[2], ARGV[6]
 local lease, room, turn, held, width =
@@ -41,7 +41,7 @@ while room > 0 do
   local id, queue = pop()
   if not id then break end
   if get(id, 'status') == 'queued' then -- else cancelled, or listed twice by another program's clean-up
-    local alone = tonumber(get(id, 'retries_left') or 3) <= 1
+    local alone = tonumber(get(id, 'retries_left') or 6) <= 2
     if alone and held + #taken > 0 then
       call('LPUSH', RQ..':queue:'..queue, id)
       in_ring(queue, 'LPUSH')
@@ -126,7 +126,7 @@ end
 drop_execution(id, exe, get(id, 'origin'), worker)
 call('HINCRBYFLOAT', RQ..':worker:'..worker, 'total_working_time', seconds)
 if call('HEXISTS', job_key(id), 'x_cancel') == 1 then status = 'canceled' end
-if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9], 1) end
+if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9], ERROR) end
 if status == 'finished' then
   call('HSET', job_key(id), 'x_images', ARGV[8], 'x_step', get(id, 'x_steps'))
 elseif status == 'failed' then

@@ -85,9 +85,10 @@ local function try_again(id, iso, err, cost)
   return 'failed'
 end
 
--- Of the three retries a crash costs two: a job under which two processes crashed has failed. A kill from outside costs
--- one, and none where the job has been saved further on since it was taken: then it cannot be the cause.
-local CRASH, KILL = 2, 1
+-- Of the six retries a crash costs four: a job under which two processes crashed has failed. An error that may pass
+-- costs two. A kill from outside costs one, and none where the job has been saved further on since it was taken: then
+-- it cannot be the cause.
+local CRASH, ERROR, KILL = 4, 2, 1
 
 local function abandon(id, exe, queue, iso, err, cost)
   drop_execution(id, exe, queue, get(id, 'worker_name'))
