@@ -73,21 +73,15 @@ class Finisher:
     def run(self) -> None:
         """The thread's target."""
         while (work := self._queue.get()) is not None:
-            self.finish(work)
+            self.do(work)
 
-    def finish(self, run: ImageRun | Glimpse) -> None:
+    def do(self, work: ImageRun | Glimpse) -> None:
         """Finishes one picture here and now, or makes a preview."""
-        if isinstance(run, Glimpse):
-            self._preview(run)
-            return
         self._busy_since = time.monotonic()
         try:
-            result: EncodedImage | Exception = self._finish(run)
-        except Exception as error:  # whatever it is, it is this picture's, and its job's, alone
-            result = error
+            self._preview(work) if isinstance(work, Glimpse) else self._finish(work)
         finally:
             self._busy_since = None
-        self._done(run, result)
 
     def _preview(self, glimpse: Glimpse) -> None:
         try:
@@ -97,7 +91,14 @@ class Finisher:
         except Exception:  # the picture itself is what counts
             log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
 
-    def _finish(self, run: ImageRun) -> EncodedImage:
+    def _finish(self, run: ImageRun) -> None:
+        try:
+            result: EncodedImage | Exception = self._encoded(run)
+        except Exception as error:  # whatever it is, it is this picture's, and its job's, alone
+            result = error
+        self._done(run, result)
+
+    def _encoded(self, run: ImageRun) -> EncodedImage:
         job, sample = run.request.job, run.sample
         assert sample is not None
         started = time.perf_counter()

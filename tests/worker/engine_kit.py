@@ -54,7 +54,7 @@ class Kept:
         while not finisher._queue.empty():
             run = finisher._queue.get()
             assert run is not None
-            finisher.finish(run)
+            finisher.do(run)
 
     def outcome(self, job_id: str) -> Event:
         """The one terminal event of a job."""
