@@ -88,7 +88,7 @@ def clip_condition(path: Path, node: Any, key: str | None, clip: Path | None) ->
         raise ModelError(path, CLIP_MISSING if attends else "asks for no CLIP embeddings; leave --clip out")
     if clip is None:
         return None
-    from transformers import CLIPModel
+    from transformers import CLIPModel  # here, as it takes seconds that no other model needs to wait for
 
     config = CLIPConfig(**read_json(clip / "config.json"))
     with torch.device("meta"):
