@@ -47,8 +47,6 @@ async def event_stream(
         while not broker.leaving:
             watch.clear()
             try:
-                if previews:
-                    await broker.preview(job_id)  # tells the worker that somebody looks
                 job = await broker.job(job_id)
             except BrokerUnavailable:  # or too many ask it at once
                 yield STILL_HERE
@@ -61,19 +59,20 @@ async def event_stream(
                 yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
             if job.status in TERMINAL:
                 return
+            if previews:
+                await broker.preview(job_id)  # tells the worker that somebody looks
             silence = 0
             while not watch.moved and silence < LOOK_AFTER:
                 if not await watch.wait(HEARTBEAT_S):
                     yield STILL_HERE
                     silence += 1
-                    if previews:
-                        await broker.preview(job_id)
+                foreseen = await broker.preview(job_id) if previews else b""
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
                     progress = _progress(job, step[1])
-                    if previews and (newest := await broker.preview(job_id)) not in {b"", shown}:
-                        shown = newest
+                    if foreseen not in {b"", shown}:
+                        shown = foreseen
                         progress["preview"] = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
                     yield _event(step[0], "progress", progress)
 

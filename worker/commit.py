@@ -41,7 +41,7 @@ class Clerk:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, heard: Callable[..., None],
+        *, worker: str, heard: Callable[[list[bytes], list[bytes], list[bytes]], None],
         settled: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
