@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,6 +77,7 @@ def import_checkpoint(
                 _Import(Checkpoint(ckpt, config, state, progress), written).run(ema, tokenizer, clip)
             if labels is not None:
                 write_labels(written, labels)
+            _flush(written)
             written.rename(out)
     except OSError as error:
         raise ModelError(out, f"cannot be written: {error.strerror or error}") from None
@@ -196,6 +198,16 @@ class _Import:
             tokenizer.pad_token = part.pad
         tokenizer.save_pretrained(str(self._out / "tokenizer"))
         return kind.__name__
+
+
+def _flush(folder: Path) -> None:
+    """Has everything in a folder on the disk. A rename can get there before the bytes do, and the power can fail."""
+    for path in (*folder.rglob("*"), folder):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _averaged(key: str) -> str:
