@@ -12,7 +12,7 @@ PIECE = 2**20  # bytes
 
 @contextmanager
 def reading_ahead(file: Path) -> Iterator[None]:
-    """Brings a file into the page cache, in a thread that ends with the block. A file that cannot be read is left be."""
+    """Brings a file into the page cache, in a thread that ends with the block. One that cannot be read is left be."""
     ended = threading.Event()
 
     def read() -> None:
