@@ -1,11 +1,12 @@
-"""One denoising step: our U-Net against diffusers', on the same weights and inputs, in turns in one process.
+"""One pass through a network: ours against diffusers', on the same weights and inputs, in turns in one process.
 
-For Stable Diffusion 1.x at 32² latents and for the built-in `scenes`, with random weights: ours in float32 and bfloat16
-against diffusers' default (float32), its bfloat16 and, with --best, its documented best for CPUs (bfloat16,
-channels_last, fused QKV, torch.compile with max-autotune; compiling takes minutes). Prints medians, speeds as multiples
-of diffusers' default, and the largest deviation; the last line is JSON.
+U-Nets for one denoising step, and first stages that decode; with random weights. Against diffusers' default (float32),
+its bfloat16 and, with --best, its documented best for CPUs (bfloat16, channels_last, fused QKV, torch.compile with
+max-autotune; compiling takes minutes). Speeds are medians of ratios to diffusers' default in the same round; "floor" is
+the share of the machine's measured matrix rate in that dtype; "deviation" is the largest from diffusers' default.
+The last line is JSON.
 
-    python -m benchmarks.step [--models scenes sd1] [--rows 1 2 8] [--rounds 15] [--best]
+    python -m benchmarks.step [--models scenes sd1-256] [--decode scenes] [--rows 2 8] [--rounds 15] [--best]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,83 +25,116 @@ import diffusers
 import torch
 from torch import Tensor
 
-from ldm_core.directory import read_json
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from benchmarks.networks import DENOISERS, FIRST_STAGES, matrix_rate
 
-SCENES = Path(__file__).parents[1] / "ldm_core/builtin/scenes/unet/config.json"
-MODELS = {
-    "scenes": (UNetConfig.from_json(read_json(SCENES)), 16, 32),  # latents, tokens
-    "sd1": (UNetConfig(cross_attention_dim=768), 32, 77),
-}
-Step = Callable[[], Tensor]
+Pass = Callable[[], Tensor]
+BASE = "diffusers float32"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def steps(name: str, rows: int, best: bool) -> dict[str, Step]:
-    """What is measured, by name."""
-    config, side, tokens = MODELS[name]
-    torch.manual_seed(0)
-    plain = UNet(config).eval().requires_grad_(False)
-    peer = diffusers.UNet2DConditionModel.from_config(config.to_json()).eval().requires_grad_(False)
-    peer.load_state_dict(plain.state_dict())
-    assert config.cross_attention_dim is not None
-    x, t = torch.randn(rows, config.in_channels, side, side), torch.linspace(1, 999, rows).long()
-    context = torch.randn(rows, tokens, config.cross_attention_dim)
-
-    def ours(dtype: torch.dtype) -> Step:
-        unet = copy.deepcopy(plain).to(dtype)
-        inputs = x.to(dtype), t, context.to(dtype)
-        return lambda: unet(*inputs)
-
-    def theirs(dtype: torch.dtype) -> Step:
-        unet = copy.deepcopy(peer).to(dtype)
-        inputs = x.to(dtype), t, context.to(dtype)
-        return lambda: unet(*inputs, return_dict=False)[0]
-
-    measured = {
-        "diffusers float32": theirs(torch.float32), "diffusers bfloat16": theirs(torch.bfloat16),
-        "ours float32": ours(torch.float32), "ours bfloat16": ours(torch.bfloat16),
-    }  # fmt: skip
-    if best:
-        measured["diffusers at its best"] = _best(peer, x, t, context)
-    return measured
+def unet_passes(name: str, rows: int, best: bool) -> dict[str, Pass]:
+    """One denoising step, by contestant. Both have the same weights in memory."""
+    denoiser = DENOISERS[name]
+    ours, config = denoiser.build(), denoiser.config.to_json()
+    peer_class = getattr(diffusers, config["_class_name"])
+    passes: dict[str, Pass] = {}
+    for label, dtype in DTYPES.items():
+        unet, peer = copy.deepcopy(ours).to(dtype), peer_class.from_config(config).eval().requires_grad_(False)
+        peer.load_state_dict(unet.state_dict(), assign=True)
+        x, t, context = denoiser.inputs(rows, dtype)
+        known = (x, t) if context is None else (x, t, context)
+        passes[f"diffusers {label}"] = lambda peer=peer, known=known: peer(*known, return_dict=False)[0]  # type: ignore[misc]
+        passes[f"ours {label}"] = lambda unet=unet, known=known: unet(*known)  # type: ignore[misc]
+        if best and dtype == torch.bfloat16:
+            passes["diffusers at its best"] = _best(peer, known)
+    return passes
 
 
-def _best(peer: Any, x: Tensor, t: Tensor, context: Tensor) -> Step:
-    unet = copy.deepcopy(peer).bfloat16().to(memory_format=torch.channels_last)
-    unet.fuse_qkv_projections()
-    compiled = torch.compile(unet, mode="max-autotune", fullgraph=True)
-    inputs = x.bfloat16().to(memory_format=torch.channels_last), t, context.bfloat16()
-    return lambda: compiled(*inputs, return_dict=False)[0]
+def _best(peer: Any, known: tuple[Tensor, ...]) -> Pass:
+    peer = copy.deepcopy(peer).to(memory_format=torch.channels_last)
+    peer.fuse_qkv_projections()
+    compiled = torch.compile(peer, mode="max-autotune", fullgraph=True)
+    laid_out = known[0].to(memory_format=torch.channels_last), *known[1:]
+    return lambda: compiled(*laid_out, return_dict=False)[0]
+
+
+def decode_passes(name: str, rows: int) -> dict[str, Pass]:
+    """Latents to pictures, by contestant."""
+    stage = FIRST_STAGES[name]
+    ours, config = stage.build(), stage.config.to_json()
+    passes: dict[str, Pass] = {}
+    for label, dtype in DTYPES.items():
+        vae = copy.deepcopy(ours).to(dtype)
+        peer = getattr(diffusers, config["_class_name"]).from_config(config).eval().requires_grad_(False)
+        peer.load_state_dict(vae.state_dict(), assign=True)
+        z = stage.inputs(rows, dtype)
+        unscaled = z / stage.config.scaling_factor
+        passes[f"diffusers {label}"] = lambda peer=peer, z=unscaled: peer.decode(z, return_dict=False)[0]  # type: ignore[misc]
+        passes[f"ours {label}"] = lambda vae=vae, z=z: vae.decode(z)  # type: ignore[misc]
+    return passes
+
+
+def compare(passes: dict[str, Pass], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds, speed and deviation of each."""
+    times: dict[str, list[float]] = {label: [] for label in passes}
+    with torch.inference_mode():
+        reference = passes[BASE]()
+        deviation = {}
+        for label, run in passes.items():
+            run()
+            deviation[label] = float((run().float() - reference).abs().max())
+        for _ in range(rounds):
+            for label, run in passes.items():
+                started = time.perf_counter()
+                run()
+                times[label].append(time.perf_counter() - started)
+    return {
+        label: {
+            "ms": 1e3 * statistics.median(seconds),
+            "x": statistics.median(base / own for base, own in zip(times[BASE], seconds, strict=True)),
+            "deviation": deviation[label],
+        }
+        for label, seconds in times.items()
+    }
+
+
+def cpu_name() -> str:
+    """As Linux calls it, with what matters here of its instructions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return f"{name} ({', '.join(flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if flag in flags)})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--models", nargs="*", choices=DENOISERS, default=["scenes", "sd1-256"])
+    parser.add_argument("--decode", nargs="*", choices=FIRST_STAGES, default=["scenes"])
     parser.add_argument("--rows", nargs="+", type=int, default=[2, 8])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--best", action="store_true")
     args = parser.parse_args()
+    rates = {label: matrix_rate(dtype) for label, dtype in DTYPES.items()}
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("matrix rate, GFLOP/s: " + ", ".join(f"{rate:.0f} in {label}" for label, rate in rates.items()))
     results = []
-    for name in args.models:
-        for rows in args.rows:
-            measured = steps(name, rows, args.best)
-            times: dict[str, list[float]] = {label: [] for label in measured}
-            with torch.inference_mode():
-                reference = measured["diffusers float32"]()
-                deviation = {label: float((run().float() - reference).abs().max()) for label, run in measured.items()}
-                for _ in range(args.rounds):
-                    for label, run in measured.items():
-                        started = time.perf_counter()
-                        run()
-                        times[label].append(time.perf_counter() - started)
-            base = statistics.median(times["diffusers float32"])
-            print(f"{name}, {rows} rows, {torch.get_num_threads()} threads")
-            for label, seconds in times.items():
-                median = statistics.median(seconds)
-                print(f"  {label:24}{median * 1e3:9.1f} ms {base / median:6.2f} x   deviation {deviation[label]:.1e}")
-                results.append({"model": name, "rows": rows, "label": label, "ms": median * 1e3, "x": base / median})
-    print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "results": results}))
+    todo = [(name, rows, "step") for name in args.models for rows in args.rows]
+    for name, rows, kind in [*todo, *((name, 1, "decode") for name in args.decode)]:
+        step = kind == "step"
+        gflop = rows * (DENOISERS[name] if step else FIRST_STAGES[name]).gflop()
+        passes = unet_passes(name, rows, args.best) if step else decode_passes(name, rows)
+        print(f"{name}, {kind}, {rows} rows, {gflop:.1f} GFLOP")
+        for label, row in compare(passes, args.rounds).items():
+            dtype = "float32" if "float32" in label else "bfloat16"
+            row["floor"] = gflop / rates[dtype] / (row["ms"] / 1e3)
+            print(
+                f"  {label:24}{row['ms']:9.1f} ms {row['x']:6.2f} x   {row['floor']:4.0%} of the floor"
+                f"   deviation {row['deviation']:.1e}",
+                flush=True,
+            )
+            results.append({"model": name, "kind": kind, "rows": rows, "label": label, **row})
+    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__, "gflops": rates}
+    print(json.dumps({**machine, "results": results}))
 
 
 if __name__ == "__main__":

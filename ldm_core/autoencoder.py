@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm_core.component import read_config
 from ldm_core.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
+from ldm_core.packed import Conv2d, GroupNorm
 
 EPS = 1e-6
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -118,7 +119,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             ins = [widths[max(i - 1, 0)], *[width] * (config.layers_per_block - 1)]
@@ -127,9 +128,9 @@ class Encoder(nn.Module):
                 level.downsamplers = nn.ModuleList([Downsample(width, symmetric=False)])
             self.down_blocks.append(level)
         self.mid_block = MidBlock(widths[-1], groups, attention=config.mid_block_add_attention)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=EPS)
         moments = 2 if config.num_vq_embeddings is None else 1
-        self.conv_out = nn.Conv2d(widths[-1], moments * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], moments * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -144,7 +145,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], groups, attention=config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -153,8 +154,8 @@ class Decoder(nn.Module):
             if i < len(widths) - 1:
                 level.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(level)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid_block(self.conv_in(z))
@@ -200,8 +201,8 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = None if entries is None else Codebook(entries, inner)
-        self.quant_conv = nn.Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
-        self.post_quant_conv = nn.Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
+        self.quant_conv = Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
+        self.post_quant_conv = Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
 
     def encode(self, picture: Tensor) -> Tensor:
         """What the encoder says of pictures in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm_core.packed import Conv2d, GroupNorm, Linear
+
 Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
 
 
@@ -28,15 +30,15 @@ class TimestepMLP(nn.Module):
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_dim, dim)
-        self.linear_2 = nn.Linear(dim, dim)
+        self.linear_1 = Linear(in_dim, dim)
+        self.linear_2 = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm → SiLU → conv, twice, with the timestep added in between and a residual around it.
+    """GroupNorm → SiLU → conv, twice, with the timestep (after its SiLU) added in between and a residual around it.
 
     `time_dim` None makes the autoencoder's kind, which knows no time. `resize` makes the kind that halves ("down", by
     averaging) or enlarges ("up") on its way, as the paper's inpainting U-Net does instead of plain convolutions.
@@ -47,12 +49,12 @@ class ResnetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resize = resize
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if time_dim is None else Linear(time_dim, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, time_dim)
         h = F.silu(self.norm1(x))
@@ -62,7 +64,7 @@ class ResnetBlock(nn.Module):
             x, h = enlarged(x, size), enlarged(h, size)
         h = self.conv1(h)
         if self.time_emb_proj is not None and emb is not None:
-            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
+            h = h + self.time_emb_proj(emb)[: len(h), :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -78,7 +80,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, symmetric: bool) -> None:
         super().__init__()
         self.symmetric = symmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
@@ -89,7 +91,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
         return self.conv(enlarged(x, size))
@@ -101,10 +103,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, context_dim: int, heads: int, *, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(dim, dim, bias=bias)
-        self.to_k = nn.Linear(context_dim, dim, bias=bias)
-        self.to_v = nn.Linear(context_dim, dim, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_q = Linear(dim, dim, bias=bias)
+        self.to_k = Linear(context_dim, dim, bias=bias)
+        self.to_v = Linear(context_dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, N, D), (B, L, context_dim)
         context = x if context is None else context
@@ -120,7 +122,7 @@ class SpatialAttention(Attention):
 
     def __init__(self, channels: int, heads: int, *, groups: int, eps: float) -> None:
         super().__init__(channels, channels, heads, bias=True)
-        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.group_norm = GroupNorm(groups, channels, eps=eps)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, C, H, W)
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
@@ -132,7 +134,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * hidden)
+        self.proj = Linear(dim, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -143,7 +145,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # the place between the two is diffusers' dropout, which has no parameters
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -179,12 +181,12 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = linear
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_dim, heads, only_cross=only_cross) for _ in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (B, C, H, W), (B, L, context_dim)
         h = self.norm(x)

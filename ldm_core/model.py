@@ -6,7 +6,7 @@ once; `generate` is what it must equal, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from ldm_core.conditioning import Condition
 from ldm_core.config import ModelCard
 from ldm_core.inpainting import HoleStyle, MaskedPicture, keep_known
 from ldm_core.params import GenerationParams
+from ldm_core.row_counts import calls, row_counts
 from ldm_core.samplers import guide, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
@@ -26,7 +27,7 @@ from ldm_core.tiling import Tiling, Window, tiled
 from ldm_core.unet import UNet
 
 
-def _nothing() -> None:
+def _nothing(rows: int) -> None:
     """For those who need not hear of every call."""
 
 
@@ -44,6 +45,7 @@ class LatentDiffusion:
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its pictures depend
     _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _counts: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def inpaints_by_concat(self) -> bool:
@@ -104,8 +106,8 @@ class LatentDiffusion:
     ) -> list[Image.Image]:
         """Runs one job alone and returns its `params.n` pictures.
 
-        `neighbors` are what a retrieval-augmented model is given to look at. `rows` is the fixed number of rows of
-        every U-Net call (ARCHITECTURE.md, "Same bytes"). `progress` is called with (steps done, steps). Raises
+        `neighbors` are what a retrieval-augmented model is given to look at. `rows` is the number of rows of every
+        U-Net call (ARCHITECTURE.md, "Same bytes"). `progress` is called with (steps done, steps). Raises
         RequestError for what the model does not take.
         """
         given = {"image": image, "mask": mask, **{f"neighbor{i}": each for i, each in enumerate(neighbors)}}
@@ -121,10 +123,11 @@ class LatentDiffusion:
         return pictures
 
     @torch.inference_mode()
-    def step(self, samples: Sequence[Sample], rows: int, called: Callable[[], None] = _nothing) -> list[bool]:
-        """One denoising step of every sample, each at a step of its own, in U-Net calls of exactly `rows` rows.
+    def step(self, samples: Sequence[Sample], rows: int, called: Callable[[int], None] = _nothing) -> list[bool]:
+        """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows` rows.
 
-        The samples share a batch key. Returns for each whether its latents are finite; `called` hears of every call.
+        The samples share a batch key. Where larger calls give the same bytes in less time, they are made. Returns for
+        each sample whether its latents are finite; `called` hears of every call and how many rows it had.
         When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
         smaller batches.
         """
@@ -136,7 +139,7 @@ class LatentDiffusion:
                 sample.noise.restore(state)
             raise
 
-    def _step(self, samples: Sequence[Sample], rows: int, called: Callable[[], None]) -> list[bool]:
+    def _step(self, samples: Sequence[Sample], rows: int, called: Callable[[int], None]) -> list[bool]:
         x, past = (torch.cat([getattr(sample, name) for sample in samples]) for name in ("x", "past"))
         t, alpha_bar, weights = self._lines(samples)
         out = self._predict_guided(x, t, samples, rows, called)
@@ -157,22 +160,30 @@ class LatentDiffusion:
         return [torch.stack([getattr(plan, name)[i] for plan, i in plans]).to(self.device) for name in columns]
 
     def _predict_guided(
-        self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[], None]
+        self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[int], None]
     ) -> Tensor:
         """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
         context, concat, labels = (
             _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
         )
         owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
-        outs = []
-        for first in range(0, len(owner), rows):
-            row = list(range(first, min(first + rows, len(owner))))
-            row += [first] * (rows - len(row))  # the last call is filled up with copies whose results nobody reads
+
+        def call(row: list[int]) -> Tensor:
             of = torch.tensor([owner[i] for i in row], device=self.device)
             here = None if context is None else context[row]
             behind, label = (None if part is None else part[of] for part in (concat, labels))
-            outs.append(self.predict(x[of], t[of], here, behind, label, samples[0].tiling))
-            called()
+            return self.predict(x[of], t[of], here, behind, label, samples[0].tiling)
+
+        counts: tuple[int, ...] = (rows,)
+        if self.device.type == "cpu" and len(owner) > rows and samples[0].tiling is None:
+            key = rows, x.shape[1:], None if context is None else context.shape[1:]
+            if key not in self._counts:
+                self._counts[key] = row_counts(call, len(owner), rows)
+            counts = self._counts[key]
+        outs = []
+        for row in calls(len(owner), counts):
+            outs.append(call(row))
+            called(len(row))
         out = torch.cat(outs)
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided

@@ -18,9 +18,11 @@ from ldm_core.layers import (
     Upsample,
     timestep_embedding,
 )
+from ldm_core.packed import Conv2d, GroupNorm
 from ldm_core.unet_config import UNetConfig
 
 Attend = Callable[[], nn.Module] | None
+TIMES = 16  # timesteps are embedded so many at once, whatever rows there are: few rows are added up in another order
 
 
 class Level(nn.Module):
@@ -60,7 +62,7 @@ class UNet(nn.Module):
         widths = config.block_out_channels
         last = len(widths) - 1
 
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], config.time_dim)
         classes = config.num_class_embeds
         self.class_embedding = nn.Embedding(classes, config.time_dim) if classes else None
@@ -94,8 +96,8 @@ class UNet(nn.Module):
                 level.upsamplers = nn.ModuleList([up])
             self.up_blocks.append(level)
 
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
@@ -121,14 +123,17 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """(B,), (B,) → (at least B, time_dim), after its SiLU."""
         config = self.config
+        t = _filled_up(t)
         wave = timestep_embedding(
             t, config.block_out_channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
         )
         emb: Tensor = self.time_embedding(wave.to(dtype))
         if self.class_embedding is not None:
-            emb = emb + self.class_embedding(class_labels)
-        return emb
+            assert class_labels is not None
+            emb = emb + self.class_embedding(_filled_up(class_labels))
+        return F.silu(emb)
 
     def _resnet(self, ins: int, out: int, resize: str = "") -> ResnetBlock:
         c = self.config
@@ -148,3 +153,8 @@ class UNet(nn.Module):
                 groups=config.norm_num_groups, linear=config.use_linear_projection, only_cross=config.only_cross(level),
             )  # fmt: skip
         return None
+
+
+def _filled_up(values: Tensor) -> Tensor:
+    """(B,) → (a multiple of TIMES,), with zeros behind."""
+    return F.pad(values, (0, -len(values) % TIMES))

@@ -172,11 +172,17 @@ class Engine:
         self._metrics.stage("begin", time.perf_counter() - started)
 
     def _step(self, batch: list[ImageRun]) -> None:
+        computed: list[int] = []
+
+        def called(rows: int) -> None:
+            computed.append(rows)
+            self._moved()
+
         started = time.perf_counter()
-        failed = self._runner.step(batch, self._moved)
+        failed = self._runner.step(batch, called)
         seconds = time.perf_counter() - started
         rows = sum(run.rows for run in batch)
-        self._metrics.step(batch[0].request.job.model, rows, self._runner.padding(batch), seconds)
+        self._metrics.step(batch[0].request.job.model, rows, max(0, sum(computed) - rows), seconds)
         self._metrics.stage("step", seconds)
         for request, error in failed.items():
             self._fail(request, error)

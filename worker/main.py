@@ -70,7 +70,8 @@ def default_rows(model: LatentDiffusion) -> int:
     """Rows of one U-Net call where nothing is set: below this the device idles, above it nothing is gained."""
     if model.device.type == "cuda":
         return 16
-    return 2 if model.card.default_guidance_scale > 1 else 1
+    small = sum(weight.numel() for weight in model.unet.parameters()) < 50e6
+    return 2 if small or model.card.default_guidance_scale > 1 else 1
 
 
 def _device(name: str) -> torch.device:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """`rows` is the fixed number of rows of every U-Net call, by model id."""
+    """`rows` is the number of rows of a U-Net call, by model id."""
 
     def __init__(self, models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
         self._models = models
@@ -48,11 +48,11 @@ class Runner:
         checkpoint = Checkpoint.of(request, place_of(*self._of(request)))
         return Saved(request.job.id, request.step, checkpoint.to_bytes)
 
-    def step(self, batch: Sequence[ImageRun], called: Callable[[], None]) -> dict[Request, Exception]:
+    def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
         An error of the whole call is narrowed down by halves to the pictures that cause it. `called` hears of every
-        U-Net call.
+        U-Net call and how many rows it had.
         """
         model, rows = self._of(batch[0].request)
         try:
@@ -69,10 +69,6 @@ class Runner:
             for run, ok in zip(batch, finite, strict=True)
             if not ok
         }
-
-    def padding(self, batch: Sequence[ImageRun]) -> int:
-        """Rows that the batch's last U-Net call computes for nobody."""
-        return -sum(run.rows for run in batch) % self._of(batch[0].request)[1]
 
     def _of(self, request: Request) -> tuple[LatentDiffusion, int]:
         model = request.job.model

