@@ -33,7 +33,7 @@ from worker.jobs import PRIORITIES, queue_name
 from worker.leases import Leases, Watchdog
 from worker.metrics import WorkerMetrics
 from worker.records import iso_now
-from worker.request import EngineJob, Event
+from worker.request import EngineJob, Event, Progress
 from worker.settings import WorkerSettings
 from worker.vital import start_vital
 
@@ -88,9 +88,10 @@ class BatchWorker(BaseWorker):
         return int(SOCKET_TIMEOUT_S)
 
     def emit(self, events: Sequence[Event]) -> None:
-        """What the engine calls; every step is a chance for new jobs to join."""
+        """What the engine calls. Where no row is free, a step is a chance for who may push others aside."""
         self.clerk.emit(events)
-        self._wake.put(None)
+        if self._engine.free_rows() <= 0 or not all(isinstance(event, Progress) for event in events):
+            self._wake.put(None)
 
     def serve(self, engine: Engine) -> None:
         """Works until SIGTERM or SIGINT, then drains. A second signal ends the drain at once."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CHECKPOINT_TTL_S = 86400
+PROGRESS_S = 0.02  # between two reports of steps
 OUTCOMES = {"finished": "succeeded", "failed": "failed", "canceled": "cancelled", "queued": "retried", "lost": "lost"}
 
 
@@ -72,14 +73,18 @@ class Clerk:
 
     def _run(self) -> None:
         open_ = True
+        told_at = 0.0
         while open_:
             batches = [self._events.get()]
-            with suppress(queue.Empty):
+            with suppress(queue.Empty):  # steps alone may wait for those that come at once
+                while _steps_alone(batches) and (left := told_at + PROGRESS_S - time.monotonic()) > 0:
+                    batches.append(self._events.get(timeout=left))
                 while True:
                     batches.append(self._events.get_nowait())
             open_ = None not in batches
             events = [event for batch in batches if batch for event in batch]
             self._progress(event for event in events if isinstance(event, Progress))
+            told_at = time.monotonic()
             for event in events:
                 if isinstance(event, Saved):
                     self._save(event)
@@ -183,3 +188,7 @@ class Clerk:
             json.dumps(stored), problem, *result,
         )  # fmt: skip
         return became.decode()
+
+
+def _steps_alone(batches: Iterable[Sequence[Event] | None]) -> bool:
+    return all(batch is not None and all(isinstance(event, Progress) for event in batch) for batch in batches)
