@@ -55,8 +55,8 @@ format: install ## puts the code into shape
 chaos: install ## kills and freezes its parts under load, and counts (15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
 
-bench: install ## what batching by step gains on this machine
-	$(BIN)/python -m benchmarks.batching $(ARGS)
+bench: install ## the benchmarks that a CPU runs (10 minutes)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 train: install ## trains the built-in model; goes on where it stopped
 	$(BIN)/python -m ldm_core.training.train $(ARGS)

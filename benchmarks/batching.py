@@ -27,6 +27,7 @@ from PIL import Image
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
+from worker import openmp
 from worker.engine import Engine, EngineJob, Event, Failed, Finished
 from worker.main import default_rows
 from worker.vital import start_vital
@@ -130,7 +131,7 @@ def main() -> None:
     dtype = torch.float16 if args.device == "cuda" else torch.float32
     shared: dict[str, torch.nn.Module] = {}
     directories = [path for path in args.models if (path / "model_index.json").exists()]
-    models = {path.name: load_model(path, args.device, dtype, shared) for path in directories}
+    models = openmp.apart(lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories})
     rows = {name: args.rows or default_rows(model) for name, model in models.items()}
     bench = Bench(models, rows, args.max_rows)
     jobs = workload(models, args.jobs)

@@ -1,7 +1,7 @@
 """What people write today: diffusers' pipelines behind FastAPI. `benchmarks.serving` starts it.
 
-Mode `lock` runs one request at a time; mode `static` takes together what is alike (task, steps, guidance) at the moment
-at which the pipeline is free, as far as `--batch` goes.
+Mode `lock` runs one request at a time; mode `static` takes together what is alike (task, size, steps, guidance) at the
+moment at which the pipeline is free, as far as `--batch` goes.
 
     python -m benchmarks.peer --mode lock --port 9000
 """
@@ -51,15 +51,20 @@ class Pipelines:
             pictures = [_opened(body["image"]) for body in bodies]
             images = self._enlarge(**common, image=pictures, noise_level=20).images
         else:
-            blank, all_of_it = Image.new("RGB", (128, 128), (127, 127, 127)), Image.new("L", (128, 128), 255)
+            side = _side(first)
+            blank, all_of_it = Image.new("RGB", (side, side), (127, 127, 127)), Image.new("L", (side, side), 255)
             pictures = [_opened(body["image"]) if "image" in body else blank for body in bodies]
             masks = [_opened(body["mask"]).convert("L") if "mask" in body else all_of_it for body in bodies]
-            images = self._paint(**common, image=pictures, mask_image=masks, height=128, width=128).images
+            images = self._paint(**common, image=pictures, mask_image=masks, height=side, width=side).images
         return [_png(image) for image in images]
 
 
 def _opened(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+
+
+def _side(body: dict[str, Any]) -> int:
+    return int(body["width"]) if "width" in body else _opened(body["image"]).width
 
 
 def _png(image: Image.Image) -> bytes:
@@ -78,7 +83,8 @@ class Batcher:
 
     async def run(self, task: str, body: dict[str, Any]) -> bytes:
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(((task, body["steps"], body["guidance_scale"]), task, body, future))
+        alike = task, _side(body), body["steps"], body["guidance_scale"]
+        self._waiting.append((alike, task, body, future))
         async with self._busy:
             if not future.done():
                 await self._take(self._waiting[0][0])

@@ -2,9 +2,9 @@
 
 Against (a) diffusers behind FastAPI with a lock, one request at a time; (b) diffusers that takes together what is
 alike; (c) this service with batching off (one picture at a time). Every server runs alone, in processes of its own,
-over the built-in models; the requests are seeded and differ in task, steps, guidance and seed. First all at once, for
-the capacity; then as a Poisson process at 50 %, 80 % and 120 % of (a)'s capacity, open loop. Time is from submit to
-bytes. The last line is JSON.
+over the built-in models; the requests are seeded and differ in task, size, steps, guidance and seed. First all at
+once, for the capacity; then as a Poisson process at 50 %, 80 % and 120 % of (a)'s capacity, open loop. Time is from
+submit to bytes. The last line is JSON.
 
     python -m benchmarks.serving [--burst 32] [--poisson 64] [--loads 0.5 0.8 1.2] [--dtype bfloat16]
 """
@@ -34,6 +34,7 @@ from PIL import Image
 
 PROMPTS = ("a red house by the sea at sunset", "a pine in the snow at night", "a blue boat, mountains behind", "")
 START_S = 120.0
+SIDES = (64, 64, 128)  # pixels of the result; the models were trained on 64
 Request = tuple[str, dict[str, Any]]
 
 
@@ -48,12 +49,15 @@ def workload(count: int, seed: int) -> list[Request]:
             "guidance_scale": 1.0 if task == "superres" else rng.choice((1.0, 4.0)),
             "seed": rng.randrange(2**32),
         }
+        side = rng.choice(SIDES)
         if task != "superres":
             body["prompt"] = rng.choice(PROMPTS)
-        if task != "txt2img":
-            body["image"] = _picture(32 if task == "superres" else 128, rng)
+        if task == "txt2img":
+            body |= {"width": side, "height": side}
         if task == "inpaint":
-            body["mask"] = _mask()
+            body |= {"image": _picture(side, rng), "mask": _mask(side)}
+        if task == "superres":
+            body["image"] = _picture(side // 4, rng)
         requests.append((task, body))
     return requests
 
@@ -65,9 +69,9 @@ def _picture(side: int, rng: random.Random) -> str:
     return _base64(small.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _mask() -> str:
-    mask = Image.new("L", (128, 128))
-    mask.paste(255, (32, 48, 96, 112))
+def _mask(side: int) -> str:
+    mask = Image.new("L", (side, side))
+    mask.paste(255, (side // 4, side // 3, side * 3 // 4, side * 7 // 8))
     return _base64(mask)
 
 

@@ -7,11 +7,14 @@ end to end decides for all. What the trial's times decide changes no byte.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 MOST = 8  # rows: beyond them, `scenes` gains a tenth and a lone request waits longer for its turn
 SLOW_S = 0.25  # a call that takes longer keeps the device busy as it is, and trying would hold up the requests
@@ -36,6 +39,7 @@ def row_counts(call: Callable[[list[int]], Tensor], have: int, base: int) -> tup
             counts.append(count)
             best = seconds
         count *= 2
+    logger.info("U-Net calls of %s rows, %.1f ms a row", ", ".join(map(str, counts)), 1e3 * best / MOST)
     return tuple(counts)
 
 

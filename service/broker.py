@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,7 +86,7 @@ class Broker:
         async with _available():
             names = sorted(name.decode() for name in await self._redis.smembers(scripts.WORKERS))
             published = await self._redis.mget([scripts.worker_key(name) for name in names]) if names else []
-        cards = [ModelCard.from_json(card) for text in published if text for card in json.loads(text)]
+        cards = [card for text in published if text for card in _cards(text)]
         workers = Counter(card.id for card in cards)
         latest = {card.id: card for card in cards}
         return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
@@ -279,3 +280,9 @@ async def _available() -> AsyncIterator[None]:
         yield
     except AWAY as error:
         raise BrokerUnavailable("the job queue does not answer") from error
+
+
+@lru_cache(maxsize=256)
+def _cards(published: bytes) -> tuple[ModelCard, ...]:
+    """What a worker publishes, which is asked for at every submit and changes when it starts."""
+    return tuple(ModelCard.from_json(card) for card in json.loads(published))

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
+from ldm_core.tasks import Sample
+from worker.openmp import apart
 from worker.png import encode, encode_preview, parameters_of
 from worker.request import EncodedImage, ImageRun
 
@@ -85,8 +88,7 @@ class Finisher:
 
     def _preview(self, glimpse: Glimpse) -> None:
         try:
-            with torch.inference_mode():
-                picture = tasks.preview(self._models[glimpse.model], glimpse.x0)
+            picture = apart(lambda: _previewed(self._models[glimpse.model], glimpse.x0))
             self._show(glimpse.job_id, encode_preview(picture))
         except Exception:  # the picture itself is what counts
             log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
@@ -102,11 +104,20 @@ class Finisher:
         job, sample = run.request.job, run.sample
         assert sample is not None
         started = time.perf_counter()
-        with torch.inference_mode():
-            picture = tasks.finish(self._models[job.model], sample)
+        picture = apart(lambda: _decoded(self._models[job.model], sample))
         decoded = time.perf_counter()
         parameters = parameters_of(job, run.index) if self._png_metadata else None
         data = encode(picture, job.format, parameters)
         self._stage("finish", decoded - started)
         self._stage("encode", time.perf_counter() - decoded)
         return EncodedImage(data, job.params.image_seed(run.index), *picture.size)
+
+
+@torch.inference_mode()
+def _decoded(model: LatentDiffusion, sample: Sample) -> Image.Image:
+    return tasks.finish(model, sample)
+
+
+@torch.inference_mode()
+def _previewed(model: LatentDiffusion, x0: Tensor) -> Image.Image:
+    return tasks.preview(model, x0)

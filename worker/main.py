@@ -16,6 +16,7 @@ from worker.connection import connect
 from worker.engine import Engine
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory
+from worker.openmp import apart
 from worker.settings import WorkerSettings, read_settings
 from worker.vital import EXIT_BROKEN_MODEL
 
@@ -27,7 +28,7 @@ def main() -> int:
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
     try:
-        models = load_models(settings)
+        models = apart(lambda: load_models(settings))
     except ModelError as error:
         print(f"ldm worker: {error}", file=sys.stderr)
         return EXIT_BROKEN_MODEL
