@@ -1,6 +1,6 @@
 """`make bench`: the benchmarks that a CPU runs in ten minutes, one after the other. The last line is JSON.
 
-python -m benchmarks [png step overhead batching serving]
+python -m benchmarks [--only png step overhead batching serving]
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=RUNS, default=[*RUNS])
-    wanted = parser.parse_args().what
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=[*RUNS])
+    wanted = parser.parse_args().only
     started = time.perf_counter()
     libraries = {name: version(name) for name in ("torch", "diffusers", "fastapi", "redis", "rq")}
     about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit(), "cpu": cpu_name(), "cores": os.cpu_count()}
