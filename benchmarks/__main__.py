@@ -20,12 +20,13 @@ from benchmarks.step import cpu_name
 RUNS = {
     "png": [["benchmarks.png"]],
     "step": [
-        ["benchmarks.step", "--models", "scenes", "--rows", "1", "2", "8", "--rounds", "30", "--best"],
+        ["benchmarks.step", "--models", "scenes", "--rows", "2", "--rounds", "30", "--best"],
+        ["benchmarks.step", "--models", "scenes", "--decode", "--rows", "1", "8", "--rounds", "30"],
         ["benchmarks.step", "--models", "sd1-256", "--decode", "--rows", "2", "--rounds", "4"],
     ],
     "overhead": [["benchmarks.overhead"]],
     "batching": [["benchmarks.batching", "--jobs", "32"]],
-    "serving": [["benchmarks.serving", "--contestants", "a", "b", "c", "ours", "--loads"]],
+    "serving": [["benchmarks.serving", "--contestants", "a", "ours", "--loads"]],
 }
 
 

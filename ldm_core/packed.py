@@ -2,7 +2,7 @@
 
 torch's own layers bring their weights into that layout at every call, which for a U-Net of few rows takes longer than
 some of its arithmetic. Measured on two cores against diffusers' default, float32, two rows: Stable Diffusion 1.x at 32²
-latents 1.17 x with torch's layers and 1.57 x with these, `scenes` 1.16 x and 1.40 x (python -m benchmarks.step).
+latents 1.17 x with torch's layers and 1.42 x with these, `scenes` 1.16 x and 1.26 x (python -m benchmarks.step).
 
 The layout depends on the input's shape, and bringing a weight from one such layout into another is slower still, so the
 plain weight stays beside it. Elsewhere than on a CPU, and in training, these are torch's layers.
