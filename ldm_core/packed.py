@@ -30,7 +30,7 @@ class Conv2d(nn.Conv2d):
         self._packed = _Packed(self._pack)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        if not _by_onednn(x):
+        if not _by_onednn(x, self.weight):
             return super().forward(x)
         if self.kernel_size == (1, 1) and x.dtype == torch.float32:
             pixels = x.permute(0, 2, 3, 1)
@@ -60,7 +60,7 @@ class Linear(nn.Linear):
         self._packed = _Packed(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows.numel()))
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
-        if x.dtype != torch.bfloat16 or not _by_onednn(x):
+        if x.dtype != torch.bfloat16 or not _by_onednn(x, self.weight):
             return super().forward(x)
         weight = self._packed.get(self.weight, x.shape[:-1])
         result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, self.bias, "none", [], "")
@@ -86,8 +86,9 @@ class _Packed:
         return packed
 
 
-def _by_onednn(x: Tensor) -> bool:
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether it computes them here: not in training, nor under autocast, where the two differ in dtype."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != weight.dtype:
         return False
     return (x.dtype == torch.float32 and _has_onednn()) or (x.dtype == torch.bfloat16 and _has_bfloat16())
 

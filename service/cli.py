@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ldm_core.config import read_card
 from ldm_core.errors import ModelError
-from ldm_core.read_ahead import reading_ahead
 from worker.settings import ServeSettings, WorkerSettings, read_settings
 
 SERVE = "everything on this machine: Redis, gateway and worker"
@@ -142,6 +141,7 @@ def _models() -> int:
 def _import(args: argparse.Namespace) -> int:
     if not _worker_installed():
         return 1
+    reading_ahead = import_module("ldm_core.read_ahead").reading_ahead
     try:
         with reading_ahead(args.ckpt):  # 4 GB from a disk: 14 s instead of 24 s
             out = import_module("ldm_core.compvis").import_checkpoint(

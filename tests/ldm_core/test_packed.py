@@ -54,6 +54,13 @@ def test_weights_that_change_after_an_evaluation_are_used() -> None:
         assert torch.allclose(layer(x), 2 * before, atol=1e-5)
 
 
+def test_autocast_is_left_to_torch() -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        hidden = Linear(8, 8)(torch.randn(2, 8))
+        assert Linear(8, 8)(hidden).dtype == torch.bfloat16  # bfloat16 meets weights in float32
+        assert Conv2d(8, 8, 3, padding=1)(hidden[:, :, None, None]).dtype == torch.bfloat16
+
+
 def test_training_differentiates() -> None:
     layer, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6, requires_grad=True)
     layer(x).sum().backward()
