@@ -19,11 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 
-from benchmarks.networks import DENOISERS, Denoiser, matrix_rate
+from benchmarks.networks import DENOISERS, Denoiser, finish, matrix_rate, peer_of
 
 Pass = Callable[[], Tensor]
 WARM = 3
@@ -42,9 +41,7 @@ def passes(denoiser: Denoiser, rows: int, dtype: torch.dtype, device: str, *, ea
     """One step, by contestant, in channels-last memory, on the same weights."""
     laid_out = torch.channels_last
     ours = denoiser.build().to(device, dtype).to(memory_format=laid_out)  # type: ignore[call-overload]
-    config = denoiser.config.to_json()
-    peer = getattr(diffusers, config["_class_name"]).from_config(config).eval().requires_grad_(False)
-    peer.load_state_dict(ours.state_dict(), assign=True)
+    peer = peer_of(ours)
     x, t, context = denoiser.inputs(rows, dtype)
     moved: list[Any] = [x.to(device).to(memory_format=laid_out), t.to(device)]
     moved += [] if context is None else [context.to(device)]
@@ -63,18 +60,13 @@ def seconds(run: Pass, device: str, rounds: int) -> float:
     """Of one step, with the device's queue empty before and after."""
     times = []
     for number in range(WARM + rounds):
-        _finish(device)
+        finish(device)
         started = time.perf_counter()
         run()
-        _finish(device)
+        finish(device)
         if number >= WARM:
             times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _finish(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
@@ -114,19 +116,24 @@ def matrix_rate(dtype: torch.dtype, device: str = "cpu", side: int = 2048) -> fl
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(12):
-        _finish(device)
+        finish(device)
         started = time.perf_counter()
         _ = left @ right
-        _finish(device)
+        finish(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best / 1e9
 
 
-def parameters(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
+def peer_of(network: UNet | Autoencoder) -> Any:
+    """diffusers' own class for a network's configuration, on the same weights in memory."""
+    config = network.config.to_json()
+    peer = getattr(diffusers, config["_class_name"]).from_config(config).eval().requires_grad_(False)
+    peer.load_state_dict(network.state_dict(), assign=True)
+    return peer
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
+    """Waits until the device has nothing left to do."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

@@ -30,7 +30,7 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.bare_client import apart, listen, load_gateway, send
-from benchmarks.serving import _free_port, _wait_until_ready
+from benchmarks.serving import free_port, wait_until_ready
 from ldm_core.config import read_card
 from ldm_core.params import GenerationParams
 from worker import scripts
@@ -72,7 +72,7 @@ class Service:
     """Processes that speak to one Redis, all of them private."""
 
     def __init__(self, folder: Path, redis: EmbeddedRedis) -> None:
-        self.redis, self.port = redis, _free_port()
+        self.redis, self.port = redis, free_port()
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -86,7 +86,7 @@ class Service:
 
     def wait_until_ready(self) -> None:
         """Until the gateway knows of a worker."""
-        _wait_until_ready(self.port, "/readyz")
+        wait_until_ready(self.port, "/readyz")
 
     def stop(self) -> None:
         """Ends every process; nothing is drained."""

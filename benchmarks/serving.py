@@ -81,7 +81,7 @@ def _base64(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -90,7 +90,7 @@ def _free_port() -> int:
 @contextmanager
 def server(name: str, dtype: str) -> Iterator[str]:
     """One of the contestants, from start to end; its address."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ)
         if name in {"ours", "c"}:
@@ -104,14 +104,14 @@ def server(name: str, dtype: str) -> Iterator[str]:
             [sys.executable, *command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            _wait_until_ready(port, "/readyz" if name in {"ours", "c"} else "/docs")
+            wait_until_ready(port, "/readyz" if name in {"ours", "c"} else "/docs")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def _wait_until_ready(port: int, path: str) -> None:
+def wait_until_ready(port: int, path: str) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 
-from benchmarks.networks import DENOISERS, FIRST_STAGES, matrix_rate
+from benchmarks.networks import DENOISERS, FIRST_STAGES, matrix_rate, peer_of
 
 Pass = Callable[[], Tensor]
 BASE = "diffusers float32"
@@ -35,12 +34,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def unet_passes(name: str, rows: int, best: bool) -> dict[str, Pass]:
     """One denoising step, by contestant. Both have the same weights in memory."""
     denoiser = DENOISERS[name]
-    ours, config = denoiser.build(), denoiser.config.to_json()
-    peer_class = getattr(diffusers, config["_class_name"])
+    ours = denoiser.build()
     passes: dict[str, Pass] = {}
     for label, dtype in DTYPES.items():
-        unet, peer = copy.deepcopy(ours).to(dtype), peer_class.from_config(config).eval().requires_grad_(False)
-        peer.load_state_dict(unet.state_dict(), assign=True)
+        unet = copy.deepcopy(ours).to(dtype)
+        peer = peer_of(unet)
         x, t, context = denoiser.inputs(rows, dtype)
         known = (x, t) if context is None else (x, t, context)
         passes[f"diffusers {label}"] = lambda peer=peer, known=known: peer(*known, return_dict=False)[0]  # type: ignore[misc]
@@ -61,12 +59,11 @@ def _best(peer: Any, known: tuple[Tensor, ...]) -> Pass:
 def decode_passes(name: str, rows: int) -> dict[str, Pass]:
     """Latents to pictures, by contestant."""
     stage = FIRST_STAGES[name]
-    ours, config = stage.build(), stage.config.to_json()
+    ours = stage.build()
     passes: dict[str, Pass] = {}
     for label, dtype in DTYPES.items():
         vae = copy.deepcopy(ours).to(dtype)
-        peer = getattr(diffusers, config["_class_name"]).from_config(config).eval().requires_grad_(False)
-        peer.load_state_dict(vae.state_dict(), assign=True)
+        peer = peer_of(vae)
         z = stage.inputs(rows, dtype)
         unscaled = z / stage.config.scaling_factor
         passes[f"diffusers {label}"] = lambda peer=peer, z=unscaled: peer.decode(z, return_dict=False)[0]  # type: ignore[misc]
