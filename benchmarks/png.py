@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from worker.png import encode
+from worker.encode import encode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROUNDS = 15

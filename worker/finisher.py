@@ -18,8 +18,8 @@ from torch import Tensor
 from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
 from ldm_core.tasks import Sample
+from worker.encode import encode, encode_preview, parameters_of
 from worker.openmp import apart
-from worker.png import encode, encode_preview, parameters_of
 from worker.request import EncodedImage, ImageRun
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
 from ldm_core.tasks import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
+from worker.encode import encode, parameters_of
 from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
-from worker.png import encode, parameters_of
 from worker.request import ImageRun, Request
 
 
