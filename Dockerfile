@@ -18,6 +18,8 @@ COPY worker worker
 RUN rm -rf ldm_core/builtin && pip install --no-deps --force-reinstall .
 
 FROM build AS build-worker
+# for ldm_core/kernels.c
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # For a worker without CUDA: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PIP_ARGS=""
 RUN pip install ${PIP_ARGS} -c constraints.txt ".[worker]"

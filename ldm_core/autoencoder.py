@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
-from ldm_core.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
-from ldm_core.packed import Conv2d, GroupNorm
+from ldm_core.layers import Downsample, GroupNorm, ResnetBlock, SpatialAttention, Upsample
+from ldm_core.packed import Conv2d
 
 EPS = 1e-6
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -136,7 +135,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.down_blocks:
             h = level(h)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(h))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(h), silu=True))
 
 
 class Decoder(nn.Module):
@@ -161,7 +160,7 @@ class Decoder(nn.Module):
         h = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             h = level(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h, silu=True))
 
 
 class Codebook(nn.Module):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.packed import Conv2d, GroupNorm, Linear
+from ldm_core import kernels
+from ldm_core.packed import Conv2d, Linear
 
 Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
 
@@ -37,6 +38,13 @@ class TimestepMLP(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch.nn.GroupNorm, of x + `add`, (B, C), and with SiLU after it if asked for."""
+
+    def forward(self, x: Tensor, add: Tensor | None = None, *, silu: bool = False) -> Tensor:  # (B, C, H, W)
+        return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, add=add, silu=silu)
+
+
 class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with the timestep (after its SiLU) added in between and a residual around it.
 
@@ -57,15 +65,14 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, time_dim)
-        h = F.silu(self.norm1(x))
+        h = self.norm1(x, silu=True)
         if self.resize == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.resize == "up":
             x, h = enlarged(x, size), enlarged(h, size)
         h = self.conv1(h)
-        if self.time_emb_proj is not None and emb is not None:
-            h = h + self.time_emb_proj(emb)[: len(h), :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
+        time = None if self.time_emb_proj is None or emb is None else self.time_emb_proj(emb)[: len(h)]
+        h = self.conv2(self.norm2(h, time, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -137,8 +144,7 @@ class GEGLU(nn.Module):
         self.proj = Linear(dim, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return kernels.geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):

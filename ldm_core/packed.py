@@ -45,13 +45,6 @@ class Conv2d(nn.Conv2d):
         return packed
 
 
-class GroupNorm(nn.GroupNorm):
-    """torch.nn.GroupNorm; torch's kernel for channels-last memory on CPUs loses most digits where means are large."""
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        return super().forward(x.contiguous() if x.device.type == "cpu" else x)
-
-
 class Linear(nn.Linear):
     """torch.nn.Linear; packed in bfloat16 only: in float32 torch's own calls MKL, which is faster than oneDNN."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm_core.layers import (
     Downsample,
+    GroupNorm,
     ResnetBlock,
     SpatialAttention,
     SpatialTransformer,
@@ -18,7 +19,7 @@ from ldm_core.layers import (
     Upsample,
     timestep_embedding,
 )
-from ldm_core.packed import Conv2d, GroupNorm
+from ldm_core.packed import Conv2d
 from ldm_core.unet_config import UNetConfig
 
 Attend = Callable[[], nn.Module] | None
@@ -120,7 +121,7 @@ class UNet(nn.Module):
             if level.upsamplers is not None:
                 # the skip's own size: latents need not be a multiple of the downsampling
                 h = level.upsamplers[0](h, emb, tuple(skips[-1].shape[2:]))
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h, silu=True))
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """(B,), (B,) → (at least B, time_dim), after its SiLU."""

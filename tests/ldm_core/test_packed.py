@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm_core.packed import Conv2d, GroupNorm, Linear, _Packed
+from ldm_core.packed import Conv2d, Linear, _Packed
 
 SHAPES = [(2, 16, 16), (2, 8, 8), (1, 5, 7), (4, 24, 40), (3, 1, 1)]  # rows, height, width
 
@@ -75,10 +75,3 @@ def test_only_the_last_layouts_are_kept() -> None:
     for shape in (*shapes, shapes[-1], shapes[0]):
         packed.get(weight, shape)
     assert made == [*((side,) for side in range(40)), (0,)]
-
-
-def test_a_large_mean_costs_group_norm_no_digits() -> None:
-    x = torch.randn(1, 32, 48, 48) * 0.02 + 9
-    expected = F.group_norm(x.double(), 32)
-    found = GroupNorm(32, 32)(x.contiguous(memory_format=torch.channels_last))
-    assert (found - expected).abs().max() < 2e-3  # 0.8 with torch's own kernel for this layout

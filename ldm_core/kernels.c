@@ -1,0 +1,172 @@
+/* What torch has no fast kernel for on CPUs: GroupNorm over channels-last memory with what stands around it, and GEGLU.
+ *
+ * Every sum is taken over the same numbers in the same order whatever rows come along and however many threads there
+ * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/kernels.py calls it.
+ * OpenMP's threads are torch's own, because a process loads the library of that name once.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Built on one machine, run on another: the loops exist for each level of x86-64, and the processor's own is chosen. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+#define MOST_PARTS 64   /* of a picture, each summed up on its own */
+#define LEAST_PIXELS 32 /* of a part */
+
+typedef struct {
+    const void *x;              /* (rows, pixels, channels), float32 or bfloat16 */
+    const void *add;            /* (rows, channels) of that dtype, added to x before all else; or NULL */
+    const void *weight, *bias;  /* (channels) of that dtype */
+    void *y;                    /* as x */
+    int64_t rows, pixels, channels, groups;
+    int64_t bfloat16, silu;     /* whether */
+    double eps;
+} GroupNorm;
+
+static inline float widened(uint16_t bfloat16) {
+    union { uint32_t bits; float value; } u = {(uint32_t)bfloat16 << 16};
+    return u.value;
+}
+
+static inline uint16_t narrowed(float value) { /* to the nearest bfloat16, ties to even */
+    union { float value; uint32_t bits; } u = {value};
+    return (uint16_t)((u.bits + 0x7fffu + ((u.bits >> 16) & 1)) >> 16);
+}
+
+static inline void load(float *restrict to, const void *restrict from, int64_t at, int64_t n, int64_t bfloat16) {
+    if (bfloat16)
+        for (int64_t i = 0; i < n; i++) to[i] = widened(((const uint16_t *)from)[at + i]);
+    else
+        memcpy(to, (const float *)from + at, n * sizeof *to);
+}
+
+static inline void store(void *restrict to, int64_t at, const float *restrict from, int64_t n, int64_t bfloat16) {
+    if (bfloat16)
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[at + i] = narrowed(from[i]);
+    else
+        memcpy((float *)to + at, from, n * sizeof *from);
+}
+
+/* 2^n e^r, the latter by a polynomial for |r| <= ln 2 / 2 (Cephes' expf): code that a compiler can do many at once of. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
+    return p * power.value;
+}
+
+FOR_EACH_PROCESSOR static void add_up(
+    const GroupNorm *g, int64_t row, int64_t first, int64_t last, double *restrict sums, double *restrict squares) {
+    int64_t n = g->channels;
+    float x[n], add[n];
+    for (int64_t c = 0; c < n; c++) sums[c] = squares[c] = add[c] = 0;
+    if (g->add) load(add, g->add, row * n, n, g->bfloat16);
+    for (int64_t pixel = row * g->pixels + first; pixel < row * g->pixels + last; pixel++) {
+        load(x, g->x, pixel * n, n, g->bfloat16);
+        for (int64_t c = 0; c < n; c++) {
+            double value = x[c] + add[c];
+            sums[c] += value;
+            squares[c] += value * value;
+        }
+    }
+}
+
+/* From the sums of a row's parts: what is taken from each channel, and what it is multiplied with. */
+static void moments(const GroupNorm *g, int64_t row, int64_t parts, const double *sums, float *means, float *scales) {
+    int64_t n = g->channels, width = n / g->groups;
+    float weight[n], add[n];
+    load(weight, g->weight, 0, n, g->bfloat16);
+    if (g->add) load(add, g->add, row * n, n, g->bfloat16);
+    for (int64_t group = 0; group < g->groups; group++) {
+        double sum = 0, squares = 0, count = (double)(g->pixels * width);
+        for (int64_t part = 0; part < parts; part++)
+            for (int64_t c = group * width; c < (group + 1) * width; c++) {
+                sum += sums[2 * part * n + c];
+                squares += sums[(2 * part + 1) * n + c];
+            }
+        double mean = sum / count, variance = squares / count - mean * mean;
+        for (int64_t c = group * width; c < (group + 1) * width; c++) {
+            means[c] = (float)(g->add ? mean - add[c] : mean);
+            scales[c] = (float)(weight[c] / sqrt((variance > 0 ? variance : 0) + g->eps));
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR static void normalise(
+    const GroupNorm *g, int64_t row, int64_t first, int64_t last, const float *means, const float *scales) {
+    int64_t n = g->channels;
+    float x[n], bias[n];
+    load(bias, g->bias, 0, n, g->bfloat16);
+    for (int64_t pixel = row * g->pixels + first; pixel < row * g->pixels + last; pixel++) {
+        load(x, g->x, pixel * n, n, g->bfloat16);
+        for (int64_t c = 0; c < n; c++) x[c] = (x[c] - means[c]) * scales[c] + bias[c];
+        if (g->silu)
+            for (int64_t c = 0; c < n; c++) x[c] = x[c] / (1.0f + exponential(-x[c]));
+        store(g->y, pixel * n, x, n, g->bfloat16);
+    }
+}
+
+/* Whether there was memory for it. */
+int group_norm(const GroupNorm *g) {
+    int64_t n = g->channels, parts = g->pixels / LEAST_PIXELS;
+    parts = parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;
+    double *sums = malloc(g->rows * parts * 2 * n * sizeof *sums);
+    float *means = malloc(g->rows * 2 * n * sizeof *means);
+    if (sums && means)
+#pragma omp parallel
+    {
+#pragma omp for
+        for (int64_t i = 0; i < g->rows * parts; i++) {
+            int64_t part = i % parts;
+            double *own = sums + 2 * i * n;
+            add_up(g, i / parts, part * g->pixels / parts, (part + 1) * g->pixels / parts, own, own + n);
+        }
+#pragma omp for
+        for (int64_t row = 0; row < g->rows; row++)
+            moments(g, row, parts, sums + 2 * row * parts * n, means + 2 * row * n, means + (2 * row + 1) * n);
+#pragma omp for
+        for (int64_t i = 0; i < g->rows * parts; i++) {
+            int64_t row = i / parts, part = i % parts;
+            const float *own = means + 2 * row * n;
+            normalise(g, row, part * g->pixels / parts, (part + 1) * g->pixels / parts, own, own + n);
+        }
+    }
+    int done = sums && means;
+    free(sums);
+    free(means);
+    return done;
+}
+
+FOR_EACH_PROCESSOR static void gate(const void *x, void *y, int64_t row, int64_t n, int64_t bfloat16) {
+    float value[n], gates[n];
+    load(value, x, 2 * row * n, n, bfloat16);
+    load(gates, x, (2 * row + 1) * n, n, bfloat16);
+    for (int64_t i = 0; i < n; i++) {
+        /* the error function to 1.5e-7 (Abramowitz and Stegun 7.1.26) */
+        float z = fabsf(gates[i]) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+        float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+        float erf = copysignf(1.0f - p * exponential(-z * z), gates[i]);
+        value[i] *= 0.5f * gates[i] * (1.0f + erf);
+    }
+    store(y, row * n, value, n, bfloat16);
+}
+
+/* (rows, 2n) -> (rows, n): the first half times the GELU of the second. */
+void geglu(const void *x, void *y, int64_t rows, int64_t n, int64_t bfloat16) {
+#pragma omp parallel for
+    for (int64_t row = 0; row < rows; row++) gate(x, y, row, n, bfloat16);
+}

@@ -1,0 +1,92 @@
+"""GroupNorm with what stands around it, and GEGLU, in one pass each over the memory (kernels.c), where it was compiled.
+
+torch has several operators for what one pass over the numbers can do, and its GroupNorm for channels-last memory loses
+most digits where means are large, so that everything was brought from one layout into the other and back. These are
+compiled as the package is installed, where there is a C compiler; elsewhere, in training and on GPUs, torch computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Address, Count = ctypes.c_void_p, ctypes.c_int64
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _GroupNorm(ctypes.Structure):
+    _fields_ = (
+        *((name, Address) for name in ("x", "add", "weight", "bias", "y")),
+        *((name, Count) for name in ("rows", "pixels", "channels", "groups", "bfloat16", "silu")),
+        ("eps", ctypes.c_double),
+    )
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None, silu: bool = False
+) -> Tensor:
+    """GroupNorm of x + add over (B, C, H, W), `add` being (B, C), and SiLU after it if asked for."""
+    library = _library() if _ours(x, weight) else None
+    if library is None:
+        if add is not None:
+            x = x + add[:, :, None, None]
+        # see above: on CPUs torch's kernel is not for channels-last memory
+        x = F.group_norm(x.contiguous() if x.device.type == "cpu" else x, groups, weight, bias, eps)
+        return F.silu(x) if silu else x
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.empty_like(x)
+    rows, channels, height, width = x.shape
+    if add is not None:
+        add = add.contiguous()
+    call = _GroupNorm(
+        x.data_ptr(), None if add is None else add.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(),
+        rows, height * width, channels, groups, x.dtype == torch.bfloat16, silu, eps,
+    )  # fmt: skip
+    if not library.group_norm(ctypes.byref(call)):
+        raise MemoryError
+    return y
+
+
+def geglu(x: Tensor) -> Tensor:
+    """(..., 2N) → (..., N): the first half times the GELU of the second."""
+    library = _library() if _ours(x, x) else None
+    if library is None:
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    y = x.new_empty(*x.shape[:-1], width)
+    library.geglu(x.data_ptr(), y.data_ptr(), y.numel() // width, width, x.dtype == torch.bfloat16)
+    return y
+
+
+def _ours(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels take them: not in training, nor under autocast, where the two differ in dtype."""
+    return not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in DTYPES
+
+
+@cache
+def _library() -> Any:
+    """The compiled kernels, or None where there are none."""
+    found = importlib.util.find_spec("ldm_core._kernels")
+    try:
+        library = ctypes.CDLL(found.origin) if found is not None else None
+    except OSError as error:  # built for another system, or no OpenMP there
+        logger.warning("the compiled kernels do not load: %s", error)
+        library = None
+    if library is None:
+        logger.warning("without compiled kernels (ldm_core/kernels.c), steps take a tenth longer on CPUs")
+        return None
+    library.group_norm.argtypes = (ctypes.POINTER(_GroupNorm),)
+    library.geglu.argtypes = (Address, Address, Count, Count, Count)
+    library.geglu.restype = None
+    return library
