@@ -1,9 +1,10 @@
-"""Does step-level batching pay? The same jobs through the same engine, all at once and one after the other.
+"""Does step-level batching pay? The same jobs through the same engine, all at once and one after the other; and how
+long a short job waits that comes while 16 long ones run.
 
 Every job of the seeded workload differs in task, steps, guidance, η or seed, so nothing but batching by step could join
 them. On a GPU more rows per call cost little until the arithmetic units are full; on a CPU a few rows fill them, and
-the best to hope for is to lose nothing. Prints how many rows the steps had, both times and their ratio; the last line
-is JSON.
+the best to hope for is to lose nothing. Prints how many rows the steps had, both times and their ratio, and for the
+short jobs the steps of the device that ended from their arrival to their own first; the last line is JSON.
 
     python -m benchmarks.batching [--models DIR ...] [--jobs 64] [--device cuda]
 """
@@ -19,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +30,7 @@ from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
 from worker import openmp
-from worker.engine import Engine, EngineJob, Event, Failed, Finished
+from worker.engine import Engine, EngineJob, Event, Failed, Finished, Progress
 from worker.main import default_rows
 from worker.vital import start_vital
 
@@ -44,9 +46,10 @@ class Metrics:
 
     def clear(self) -> None:
         self.histogram: Counter[int] = Counter()
-        self.computed = self.padded = 0
+        self.computed = self.padded = self.steps = 0
 
     def step(self, model: str, rows: int, padded: int, seconds: float) -> None:
+        self.steps += 1
         self.histogram[rows] += 1
         self.computed += rows + padded
         self.padded += padded
@@ -62,6 +65,7 @@ class Bench:
     def __init__(self, models: dict[str, LatentDiffusion], rows: dict[str, int], max_rows: int) -> None:
         self.metrics = Metrics()
         self._left: set[str] = set()
+        self._begun: dict[str, int] = {}  # by job: the steps that the device had done after the job's first
         self._ended = threading.Condition()
         self._engine = Engine(models, rows=rows, max_rows=max_rows, emit=self._hear, metrics=self.metrics)
         start_vital("device", self._engine.run)
@@ -77,10 +81,31 @@ class Bench:
                 self._ended.wait_for(lambda: not self._left)
         return time.perf_counter() - started
 
+    def steps_until_begun(self, long: Sequence[EngineJob], short: Sequence[EngineJob]) -> list[int]:
+        """For each short job, in turn: steps of the device from its arrival to its own first, that one included."""
+        with self._ended:
+            self._left, self._begun = {job.id for job in (*long, *short)}, {}
+            for job in long:
+                self._engine.submit(job)
+            self._ended.wait_for(lambda: len(self._begun) == len(long))
+            waited = []
+            for job in short:
+                before = self.metrics.steps
+                self._engine.submit(job)
+                self._ended.wait_for(lambda job=job: job.id in self._begun)  # type: ignore[misc]
+                waited.append(self._begun[job.id] - before)
+            assert {job.id for job in long} <= self._left, "the long jobs were too short"
+            self._ended.wait_for(lambda: not self._left)
+        return waited
+
     def _hear(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, Failed):
                 raise event.error
+            if isinstance(event, Progress) and event.job_id not in self._begun:
+                with self._ended:
+                    self._begun[event.job_id] = self.metrics.steps
+                    self._ended.notify_all()
             if isinstance(event, Finished):
                 with self._ended:
                     self._left.discard(event.job_id)
@@ -112,6 +137,14 @@ def _job(job_id: str, model: LatentDiffusion, task: Task, rng: random.Random) ->
     )
     pictures = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
     return EngineJob(id=job_id, model=card.id, params=params, pictures=pictures)
+
+
+def late_arrivals(model: LatentDiffusion) -> tuple[list[EngineJob], list[EngineJob]]:
+    """16 jobs of 40 steps, and 8 of 5 that come while those run."""
+    rng = random.Random(1)
+    jobs = [_job(f"late {i}", model, model.card.tasks[0], rng) for i in range(24)]
+    sized = [replace(job, params=replace(job.params, steps=40 if i < 16 else 5)) for i, job in enumerate(jobs)]
+    return sized[:16], sized[16:]
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -150,8 +183,10 @@ def main() -> None:
     ratio = sum(together) / sum(apart)
     print(f"{len(jobs)} jobs, {args.device}, rows per call {rows}, {padding:.1%} of the rows were padding")
     print(f"all at once {together} s, one after the other {apart} s, ratio {ratio:.3f}")
+    begun = bench.steps_until_begun(*late_arrivals(next(iter(models.values()))))
+    print(f"8 short jobs that come while 16 long ones run: their first step is the device's number {begun} from then")
     result = {"jobs": len(jobs), "device": args.device, "rows": rows, "together_s": together, "apart_s": apart}
-    print(json.dumps({**result, "ratio": ratio, "padding": padding, "histogram": seen}))
+    print(json.dumps({**result, "ratio": ratio, "padding": padding, "histogram": seen, "late_begin": begun}))
 
 
 if __name__ == "__main__":
