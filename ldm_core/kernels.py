@@ -56,6 +56,11 @@ def group_norm(
     return y
 
 
+def present() -> bool:
+    """Whether they were compiled."""
+    return _library() is not None
+
+
 def geglu(x: Tensor) -> Tensor:
     """(..., 2N) → (..., N): the first half times the GELU of the second."""
     library = _library() if _ours(x, x) else None
@@ -70,8 +75,10 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take them: not in training, nor under autocast, where the two differ in dtype."""
-    return not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in DTYPES
+    """Whether the kernels take them: not in training, nor compiled, nor under autocast, where dtypes differ."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return x.dtype == weight.dtype and x.dtype in DTYPES
 
 
 @cache

@@ -80,8 +80,8 @@ class _Packed:
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether it computes them here: not in training, nor under autocast, where the two differ in dtype."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != weight.dtype:
+    """Whether it computes them here: not in training, nor compiled, nor under autocast, where dtypes differ."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != weight.dtype:
         return False
     return (x.dtype == torch.float32 and _has_onednn()) or (x.dtype == torch.bfloat16 and _has_bfloat16())
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ldm_core import kernels
 from ldm_core.model import LatentDiffusion
 from ldm_core.samplers import MEMORY
 from ldm_core.tasks import Sample
@@ -97,8 +98,10 @@ def place_of(model: LatentDiffusion, rows: int) -> str:
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name(model.device)
     else:
-        device = f"{torch.backends.cpu.get_cpu_capability()} x {torch.get_num_threads()}"
-    return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {model.digest}"
+        kernels_too = "with" if kernels.present() else "without"
+        device = f"{torch.backends.cpu.get_cpu_capability()} x {torch.get_num_threads()} {kernels_too} kernels"
+    how = "compiled" if model.compiled else "as it is"
+    return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {how}, {model.digest}"
 
 
 def _sample(tensors: Mapping[str, Tensor], index: str, step: int) -> SavedSample:

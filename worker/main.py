@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Mapping
 
 import torch
 
@@ -32,6 +34,9 @@ def main() -> int:
     except ModelError as error:
         print(f"ldm worker: {error}", file=sys.stderr)
         return EXIT_BROKEN_MODEL
+    rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
+    if settings.compile:
+        apart(lambda: compile_models(models, rows))
     metrics = WorkerMetrics()
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
@@ -41,7 +46,6 @@ def main() -> int:
     worker = BatchWorker(
         connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings
     )
-    rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
         png_metadata=settings.png_metadata, checkpoint_s=settings.checkpoint_s,
@@ -65,6 +69,16 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     if not models:
         raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
     return models
+
+
+def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
+    """So that no request waits for it."""
+    for model_id, model in models.items():
+        started = time.monotonic()
+        model.compile(rows[model_id])
+        log.info(
+            "compiled model %s for calls of %d rows in %.0f s", model_id, rows[model_id], time.monotonic() - started
+        )
 
 
 def default_rows(model: LatentDiffusion) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm_core import kernels
 
-needs_kernels = pytest.mark.skipif(kernels._library() is None, reason="not compiled here")
+needs_kernels = pytest.mark.skipif(not kernels.present(), reason="not compiled here")
 SHAPES = ((1, 6, 1, 1, 3), (2, 64, 16, 16, 16), (3, 30, 5, 7, 5), (2, 320, 64, 33, 32))  # (B, C, H, W), groups
 EPS = 1e-5
 
@@ -35,7 +35,7 @@ def expected_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, add: Ten
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_they_were_compiled_where_there_is_a_compiler() -> None:
-    assert kernels._library() is not None
+    assert kernels.present()
 
 
 @needs_kernels

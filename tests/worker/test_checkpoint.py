@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from ldm_core import kernels
+from ldm_core.compiled import CompiledUNet
+from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
-from worker.checkpoint import Checkpoint
+from worker.checkpoint import Checkpoint, place_of
 from worker.engine import EngineJob, Saved
 
 
@@ -114,3 +117,12 @@ def test_a_checkpoint_is_small_and_has_no_pickle_in_it() -> None:
     assert len(data) < 64 * 1024
     assert Checkpoint.from_bytes(data, "elsewhere") is None
     assert {name.partition(".")[2] for name in load(data)} == {"x", "noise"}  # DDIM remembers nothing
+
+
+def test_compiled_code_makes_it_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models()["scenes"]
+    plain = place_of(model, 2)
+    assert place_of(replace(model, _compiled=CompiledUNet(model.unet)), 2) != plain
+    have = kernels.present()
+    monkeypatch.setattr(kernels, "present", lambda: not have)
+    assert place_of(model, 2) != plain

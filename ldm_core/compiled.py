@@ -1,0 +1,67 @@
+"""A U-Net compiled for calls of a few shapes, with torch.compile; on CUDA each of them is one captured graph.
+
+A graph replays some hundred kernels with one launch, where at few rows launching takes longer than computing. Only the
+shapes of a warm-up are compiled and every other call stays as it was, so that bytes never depend on what came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ldm_core.unet import UNet
+
+Parts = tuple[Tensor | None, ...]  # x, t, context, class labels
+Call = Callable[..., Tensor]
+Shapes = tuple[torch.Size | None, ...]
+
+# inductor's own graphs are bound to the thread that made them; the device's thread is not the one that loads
+compile_whole = partial(torch.compile, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+WARM_CALLS = 3  # before a capture, so that libraries have chosen their algorithms and workspaces
+
+
+class CompiledUNet:
+    """Called as the U-Net is. It is compiled for the shapes that it is called with while it is `learning`."""
+
+    def __init__(self, unet: UNet) -> None:
+        self._unet = unet
+        self._compiled: Call = compile_whole(unet)
+        self._calls: dict[Shapes, Call] = {}
+        self.learning = True
+
+    def __call__(self, *parts: Tensor | None) -> Tensor:
+        shapes = tuple(None if part is None else part.shape for part in parts)
+        call = self._calls.get(shapes)
+        if call is None:
+            if not self.learning:
+                return self._unet(*parts)
+            on_gpu = any(part is not None and part.is_cuda for part in parts)
+            call = self._calls[shapes] = Captured(self._compiled, parts) if on_gpu else self._compiled
+        return call(*parts)
+
+
+class Captured:
+    """A call as a CUDA graph over buffers of its own. From one thread at a time."""
+
+    def __init__(self, call: Call, parts: Parts) -> None:
+        self._inputs = [None if part is None else part.clone() for part in parts]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_CALLS):
+                call(*self._inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads may go on with allocations of their own
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._output = call(*self._inputs)
+
+    def __call__(self, *parts: Tensor | None) -> Tensor:
+        for buffer, part in zip(self._inputs, parts, strict=True):
+            if buffer is not None and part is not None:
+                buffer.copy_(part)
+        self._graph.replay()
+        return self._output.clone()  # the next replay writes over it
