@@ -6,19 +6,17 @@ import asyncio
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from redis.exceptions import RedisError
 from rq.defaults import RQ_KEY_PREFIX
 
-from ldm_core.config import ModelCard
 from ldm_core.errors import LdmError
 from service.events import EventReader, Watch
+from service.fleet import Fleet
 from service.listing import page_of_jobs
 from service.queues import depths, with_positions
 from service.quota import (
@@ -36,7 +34,7 @@ from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, connect_async
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status
-from worker.records import JOB_ID, iso_now, new_record, view_of
+from worker.records import JOB_ID, iso_now, new_record, new_view, view_of
 
 POLL_S = 2.0  # what a waiter does in case an event got lost
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
@@ -63,6 +61,7 @@ class Broker:
         self._redis: Any = connect_async(redis_url)
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
+        self._fleet = Fleet(self._redis)
         self._queue_limit, self._result_ttl_s, self._job_timeout_s = queue_limit, result_ttl_s, job_timeout_s
 
     async def connect(self) -> None:
@@ -81,15 +80,10 @@ class Broker:
         except (RedisError, OSError):
             return False
 
-    async def models(self) -> list[LiveModel]:
-        """What live workers serve now, in the order of their ids."""
+    async def models(self, *, max_age_s: float = 0.0) -> Sequence[LiveModel]:
+        """What live workers serve, now or at most `max_age_s` seconds ago, in the order of their ids."""
         async with _available():
-            names = sorted(name.decode() for name in await self._redis.smembers(scripts.WORKERS))
-            published = await self._redis.mget([scripts.worker_key(name) for name in names]) if names else []
-        cards = [card for text in published if text for card in _cards(text)]
-        workers = Counter(card.id for card in cards)
-        latest = {card.id: card for card in cards}
-        return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
+            return await self._fleet.models(max_age_s)
 
     async def submit(
         self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
@@ -113,15 +107,16 @@ class Broker:
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
         self._raise_refusal(kind, told, quota)
-        job_id = told[0].decode()
-        pace = (
-            Pace(limit=quota.rate, remaining=int(told[1]), reset_s=float(told[2])) if quota.rate and told[1:] else None
-        )
-        view = None
+        if kind == b"queued":
+            _, position, event_id, remaining, reset_s = told
+            view = new_view(payload, record, position=int(position), event_id=event_id.decode())
+            pace = Pace(limit=quota.rate, remaining=int(remaining), reset_s=float(reset_s)) if quota.rate else None
+            return Submitted(view=view, pace=pace)
+        there = None
         with suppress(BrokerUnavailable):  # it is queued all the same
-            view = await self.job(job_id)
-        view = view or view_of({key.encode(): _bytes(value) for key, value in record.items()})
-        return Submitted(view=view, replayed=kind == b"replay", pace=pace)
+            there = await self.job(told[0].decode())
+        view = there or new_view(payload, record, position=None, event_id="0-0")
+        return Submitted(view=view, replayed=kind == b"replay")
 
     async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
         """The job that this request made before, if it is still there. Raises IdempotencyConflict.
@@ -270,19 +265,9 @@ class Broker:
             return await depths(self._redis)
 
 
-def _bytes(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
 @asynccontextmanager
 async def _available() -> AsyncIterator[None]:
     try:
         yield
     except AWAY as error:
         raise BrokerUnavailable("the job queue does not answer") from error
-
-
-@lru_cache(maxsize=256)
-def _cards(published: bytes) -> tuple[ModelCard, ...]:
-    """What a worker publishes, which is asked for at every submit and changes when it starts."""
-    return tuple(ModelCard.from_json(card) for card in json.loads(published))

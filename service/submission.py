@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from anyio import CapacityLimiter, to_thread
 
 from ldm_core.config import ModelCard
-from ldm_core.errors import InvalidParameter, UnsupportedTask
+from ldm_core.errors import InvalidParameter, RequestError, UnsupportedTask
 from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
-from service.auth import ApiKey
+from service.auth import ApiKey, Forbidden
 from service.broker import Broker
 from service.errors import Problem
 from service.inputs import Inputs, open_inputs
 from service.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
-from worker.jobs import JobPayload
+from worker.jobs import JobPayload, LiveModel
 
 # a few large uploads at once must not take every thread, nor the memory of as many decoded pictures
 DECODING = CapacityLimiter(4)
+MODELS_S = 0.5  # for how long a submit may still believe what workers served
 PICTURES = ("image", "mask", "map", "neighbors")
 IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
@@ -67,8 +69,16 @@ async def prepare(
 
 
 async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
+    """Told by models of a moment ago; nobody is refused before those of now have been seen."""
+    try:
+        return _choose(await broker.models(max_age_s=MODELS_S), task, name, caller)
+    except (Problem, RequestError, Forbidden):
+        return _choose(await broker.models(), task, name, caller)
+
+
+def _choose(models: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey) -> ModelCard:
     """The model of that id; without one, of those that the caller may use, the task's default or any that does it."""
-    cards = [model.card for model in await broker.models()]
+    cards = [model.card for model in models]
     if not cards:
         raise Problem(503, "No worker is there to take the job; try again soon.", headers={"Retry-After": "5"})
     if name is not None:

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from redis import Redis
@@ -46,24 +47,31 @@ def new_record(payload: JobPayload, *, timeout_s: int, result_ttl_s: int) -> dic
     """The hash of a job that is about to be queued; `timeout_s` is the most that it may ask for."""
     if not JOB_ID.fullmatch(payload.id):
         raise ValueError(f"job id {payload.id!r} must be 1 to 64 letters, digits, '_' or '-'")
-    params = payload.params
+    params, created_at = payload.params, iso_now()
+    return {
+        **_blank_record(),
+        "created_at": created_at,
+        "enqueued_at": created_at,
+        "data": zlib.compress(JSONSerializer.dumps([FUNCTION, None, [], payload.to_json()])),
+        "origin": queue_name(payload.model, payload.priority, payload.owner),
+        "description": f"{params.task} with {payload.model}: {params.n} x {params.steps} steps",
+        "timeout": min(payload.timeout_s or timeout_s, timeout_s),
+        "result_ttl": result_ttl_s,
+        "x_rows": params.n * params.rows_per_image,
+        "x_step": 0,
+        "x_steps": params.steps,
+    }
+
+
+@lru_cache(maxsize=1)
+def _blank_record() -> Mapping[str, Any]:
+    """What RQ writes of a job, as far as it is the same for each: to have RQ write every one takes much longer."""
     job = Job.create(
-        FUNCTION,
-        kwargs=payload.to_json(),
-        connection=_offline,
-        id=payload.id,
-        origin=queue_name(payload.model, payload.priority, payload.owner),
-        status=JobStatus.QUEUED,
-        description=f"{params.task} with {payload.model}: {params.n} x {params.steps} steps",
-        timeout=min(payload.timeout_s or timeout_s, timeout_s),
-        result_ttl=result_ttl_s,
-        failure_ttl=FAILURE_TTL_S,
-        retry=Retry(max=MAX_RETRIES),
-        serializer=JSONSerializer,
-    )
-    job.enqueued_at = job.created_at
-    own = {"x_rows": params.n * params.rows_per_image, "x_step": 0, "x_steps": params.steps}
-    return {**job.to_dict(include_meta=False), "status": "queued", **own}
+        FUNCTION, connection=_offline, status=JobStatus.QUEUED, failure_ttl=FAILURE_TTL_S,
+        retry=Retry(max=MAX_RETRIES), serializer=JSONSerializer,
+    )  # fmt: skip
+    written = {**job.to_dict(include_meta=False), "status": "queued"}
+    return {field: value for field, value in written.items() if value != ""}  # to RQ the same as without a value
 
 
 def payload_of(data: bytes) -> JobPayload:
@@ -72,6 +80,18 @@ def payload_of(data: bytes) -> JobPayload:
     if function != FUNCTION:
         raise ValueError(f"{function!r} is not a function of this worker")
     return JobPayload.from_json(kwargs)
+
+
+def new_view(payload: JobPayload, record: Mapping[str, Any], *, position: int | None, event_id: str) -> JobView:
+    """What `view_of` and the queues would say of a job that has just been queued with the `record` of `new_record`."""
+    return JobView(
+        payload=payload,
+        status="queued",
+        step=0,
+        created_at=datetime.fromisoformat(record["created_at"]).timestamp(),
+        queue_position=position,
+        event_id=event_id,
+    )
 
 
 def view_of(record: Mapping[bytes, bytes]) -> JobView:

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 from rq.defaults import RQ_KEY_PREFIX
 
 from worker.connection import able
-from worker.lua.gateway import CANCEL, ENQUEUE
+from worker.lua.gateway import CANCEL, ENQUEUE, POSITIONS, SERVED
 from worker.lua.held import ADMIT, BEAT, COMMIT, PROGRESS, REQUEUE, SAVED
 from worker.lua.lost import MAINTAIN, REVOKE
 from worker.lua.prelude import PRELUDE
@@ -98,6 +98,8 @@ def _text(value: bytes | str) -> str:
 
 
 enqueue = Script(ENQUEUE)
+positions = Script(POSITIONS)
+served = Script(SERVED)
 admit = Script(ADMIT)
 progress = Script(PROGRESS)
 saved = Script(SAVED)

@@ -13,6 +13,7 @@ from redis import Redis
 from service.broker import Broker, BrokerUnavailable
 from service.quota import QueueFull
 from tests.worker.processes import WorkerProcess, payload
+from worker.jobs import PRIORITIES
 
 Start = Callable[..., WorkerProcess]
 
@@ -58,6 +59,18 @@ async def test_submitting_an_id_again_changes_nothing(broker: Broker, redis: Red
     first, second = await broker.submit(job), await broker.submit(job)
     assert first == second
     assert redis.llen("rq:queue:toy.normal") == 1
+
+
+async def test_a_new_job_is_told_as_it_can_be_read(broker: Broker, redis: Redis) -> None:
+    for owner in ("", "shop", "other"):
+        for priority in PRIORITIES:
+            for _ in range(3):
+                sent = await broker.submit(payload(owner=owner, priority=priority, metadata={"album": "7"}))
+                assert sent.view == await broker.job(sent.view.payload.id)
+    redis.flushall()
+    sent = await broker.submit(payload(timeout_s=30, inputs=("image",)), {"image": b"picture"})
+    assert sent.view == await broker.job(sent.view.payload.id)
+    assert sent.view.queue_position == 1
 
 
 async def test_the_position_counts_more_urgent_queues(broker: Broker) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
 
 import httpx
 import pytest
+from redis import Redis
 
+from tests.service.conftest import CARD
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess
+from worker import scripts
 
 Start = Callable[..., WorkerProcess]
 
@@ -38,6 +42,28 @@ async def test_a_job_from_post_to_picture(http: httpx.AsyncClient, start_worker:
     again = await http.get(job["images"][1]["url"], headers={"If-None-Match": picture.headers["etag"]})
     assert again.status_code == 304
     assert_problem(await http.get(f"/v1/jobs/{job['id']}/images/2"), 404)
+
+
+async def test_a_model_counts_from_the_moment_a_worker_serves_it(http: httpx.AsyncClient, redis: Redis) -> None:
+    toy, plain = json.loads(CARD)
+    assert_problem(await http.post("/v1/txt2img", json={"prompt": "x"}), 503)
+    redis.sadd(scripts.WORKERS, "first", "second")
+    redis.set(scripts.worker_key("first"), json.dumps([toy]))
+    assert (await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202
+    assert_problem(await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"}), 422)
+    redis.set(scripts.worker_key("second"), json.dumps([plain]))
+    assert (await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"})).status_code == 202
+
+
+async def test_a_model_that_nobody_serves_any_more_is_soon_refused(
+    http: httpx.AsyncClient, redis: Redis, announced: None
+) -> None:
+    assert (await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202
+    redis.delete(scripts.worker_key("nobody"))
+    async with asyncio.timeout(10):
+        while (answer := await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202:
+            await asyncio.sleep(0.05)
+    assert_problem(answer, 503)
 
 
 async def test_accept_image_answers_with_the_bytes(http: httpx.AsyncClient, start_worker: Start) -> None:

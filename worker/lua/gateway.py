@@ -1,8 +1,9 @@
-"""What the gateway does to a job: it makes one, it cancels one."""
+"""What the gateway does: it makes a job, cancels one, asks where some are in the queue and what workers serve."""
 
 # id, queue, limit, owner, open jobs an owner may have (0: any), jobs per window of seconds (0: any), window,
 # idempotency key, fingerprint of the request, seconds to remember both, then the record: field, value, ...
-# -> what became of it, then what the kind says; a new job's place in its owner's rate at the end
+# -> what became of it, then what the kind says; of a new job its position in the queue, the id of its event, and its
+# place in its owner's rate
 ENQUEUE = """
 local id, queue, limit, owner, most, rate, window, idem, print, remember = unpack(ARGV, 1, 10)
 local record = idem ~= '' and 'ldm:idem:'..owner..':'..idem
@@ -41,15 +42,16 @@ if record then
   call('HSET', job_key(id), 'x_keep', remember)
 end
 call('SADD', RQ..':queues', RQ..':queue:'..queue)
-call('RPUSH', RQ..':queue:'..queue, id)
+local place = call('RPUSH', RQ..':queue:'..queue, id) - 1
 in_ring(queue, 'RPUSH')
 call('ZADD', 'ldm:open', stamp(t), id)
 call('SADD', mine_open, id)
 call('ZADD', 'ldm:jobs:'..owner, stamp(t), id)
 call('SADD', 'ldm:owners', owner)
-event('kind', 'queued', 'id', id)
+local at = event('kind', 'queued', 'id', id)
 ring_bell(queue)
-return {'queued', id, gap > 0 and math.floor((t + window - due) / gap + 0.001) or -1, stamp(math.max(due - t, 0))}
+return {'queued', id, positions_in(queue)(place), at,
+  gap > 0 and math.floor((t + window - due) / gap + 0.001) or -1, stamp(math.max(due - t, 0))}
 """
 
 # id, iso time -> false: unknown; else what it was
@@ -66,4 +68,24 @@ elseif status == 'started' then
   call('EXPIRE', commands, 60)
 end
 return status
+"""
+
+# id, ... -> the position of each; false where it is in no queue
+POSITIONS = """
+local of, positions = {}, {}
+for i, id in ipairs(ARGV) do
+  local queue = get(id, 'origin')
+  local place = queue and call('LPOS', RQ..':queue:'..queue, id)
+  if place then of[queue] = of[queue] or positions_in(queue) end
+  positions[i] = place and of[queue](place)
+end
+return positions
+"""
+
+# -> what each live worker has published, in the order of their names
+SERVED = """
+local names, published = call('SMEMBERS', 'ldm:workers'), {}
+table.sort(names)
+for _, name in ipairs(names) do published[#published + 1] = call('GET', 'ldm:worker:'..name) or nil end
+return published
 """

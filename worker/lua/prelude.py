@@ -13,6 +13,7 @@ local function get(id, field) return call('HGET', job_key(id), field) end
 local function event(...)
   local at, _, _, field, id = call('XADD', 'ldm:events', 'MAXLEN', '~', 10000, '*', ...), ...
   if field == 'id' and call('EXISTS', job_key(id)) == 1 then call('HSET', job_key(id), 'x_event', at) end
+  return at
 end
 local function mine(id, exe) return get(id, 'status') == 'started' and get(id, 'x_exec') == exe end
 local function ended(id, exe) return REGISTRY[get(id, 'status')] and get(id, 'x_exec') == exe end
@@ -25,6 +26,31 @@ local function base_of(queue) return string.match(queue, '^(.*)@[%w_-]+$') or qu
 local function in_ring(queue, push)
   local ring = 'ldm:ring:'..base_of(queue)
   if not call('LPOS', ring, queue) then call(push, ring, queue) end
+end
+
+local URGENT = {high = {}, normal = {'high'}, low = {'high', 'normal'}}
+local function lengths_in_ring(base, without)
+  local lengths = {}
+  for _, queue in ipairs(call('LRANGE', 'ldm:ring:'..base, 0, -1)) do
+    if queue ~= without then lengths[#lengths + 1] = call('LLEN', RQ..':queue:'..queue) end
+  end
+  return lengths
+end
+-- from a job's place in its own queue to its position, 1 for the one that the next free worker takes: more urgent
+-- queues of its model go first, and those of its own priority take turns, so that of every other one as many are ahead
+-- as its own place allows
+local function positions_in(queue)
+  local base, urgent = base_of(queue), 0
+  local model, priority = string.match(base, '^(.*)%.(.*)$')
+  for _, other in ipairs(URGENT[priority] or {}) do
+    for _, length in ipairs(lengths_in_ring(model..'.'..other)) do urgent = urgent + length end
+  end
+  local beside = lengths_in_ring(base, queue)
+  return function(place)
+    local position = 1 + place + urgent
+    for _, length in ipairs(beside) do position = position + math.min(length, place) end
+    return position
+  end
 end
 
 local function ring_bell(queue)

@@ -1,0 +1,44 @@
+"""What live workers serve, as they publish it in Redis."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ldm_core.config import ModelCard
+from worker import scripts
+from worker.jobs import LiveModel
+
+
+class Fleet:
+    """All workers on one Redis. Remembers what they said last, for those to whom a moment ago is good enough."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self._models: Sequence[LiveModel] = ()
+        self._read_at = -float("inf")  # monotonic
+
+    async def models(self, max_age_s: float) -> Sequence[LiveModel]:
+        """Their models in the order of ids, as they were at most `max_age_s` seconds ago."""
+        now = time.monotonic()
+        if now - self._read_at >= max_age_s:
+            self._models = _models(await scripts.served.arun(self._redis))
+            self._read_at = now
+        return self._models
+
+
+def _models(published: Sequence[bytes]) -> list[LiveModel]:
+    cards = [card for text in published for card in _cards(text)]
+    workers = Counter(card.id for card in cards)
+    latest = {card.id: card for card in cards}
+    return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
+
+
+@lru_cache(maxsize=256)
+def _cards(published: bytes) -> tuple[ModelCard, ...]:
+    """What a worker publishes, which changes only when it starts."""
+    return tuple(ModelCard.from_json(card) for card in json.loads(published))
