@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 from ldm_core.errors import InvalidParameter
@@ -89,7 +89,7 @@ class GenerationParams:
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationParams:

@@ -11,7 +11,6 @@ from service.auth import ANYONE, ApiKey, KeyRing
 from service.broker import Broker
 from service.errors import Problem
 from service.metrics import GatewayMetrics
-from service.settings import GatewaySettings
 from worker.jobs import JobView
 
 BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this server")
@@ -43,15 +42,9 @@ async def _metrics(request: Request) -> GatewayMetrics:
     return metrics
 
 
-async def _settings(request: Request) -> GatewaySettings:
-    settings: GatewaySettings = request.app.state.settings
-    return settings
-
-
 CallerOf = Annotated[ApiKey, Depends(_caller)]
 BrokerOf = Annotated[Broker, Depends(_broker)]
 MetricsOf = Annotated[GatewayMetrics, Depends(_metrics)]
-SettingsOf = Annotated[GatewaySettings, Depends(_settings)]
 
 
 async def _job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:

@@ -69,11 +69,10 @@ class Envelope:
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a body that is too large, at once when its length is declared, and one that takes too long."""
         limit, seen, complete = self._max_body_bytes, 0, False
-        too_large = Problem(413, f"The body is larger than {limit} bytes.", headers=CLOSE)
-        too_slow = Problem(408, f"The body was not complete after {self._body_timeout_s:g} s.", headers=CLOSE)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > 20 or int(declared) > limit):
-            await problem_response(too_large, scope["path"], scope["state"]["request_id"])(scope, receive, send)
+            answer = problem_response(self._too_large(), scope["path"], scope["state"]["request_id"])
+            await answer(scope, receive, send)
             return
         loop, deadline = asyncio.get_running_loop(), 0.0
 
@@ -86,11 +85,16 @@ class Envelope:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise too_slow from None
+                raise Problem(
+                    408, f"The body was not complete after {self._body_timeout_s:g} s.", headers=CLOSE
+                ) from None
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise too_large
+                raise self._too_large()
             complete = not message.get("more_body", False)
             return message
 
         await self._app(scope, receive_bounded, send)
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"The body is larger than {self._max_body_bytes} bytes.", headers=CLOSE)

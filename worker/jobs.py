@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ldm_core.config import ModelCard
@@ -35,7 +35,8 @@ class JobPayload:
     inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "params": self.params.to_json(), "metadata": dict(self.metadata)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "params": self.params.to_json(), "metadata": dict(self.metadata)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
