@@ -172,13 +172,16 @@ class Broker:
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one."""
+        async with _available():
+            view = await self._read(job_id)
+            return (await with_positions(self._redis, [view]))[0] if view else None
+
+    async def _read(self, job_id: str) -> JobView | None:
+        """The same without its place in the queue."""
         if not JOB_ID.fullmatch(job_id):
             return None
-        async with _available():
-            record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
-            if b"data" not in record:
-                return None
-            return (await with_positions(self._redis, [view_of(record)]))[0]
+        record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
+        return view_of(record) if b"data" in record else None
 
     async def preview(self, job_id: str) -> bytes:
         """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
@@ -193,20 +196,16 @@ class Broker:
     async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
         """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""
         deadline = time.monotonic() + timeout_s
-        with self.watch(job_id) as watch:
-            while True:
+        with self._events.watch(job_id, only_end=True) as watch:
+            while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()
-                left = deadline - time.monotonic()
-                over = left <= 0 or self.leaving
-                try:
-                    view = await self.job(job_id)
-                except BrokerUnavailable:  # it may come back while there is time
-                    if over:
-                        raise
-                else:
-                    if view is None or view.status in TERMINAL or over:
+                with suppress(BrokerUnavailable):  # it may come back while there is time
+                    async with _available():
+                        view = await self._read(job_id)
+                    if view is None or view.status in TERMINAL:
                         return view
                 await watch.wait(min(left, POLL_S))
+        return await self.job(job_id)
 
     def leave(self) -> None:
         """Ends every wait, from now on: the process is about to stop. May be called in a signal handler."""

@@ -22,8 +22,8 @@ AWAY_S = 0.5
 class Watch:
     """What happened to one job since its watcher last looked. Only the newest of it: a slow watcher costs no memory."""
 
-    def __init__(self, steps: bool) -> None:
-        self.wants_steps = steps
+    def __init__(self, steps: bool, only_end: bool) -> None:
+        self.wants_steps, self.only_end = steps, only_end
         self.moved = False  # its status may have changed: read the job
         self._step: tuple[str, int] | None = None
         self._happened = asyncio.Event()
@@ -89,9 +89,12 @@ class EventReader:
             self._loop.call_soon_threadsafe(self._tell_all)
 
     @contextmanager
-    def watch(self, job_id: str, *, steps: bool = False) -> Iterator[Watch]:
-        """Hears when the job is queued again, starts or ends, and of its steps if wanted. Watch first, then read it."""
-        watch = Watch(steps)
+    def watch(self, job_id: str, *, steps: bool = False, only_end: bool = False) -> Iterator[Watch]:
+        """Hears when the job is queued again, starts or ends, or only of its end, and of its steps if wanted.
+
+        Watch first, then read it.
+        """
+        watch = Watch(steps, only_end)
         self._watchers[job_id].add(watch)
         try:
             yield watch
@@ -129,7 +132,8 @@ class EventReader:
     def _tell(self, event_id: str, fields: Mapping[bytes, bytes]) -> None:
         if fields[b"kind"] != b"progress":
             for watch in self._watchers.get(fields[b"id"].decode(), ()):
-                watch.tell_moved()
+                if fields[b"kind"] == b"end" or not watch.only_end:
+                    watch.tell_moved()
             return
         if not self._watchers:
             return

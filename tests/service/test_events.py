@@ -17,9 +17,11 @@ from service import event_stream as stream_module
 from service.app import create_app
 from service.broker import Broker
 from service.event_stream import event_stream
+from service.events import EventReader
 from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.worker.processes import WorkerProcess, payload
+from worker import scripts
 
 Start = Callable[..., WorkerProcess]
 Event = tuple[str, str, dict[str, Any]]  # id, name, data
@@ -223,3 +225,18 @@ async def test_a_stream_outlives_an_outage_of_the_reader(broker: Broker, redis: 
     rest = [event async for event in events]
     assert b'"queued"' in first
     assert rest[-1].split(b"\n")[1] == b"event: succeeded"
+
+
+async def test_who_waits_for_the_end_is_told_of_nothing_else(redis: Redis, redis_url: str) -> None:
+    reader = EventReader(redis_url)
+    reader.start()
+    with reader.watch("a") as every, reader.watch("a", only_end=True) as end:
+        while not await every.wait(0.05):  # it follows what comes after its start
+            redis.xadd(scripts.EVENTS, {"kind": "queued", "id": "a"})
+        for kind in ("queued", "started", "end"):
+            assert not end.moved
+            every.clear()
+            redis.xadd(scripts.EVENTS, {"kind": kind, "id": "a"})
+            assert await every.wait(10)
+        assert await end.wait(10)
+    await reader.close()
