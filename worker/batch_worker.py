@@ -33,7 +33,7 @@ from worker.jobs import PRIORITIES, queue_name
 from worker.leases import Leases, Watchdog
 from worker.metrics import WorkerMetrics
 from worker.records import iso_now
-from worker.request import EngineJob, Event, Progress
+from worker.request import EngineJob, Event
 from worker.settings import WorkerSettings
 from worker.vital import start_vital
 
@@ -74,6 +74,7 @@ class BatchWorker(BaseWorker):
         self._held = Holdings()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signals = 0
+        self._full = False  # when it last looked for jobs
         self._pause = 0.0
         self._redis, self._blobs, self._cards, self._metrics = redis, blobs, dict(cards), metrics
         self.clerk = Clerk(
@@ -88,9 +89,12 @@ class BatchWorker(BaseWorker):
         return int(SOCKET_TIMEOUT_S)
 
     def emit(self, events: Sequence[Event]) -> None:
-        """What the engine calls. Where no row is free, a step is a chance for who may push others aside."""
+        """What the engine calls. To a full worker all of it is a chance: a row may be free, or taken from another.
+
+        While there is room, the bells tell of new jobs.
+        """
         self.clerk.emit(events)
-        if self._engine.free_rows() <= 0 or not all(isinstance(event, Progress) for event in events):
+        if self._full:
             self._wake.put(None)
 
     def serve(self, engine: Engine) -> None:
@@ -177,9 +181,7 @@ class BatchWorker(BaseWorker):
                 if not self._signals:
                     for job in self._admission.admit(room):
                         self._engine.submit(job)
-                state = WorkerStatus.BUSY if len(self._held) else WorkerStatus.IDLE
-                if state != self.get_state():
-                    self.set_state(state)
+            self._full = self._engine.free_rows() <= 0
             self._pause = 0.0
         except AWAY:
             self._pause = min(max(2 * self._pause, 0.1), 2.0)  # the leases say it in the log

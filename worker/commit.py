@@ -48,6 +48,7 @@ class Clerk:
         self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
         self._worker, self._heard, self._settled = worker, heard, settled
         self._events: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()  # there is more in line than steps
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -58,14 +59,17 @@ class Clerk:
     def emit(self, events: Sequence[Event]) -> None:
         """Takes events from the engine."""
         self._events.put(events)
+        if not _steps_alone(events):
+            self._urgent.set()
 
     def fail(self, held: Held, error: Exception) -> None:
         """A job that failed before the engine saw it."""
-        self._events.put([Failed(held.key, error, retryable=False)])
+        self.emit([Failed(held.key, error, retryable=False)])
 
     def close(self, patience_s: float) -> None:
         """Writes what is in line, for `patience_s` more seconds should Redis be away."""
         self._events.put(None)
+        self._urgent.set()
         if self._thread is not None:
             self._thread.join(patience_s)
             self._ending.set()
@@ -76,14 +80,16 @@ class Clerk:
         told_at = 0.0
         while open_:
             batches = [self._events.get()]
-            with suppress(queue.Empty):  # steps alone may wait for those that come at once
-                while _steps_alone(batches) and (left := told_at + PROGRESS_S - time.monotonic()) > 0:
-                    batches.append(self._events.get(timeout=left))
+            if batches[0] and _steps_alone(batches[0]):  # they may wait for those that come at once
+                self._urgent.wait(told_at + PROGRESS_S - time.monotonic())
+            self._urgent.clear()
+            with suppress(queue.Empty):
                 while True:
                     batches.append(self._events.get_nowait())
             open_ = None not in batches
             events = [event for batch in batches if batch for event in batch]
-            self._progress(event for event in events if isinstance(event, Progress))
+            done = {event.job_id for event in events if isinstance(event, Finished)}  # the commit says as much
+            self._progress(event for event in events if isinstance(event, Progress) and event.job_id not in done)
             told_at = time.monotonic()
             for event in events:
                 if isinstance(event, Saved):
@@ -190,5 +196,5 @@ class Clerk:
         return became.decode()
 
 
-def _steps_alone(batches: Iterable[Sequence[Event] | None]) -> bool:
-    return all(batch is not None and all(isinstance(event, Progress) for event in batch) for batch in batches)
+def _steps_alone(events: Sequence[Event]) -> bool:
+    return all(isinstance(event, Progress) for event in events)

@@ -10,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from worker.request import EncodedImage, ImageRun
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Stage = Callable[[str, float], None]
 BACKLOG = 32  # pictures; with more than that the device waits, rather than hold ever more of them
 
@@ -88,7 +90,7 @@ class Finisher:
 
     def _preview(self, glimpse: Glimpse) -> None:
         try:
-            picture = apart(lambda: _previewed(self._models[glimpse.model], glimpse.x0))
+            picture = _beside_the_steps(_previewed, self._models[glimpse.model], glimpse.x0)
             self._show(glimpse.job_id, encode_preview(picture))
         except Exception:  # the picture itself is what counts
             log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
@@ -104,13 +106,20 @@ class Finisher:
         job, sample = run.request.job, run.sample
         assert sample is not None
         started = time.perf_counter()
-        picture = apart(lambda: _decoded(self._models[job.model], sample))
+        picture = _beside_the_steps(_decoded, self._models[job.model], sample)
         decoded = time.perf_counter()
         parameters = parameters_of(job, run.index) if self._png_metadata else None
         data = encode(picture, job.format, parameters)
         self._stage("finish", decoded - started)
         self._stage("encode", time.perf_counter() - decoded)
         return EncodedImage(data, job.params.image_seed(run.index), *picture.size)
+
+
+def _beside_the_steps(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
+    """In a thread of its own where that would keep a pool of helpers: on a CPU of which more than one is used."""
+    if model.device.type == "cpu" and torch.get_num_threads() > 1:
+        return apart(lambda: work(model, of))
+    return work(model, of)
 
 
 @torch.inference_mode()

@@ -73,11 +73,15 @@ async def test_rq_sees_every_job_that_runs_at_once(
     (seen,) = Worker.all(connection=redis, serializer=JSONSerializer)
     assert seen.name == worker.name
     assert sorted(execution.job_id for execution in seen.get_current_executions()) == ids
-    eventually(lambda: redis.hget(f"rq:worker:{worker.name}", "state") == b"busy")
+    assert redis.hget(f"rq:worker:{worker.name}", "state") == b"busy"
     info = [sys.executable, "-m", "rq.cli", "info", "--url", redis_url, "--raw"]
     shown = subprocess.run(info, capture_output=True, text=True, check=True, timeout=30).stdout
     assert worker.name in shown
     assert "toy.normal" in shown
+    for job in jobs:
+        assert redis.hget(f"rq:worker:{worker.name}", "state") == b"busy"
+        await broker.cancel(job.id)
+    eventually(lambda: redis.hget(f"rq:worker:{worker.name}", "state") == b"idle")
 
 
 async def test_one_job_that_fails_leaves_its_mates_alone(broker: Broker, start_worker: Start) -> None:

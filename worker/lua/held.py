@@ -68,6 +68,7 @@ while room > 0 do
     turn = turn + 1
   end
 end
+if #taken > 0 then set_state(worker, 'busy') end
 return taken
 """
 

@@ -58,11 +58,20 @@ local function ring_bell(queue)
   if call('LLEN', bell) < 64 then call('RPUSH', bell, '1') end
 end
 
+-- what `rq info` shows of a worker
+local function set_state(worker, state)
+  local key = RQ..':worker:'..worker
+  if call('EXISTS', key) == 1 then call('HSET', key, 'state', state) end
+end
+
 local function drop_execution(id, exe, queue, worker)
   call('DEL', RQ..':execution:'..id..':'..exe)
   call('ZREM', RQ..':executions:'..id, exe)
   call('ZREM', RQ..':wip:'..queue, id..':'..exe)
-  if worker then call('SREM', RQ..':worker:'..worker..':executions', id..':'..exe) end
+  if not worker then return end
+  local held = RQ..':worker:'..worker..':executions'
+  call('SREM', held, id..':'..exe)
+  if call('EXISTS', held) == 0 then set_state(worker, 'idle') end
 end
 
 -- failed jobs are kept for failure_ttl, all others for result_ttl
