@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.directory import read_json
+from ldm_core.packed import for_inference
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 
@@ -30,7 +31,7 @@ class Denoiser:
     tokens: int = 77
 
     def build(self) -> UNet:
-        return UNet(self.config).eval().requires_grad_(False)
+        return for_inference(UNet(self.config))
 
     def inputs(self, rows: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents, timesteps and context of that many rows, seeded."""
@@ -61,7 +62,7 @@ class FirstStage:
     side: int
 
     def build(self) -> Autoencoder:
-        return Autoencoder(self.config).eval().requires_grad_(False)
+        return for_inference(Autoencoder(self.config))
 
     def inputs(self, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
         made = torch.Generator().manual_seed(rows)

@@ -17,6 +17,7 @@ from ldm_core.config import read_card
 from ldm_core.directory import CONDITIONS, UNSCALED, find_components, read_json
 from ldm_core.errors import ModelError
 from ldm_core.model import LatentDiffusion
+from ldm_core.packed import for_inference
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
@@ -53,7 +54,7 @@ def load_model(
     def component(path: Path, build: Callable[[Path], Module]) -> Module:
         key = f"{build.__name__}:{hashes[path]}:{place}"
         if key not in shared:
-            shared[key] = build(path).to(device=place[0], dtype=dtype).eval().requires_grad_(False)
+            shared[key] = for_inference(build(path).to(device=place[0], dtype=dtype))
         return shared[key]  # type: ignore[return-value]
 
     return LatentDiffusion(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from ldm_core.packed import Conv2d, Linear, _Packed
+from ldm_core.packed import Conv2d, Linear, _Packed, for_inference
 
 SHAPES = [(2, 16, 16), (2, 8, 8), (1, 5, 7), (4, 24, 40), (3, 1, 1)]  # rows, height, width
 
@@ -75,3 +78,14 @@ def test_only_the_last_layouts_are_kept() -> None:
     for shape in (*shapes, shapes[-1], shapes[0]):
         packed.get(weight, shape)
     assert made == [*((side,) for side in range(40)), (0,)]
+
+
+def test_weights_laid_out_for_reading_give_the_same_bytes() -> None:
+    plain = nn.Sequential(Conv2d(24, 40, 1), Conv2d(40, 40, 3, padding=1), nn.Flatten(2), Linear(64, 30))
+    laid_out = for_inference(copy.deepcopy(plain))
+    assert not laid_out[3].weight.is_contiguous()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(laid_out.state_dict()[name], weight)
+    x = torch.randn(3, 24, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(laid_out(x), plain(x))
