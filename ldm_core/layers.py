@@ -46,9 +46,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm → SiLU → conv, twice, with the timestep (after its SiLU) added in between and a residual around it.
+    """GroupNorm → SiLU → conv, twice, with the timestep added in between and a residual around it.
 
-    `time_dim` None makes the autoencoder's kind, which knows no time. `resize` makes the kind that halves ("down", by
+    `time_dim` None makes the autoencoder's kind, which knows no time. `time` is what `time_emb_proj` makes of the
+    timestep after its SiLU; the U-Net asks all its blocks' at once. `resize` makes the kind that halves ("down", by
     averaging) or enlarges ("up") on its way, as the paper's inpainting U-Net does instead of plain convolutions.
     """
 
@@ -64,14 +65,13 @@ class ResnetBlock(nn.Module):
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, time_dim)
+    def forward(self, x: Tensor, time: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, out)
         h = self.norm1(x, silu=True)
         if self.resize == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.resize == "up":
             x, h = enlarged(x, size), enlarged(h, size)
         h = self.conv1(h)
-        time = None if self.time_emb_proj is None or emb is None else self.time_emb_proj(emb)[: len(h)]
         h = self.conv2(self.norm2(h, time, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -89,7 +89,7 @@ class Downsample(nn.Module):
         self.symmetric = symmetric
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
+    def forward(self, x: Tensor, time: None = None, size: Size = None) -> Tensor:
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -100,7 +100,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
+    def forward(self, x: Tensor, time: None = None, size: Size = None) -> Tensor:
         return self.conv(enlarged(x, size))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -19,9 +19,10 @@ from ldm_core.layers import (
     Upsample,
     timestep_embedding,
 )
-from ldm_core.packed import Conv2d
+from ldm_core.packed import Conv2d, Joined, Linear
 from ldm_core.unet_config import UNetConfig
 
+Times = Mapping[nn.Module, Tensor]  # what each residual block adds for the timestep, (B, its channels)
 Attend = Callable[[], nn.Module] | None
 TIMES = 16  # timesteps are embedded so many at once, whatever rows there are: few rows are added up in another order
 
@@ -36,8 +37,8 @@ class Level(nn.Module):
         self.downsamplers: nn.ModuleList | None = None
         self.upsamplers: nn.ModuleList | None = None
 
-    def block(self, index: int, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
-        x = self.resnets[index](x, emb)
+    def block(self, index: int, x: Tensor, times: Times, context: Tensor | None) -> Tensor:
+        x = self.resnets[index](x, times[self.resnets[index]])
         return x if self.attentions is None else self.attentions[index](x, context)
 
 
@@ -47,11 +48,11 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList([] if attend is None else [attend()])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
-        x = self.resnets[0](x, emb)
+    def forward(self, x: Tensor, times: Times, context: Tensor | None) -> Tensor:
+        x = self.resnets[0](x, times[self.resnets[0]])
         for attention in self.attentions:
             x = attention(x, context)
-        return self.resnets[1](x, emb)
+        return self.resnets[1](x, times[self.resnets[1]])
 
 
 class UNet(nn.Module):
@@ -100,28 +101,36 @@ class UNet(nn.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
 
+        self._timed = [block for block in self.modules() if isinstance(block, ResnetBlock)]
+        self._project = Joined([cast("Linear", block.time_emb_proj) for block in self._timed])
+
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
         """(B, in_channels, H, W), (B,), (B, L, cross_attention_dim), (B,) → (B, out_channels, H, W)."""
-        emb = self._embed(t, class_labels, x.dtype)
+        times = self._times(t, class_labels, x)
         h = self.conv_in(x)
         skips = [h]
         for level in cast("Iterable[Level]", self.down_blocks):
             for i in range(len(level.resnets)):
-                h = level.block(i, h, emb, context)
+                h = level.block(i, h, times, context)
                 skips.append(h)
             if level.downsamplers is not None:
-                h = level.downsamplers[0](h, emb)
+                h = level.downsamplers[0](h, times.get(level.downsamplers[0]))
                 skips.append(h)
-        h = self.mid_block(h, emb, context)
+        h = self.mid_block(h, times, context)
         for level in cast("Iterable[Level]", self.up_blocks):
             for i in range(len(level.resnets)):
-                h = level.block(i, torch.cat([h, skips.pop()], dim=1), emb, context)
+                h = level.block(i, torch.cat([h, skips.pop()], dim=1), times, context)
             if level.upsamplers is not None:
                 # the skip's own size: latents need not be a multiple of the downsampling
-                h = level.upsamplers[0](h, emb, tuple(skips[-1].shape[2:]))
+                size = tuple(skips[-1].shape[2:])
+                h = level.upsamplers[0](h, times.get(level.upsamplers[0]), size)
         return self.conv_out(self.conv_norm_out(h, silu=True))
+
+    def _times(self, t: Tensor, class_labels: Tensor | None, x: Tensor) -> Times:
+        emb = self._embed(t, class_labels, x.dtype)
+        return {block: time[: len(x)] for block, time in zip(self._timed, self._project(emb), strict=True)}
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """(B,), (B,) → (at least B, time_dim), after its SiLU."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ldm_core.packed import Conv2d, Linear, _Packed, for_inference
+from ldm_core.packed import Conv2d, Joined, Linear, _Packed, for_inference
 
 SHAPES = [(2, 16, 16), (2, 8, 8), (1, 5, 7), (4, 24, 40), (3, 1, 1)]  # rows, height, width
 
@@ -89,3 +89,18 @@ def test_weights_laid_out_for_reading_give_the_same_bytes() -> None:
     x = torch.randn(3, 24, 8, 8)
     with torch.inference_mode():
         assert torch.equal(laid_out(x), plain(x))
+
+
+def test_joined_layers_give_what_each_gives() -> None:
+    layers = [Linear(24, out) for out in (8, 40, 16)]
+    joined, x = Joined(layers), torch.randn(16, 24)
+    for change in (1.0, 2.0):  # training goes on between two evaluations
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.mul_(change)
+            apart = [layer(x) for layer in layers]
+            for found, expected in zip(joined(x), apart, strict=True):
+                assert torch.allclose(found, expected, atol=1e-6)
+    for part in joined(x):
+        part.sum().backward()
+    assert all(layer.weight.grad is not None for layer in layers)
