@@ -161,33 +161,32 @@ class LatentDiffusion:
         When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
         smaller batches.
         """
-        states = [sample.noise.state() for sample in samples]
+        before = [(sample.noise, sample.noise.state()) for sample in samples if sample.draws]
         try:
             return self._step(samples, rows, called)
         except Exception:
-            for sample, state in zip(samples, states, strict=True):
-                sample.noise.restore(state)
+            for noise, state in before:
+                noise.restore(state)
             raise
 
     def _step(self, samples: Sequence[Sample], rows: int, called: Callable[[int], None]) -> list[bool]:
-        x, past = (torch.cat([getattr(sample, name) for sample in samples]) for name in ("x", "past"))
-        t, alpha_bar, weights = self._lines(samples)
-        out = self._predict_guided(x, t, samples, rows, called)
-        noise = torch.cat([sample.draw_noise() for sample in samples])
+        x = torch.cat([sample.x for sample in samples])
+        lines = torch.stack([sample.plan.lines[sample.step] for sample in samples]).to(self.device)
+        out = self._predict_guided(x, lines[:, 0], samples, rows, called)
+        plans = [sample.plan for sample in samples]
+        past = torch.cat([sample.past for sample in samples]) if any(plan.remembers for plan in plans) else None
+        drawn = (
+            torch.cat([sample.draw_noise() for sample in samples]) if any(plan.draws_noise for plan in plans) else None
+        )
         kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
-        x, x0, past = update(x, out, past, noise, alpha_bar, weights, kind, clip)
+        x, x0, past = update(x, out, past, drawn, lines[:, 1], lines[:, 2:], kind, clip)
         finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
-        latents = [keep_known(self.schedule, s, x[i : i + 1], s.step + 1) for i, s in enumerate(samples)]
-        for i, sample in enumerate(samples):  # nothing below can fail
-            sample.x, sample.x0, sample.past = latents[i], x0[i : i + 1], past[i : i + 1]
+        latents = [keep_known(self.schedule, s, each, s.step + 1) for s, each in zip(samples, x.split(1), strict=True)]
+        pasts = [sample.past for sample in samples] if past is None else past.split(1)
+        for sample, *state in zip(samples, latents, x0.split(1), pasts, strict=True):  # nothing below can fail
+            sample.x, sample.x0, sample.past = state
             sample.step += 1
         return finite
-
-    def _lines(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """t (B,), ᾱ_t (B,) and weights (B, 9) of each sample's next step."""
-        plans = [(sample.plan, sample.step) for sample in samples]
-        columns = ("t", "alpha_bar", "weights")
-        return [torch.stack([getattr(plan, name)[i] for plan, i in plans]).to(self.device) for name in columns]
 
     def _predict_guided(
         self, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[int], None]
@@ -199,10 +198,11 @@ class LatentDiffusion:
         owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
 
         def call(row: list[int]) -> Tensor:
-            of = torch.tensor([owner[i] for i in row], device=self.device)
-            here = None if context is None else context[row]
-            behind, label = (None if part is None else part[of] for part in (concat, labels))
-            return self.predict(x[of], t[of], here, behind, label, samples[0].tiling)
+            here = None if context is None else _picked(context, row)
+            of = [owner[i] for i in row]
+            seen, behind, label = (None if part is None else _picked(part, of) for part in (x, concat, labels))
+            assert seen is not None
+            return self.predict(seen, _picked(t, of), here, behind, label, samples[0].tiling)
 
         counts: tuple[int, ...] = (rows,)
         if self.device.type == "cpu" and len(owner) > rows and samples[0].tiling is None:
@@ -214,11 +214,18 @@ class LatentDiffusion:
         for row in calls(len(owner), counts):
             outs.append(call(row))
             called(len(row))
-        out = torch.cat(outs)
+        out = torch.cat(outs)[: len(owner)]
+        if len(owner) == len(samples):
+            return out
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided
         scale = torch.tensor([sample.guidance_scale for sample in samples], device=self.device)
         return guide(out[unconditional], out[conditional], scale)
+
+
+def _picked(part: Tensor, rows: list[int]) -> Tensor:
+    """Those rows of it; itself where that is what they are."""
+    return part if rows == list(range(len(part))) else part[torch.tensor(rows, device=part.device)]
 
 
 def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:

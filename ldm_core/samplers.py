@@ -26,17 +26,31 @@ COLUMNS = 9
 class Plan:
     """One request's way through the schedule, one line an evaluation of the U-Net, first one first; on the CPU.
 
-    t (S,); alpha_bar (S,); weights (S, 9): the seven of the sum above, then how much of x₀ and of ε is remembered,
+    lines (S, 11) float32: timestep, ᾱ, the seven weights of the sum above, then how much of x₀ and of ε is remembered,
     both zero where nothing is. PLMS has S + 1 lines for S steps.
     """
 
-    t: Tensor
-    alpha_bar: Tensor
-    weights: Tensor
+    lines: Tensor
     draws_noise: bool = False
+    remembers: bool = False  # of earlier steps
 
     def __len__(self) -> int:
-        return len(self.t)
+        return len(self.lines)
+
+    @property
+    def t(self) -> Tensor:
+        """(S,) int64."""
+        return self.lines[:, 0].long()
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """(S,)."""
+        return self.lines[:, 1]
+
+    @property
+    def weights(self) -> Tensor:
+        """(S, 9)."""
+        return self.lines[:, 2:]
 
 
 def split_prediction(
@@ -54,20 +68,25 @@ def split_prediction(
 
 
 def update(
-    x: Tensor, out: Tensor, past: Tensor, noise: Tensor, alpha_bar: Tensor, weights: Tensor,
+    x: Tensor, out: Tensor, past: Tensor | None, noise: Tensor | None, alpha_bar: Tensor, weights: Tensor,
     prediction_type: str = "epsilon", clip: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """One evaluation's step of every row.
 
     `x`, `out`, `noise` (B, C, H, W), `past` (B, 3, C, H, W), `alpha_bar` (B,), `weights` (B, 9) → x at the next
-    timestep, the predicted x₀, and the past as it is then.
+    timestep, the predicted x₀, and the past as it is then. No past where no row's sampler remembers, no noise where
+    none adds any: zeros would change nothing.
     """
     w = weights[:, :, None, None, None].unbind(1)  # nine of (B, 1, 1, 1)
     x0, eps = split_prediction(x, out, alpha_bar[:, None, None, None], prediction_type, clip)
     following = w[X] * x + w[X0] * x0 + w[EPS] * eps
-    for i in range(MEMORY):
-        following = following + w[PAST + i] * past[:, i]
-    following = following + w[NOISE] * noise
+    if past is not None:
+        for i in range(MEMORY):
+            following = following + w[PAST + i] * past[:, i]
+    if noise is not None:
+        following = following + w[NOISE] * noise
+    if past is None:
+        return following, x0, None
     kept = torch.cat([(w[KEEP_X0] * x0 + w[KEEP_EPS] * eps)[:, None], past[:, :-1]], dim=1)
     remembers = (weights[:, KEEP_X0:] != 0).any(1)[:, None, None, None, None]
     return following, x0, torch.where(remembers, kept, past)
@@ -123,10 +142,10 @@ def plms(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
     again = torch.zeros(1, COLUMNS, dtype=torch.float64)
     again[0, [X, EPS, PAST]] = torch.stack([torch.ones_like(turn[0]), turn[0] / 2, -turn[0] / 2])
     second = min(1, len(visited) - 1)
-    return Plan(
-        torch.tensor([visited[0], visited[second], *visited[1:]]),
-        torch.cat([a[:1], a[second : second + 1], a[1:]]).float(),
-        torch.cat([weights[:1], again, weights[1:]]).float(),
+    return _lines(
+        [visited[0], visited[second], *visited[1:]],
+        torch.cat([a[:1], a[second : second + 1], a[1:]]),
+        torch.cat([weights[:1], again, weights[1:]]),
     )
 
 
@@ -185,4 +204,9 @@ def _plan(visited: list[int], alpha_bar: Tensor, columns: Mapping[int, Tensor], 
     weights = torch.zeros(len(visited), COLUMNS, dtype=torch.float64)
     for column, values in columns.items():
         weights[:, column] = values
-    return Plan(torch.tensor(visited), alpha_bar.float(), weights.float(), draws_noise)
+    return _lines(visited, alpha_bar, weights, draws_noise=draws_noise)
+
+
+def _lines(visited: list[int], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
+    lines = torch.cat([torch.tensor(visited)[:, None], alpha_bar[:, None], weights], dim=1).float()
+    return Plan(lines, draws_noise, remembers=bool((weights[:, KEEP_X0:] != 0).any()))

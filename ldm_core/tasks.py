@@ -76,6 +76,11 @@ class Sample:
     def done(self) -> bool:
         return self.step >= len(self.plan)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps take noise."""
+        return self.plan.draws_noise or self.kept is not None
+
     def steps_done(self, steps: int) -> int:
         """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
         return max(0, steps - (len(self.plan) - self.step))
