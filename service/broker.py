@@ -112,11 +112,15 @@ class Broker:
             view = new_view(payload, record, position=int(position), event_id=event_id.decode())
             pace = Pace(limit=quota.rate, remaining=int(remaining), reset_s=float(reset_s)) if quota.rate else None
             return Submitted(view=view, pace=pace)
+        if kind == b"replay":
+            known = await self.job(told[0].decode())
+            if known is None:
+                raise BrokerUnavailable("the job of this idempotency key has just expired")
+            return Submitted(view=known, replayed=True)
         there = None
         with suppress(BrokerUnavailable):  # it is queued all the same
-            there = await self.job(told[0].decode())
-        view = there or new_view(payload, record, position=None, event_id="0-0")
-        return Submitted(view=view, replayed=kind == b"replay")
+            there = await self.job(payload.id)
+        return Submitted(view=there or new_view(payload, record, position=None, event_id="0-0"))
 
     async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
         """The job that this request made before, if it is still there. Raises IdempotencyConflict.
