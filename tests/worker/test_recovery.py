@@ -298,13 +298,12 @@ async def test_pictures_that_cannot_be_read_just_now_cost_their_job_nothing(
 ) -> None:
     job = payload("!", inputs=("image",))
     await broker.submit(job, {"image": b"picture"})
-    (folder,) = [path.parent for path in (tmp_path / "blobs").rglob("*.image")]
-    folder.rename(folder.with_name("away"))
-    folder.write_text("")  # what is asked for here is an error of the disk, not a file that is missing
+    (picture,) = (tmp_path / "blobs").rglob("*.image")
+    away = picture.rename(picture.with_name("away"))
+    picture.symlink_to(picture)  # what is asked for here is an error of the disk, not a file that is missing
     worker = start_worker()
     eventually(lambda: worker.log.read_bytes().count(b"the job goes back") > 1)
-    folder.unlink()
-    folder.with_name("away").rename(folder)
+    away.replace(picture)  # at once: in between it would be missing
     assert redis.hget(f"rq:job:{job.id}", "retries_left") == b"6"
     ended = await broker.wait(job.id, 20)
     assert ended is not None
