@@ -2,6 +2,7 @@
 
 A graph replays some hundred kernels with one launch, where at few rows launching takes longer than computing. Only the
 shapes of a warm-up are compiled and every other call stays as it was, so that bytes never depend on what came before.
+What a GPU gains is still to be measured (python -m benchmarks.gpu); two CPU cores gain nothing.
 """
 
 from __future__ import annotations
