@@ -28,7 +28,7 @@ def supervised(world: World) -> list[Figure]:
         for _ in range(3):  # a job is given back three times at most
             at, jobs, steps = kill_holder(service, service.worker())
             queued.append(max(first_after(at, steps.queued_at[job]) for job in jobs) - at)
-            running.append(min(first_after(at, steps.stepped_at[job]) for job in jobs) - at)
+            running.append(min(filter(None, (first_after(at, steps.stepped_at[job]) for job in jobs))) - at)
     return [
         at_most(name, "kill to queued, the slowest of 3", max(queued), 1, " s"),
         at_most(name, "kill to stepping again, the slowest of 3", max(running), 3, " s"),
@@ -70,4 +70,5 @@ def kill_holder(service: Service, worker: int) -> tuple[float, list[str], StepCo
 
 
 def first_after(at: float, times: Sequence[float]) -> float:
+    """0 where there is none yet."""
     return next((each for each in times if each > at), 0.0)
