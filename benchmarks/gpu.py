@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.networks import DENOISERS, Denoiser, finish, matrix_rate, peer_of
 from ldm_core.compiled import CompiledUNet
+from ldm_core.packed import for_inference
 
 Pass = Callable[[], Tensor]
 WARM = 3
@@ -43,6 +44,7 @@ def passes(denoiser: Denoiser, rows: int, dtype: torch.dtype, device: str, *, ea
     laid_out = torch.channels_last
     ours = denoiser.build().to(device, dtype).to(memory_format=laid_out)  # type: ignore[call-overload]
     peer = peer_of(ours)
+    for_inference(ours)
     x, t, context = denoiser.inputs(rows, dtype)
     moved: list[Any] = [x.to(device).to(memory_format=laid_out), t.to(device)]
     moved += [] if context is None else [context.to(device)]

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.directory import read_json
-from ldm_core.packed import for_inference
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
 
@@ -31,7 +30,7 @@ class Denoiser:
     tokens: int = 77
 
     def build(self) -> UNet:
-        return for_inference(UNet(self.config))
+        return UNet(self.config)
 
     def inputs(self, rows: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents, timesteps and context of that many rows, seeded."""
@@ -62,7 +61,7 @@ class FirstStage:
     side: int
 
     def build(self) -> Autoencoder:
-        return for_inference(Autoencoder(self.config))
+        return Autoencoder(self.config)
 
     def inputs(self, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
         made = torch.Generator().manual_seed(rows)

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from redis import Redis
@@ -63,7 +63,7 @@ def new_record(payload: JobPayload, *, timeout_s: int, result_ttl_s: int) -> dic
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _blank_record() -> Mapping[str, Any]:
     """What RQ writes of a job, as far as it is the same for each: to have RQ write every one takes much longer."""
     job = Job.create(
