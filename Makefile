@@ -26,7 +26,7 @@ help: ## this list
 
 install: $(STAMP) ## makes .venv with everything in it, once
 
-$(STAMP): pyproject.toml constraints.txt ldm_core/kernels.c
+$(STAMP): pyproject.toml constraints.txt $(wildcard ldm_core/*.c ldm_core/*.h)
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 with venv and pip among $(PYTHONS)" \
 	  "(Debian, Ubuntu: apt install python3-venv); name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(call usable,$(PYTHON)) || { echo "make: $(PYTHON) is no Python >= 3.11 with venv and pip" >&2; exit 1; }

@@ -5,16 +5,9 @@
  * OpenMP's threads are torch's own, because a process loads the library of that name once.
  */
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* Built on one machine, run on another: the loops exist for each level of x86-64, and the processor's own is chosen. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+#include "kernels.h"
 
 #define MOST_PARTS 64   /* of a picture, each summed up on its own */
 #define LEAST_PIXELS 32 /* of a part */
@@ -28,30 +21,6 @@ typedef struct {
     int64_t bfloat16, silu;     /* whether */
     double eps;
 } GroupNorm;
-
-static inline float widened(uint16_t bfloat16) {
-    union { uint32_t bits; float value; } u = {(uint32_t)bfloat16 << 16};
-    return u.value;
-}
-
-static inline uint16_t narrowed(float value) { /* to the nearest bfloat16, ties to even */
-    union { float value; uint32_t bits; } u = {value};
-    return (uint16_t)((u.bits + 0x7fffu + ((u.bits >> 16) & 1)) >> 16);
-}
-
-static inline void load(float *restrict to, const void *restrict from, int64_t at, int64_t n, int64_t bfloat16) {
-    if (bfloat16)
-        for (int64_t i = 0; i < n; i++) to[i] = widened(((const uint16_t *)from)[at + i]);
-    else
-        memcpy(to, (const float *)from + at, n * sizeof *to);
-}
-
-static inline void store(void *restrict to, int64_t at, const float *restrict from, int64_t n, int64_t bfloat16) {
-    if (bfloat16)
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[at + i] = narrowed(from[i]);
-    else
-        memcpy((float *)to + at, from, n * sizeof *from);
-}
 
 /* 2^n e^r, the latter by a polynomial for |r| <= ln 2 / 2 (Cephes' expf): code that a compiler can do many at once of. */
 static inline float exponential(float x) {

@@ -36,8 +36,8 @@ def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None, silu: bool = False
 ) -> Tensor:
     """GroupNorm of x + add over (B, C, H, W), `add` being (B, C), and SiLU after it if asked for."""
-    library = _library() if _ours(x, weight) else None
-    if library is None:
+    kernels = library() if _ours(x, weight) else None
+    if kernels is None:
         if add is not None:
             x = x + add[:, :, None, None]
         # see above: on CPUs torch's kernel is not for channels-last memory
@@ -52,26 +52,26 @@ def group_norm(
         x.data_ptr(), None if add is None else add.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(),
         rows, height * width, channels, groups, x.dtype == torch.bfloat16, silu, eps,
     )  # fmt: skip
-    if not library.group_norm(ctypes.byref(call)):
+    if not kernels.group_norm(ctypes.byref(call)):
         raise MemoryError
     return y
 
 
 def present() -> bool:
     """Whether they were compiled."""
-    return _library() is not None
+    return library() is not None
 
 
 def geglu(x: Tensor) -> Tensor:
     """(..., 2N) → (..., N): the first half times the GELU of the second."""
-    library = _library() if _ours(x, x) else None
-    if library is None:
+    kernels = library() if _ours(x, x) else None
+    if kernels is None:
         value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
     x = x.contiguous()
     width = x.shape[-1] // 2
     y = x.new_empty(*x.shape[:-1], width)
-    library.geglu(x.data_ptr(), y.data_ptr(), y.numel() // width, width, x.dtype == torch.bfloat16)
+    kernels.geglu(x.data_ptr(), y.data_ptr(), y.numel() // width, width, x.dtype == torch.bfloat16)
     return y
 
 
@@ -83,18 +83,18 @@ def _ours(x: Tensor, weight: Tensor) -> bool:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """The compiled kernels, or None where there are none."""
     found = importlib.util.find_spec("ldm_core._kernels")
     try:
-        library = ctypes.CDLL(found.origin) if found is not None else None
+        kernels = ctypes.CDLL(found.origin) if found is not None else None
     except OSError as error:  # built for another system, or no OpenMP there
         logger.warning("the compiled kernels do not load: %s", error)
-        library = None
-    if library is None:
-        logger.warning("without compiled kernels (ldm_core/kernels.c), steps take a tenth longer on CPUs")
+        kernels = None
+    if kernels is None:
+        logger.warning("without compiled kernels (ldm_core/*.c), steps take half as long again on CPUs")
         return None
-    library.group_norm.argtypes = (ctypes.POINTER(_GroupNorm),)
-    library.geglu.argtypes = (Address, Address, Count, Count, Count)
-    library.geglu.restype = None
-    return library
+    kernels.group_norm.argtypes = (ctypes.POINTER(_GroupNorm),)
+    kernels.geglu.argtypes = (Address, Address, Count, Count, Count)
+    kernels.geglu.restype = None
+    return kernels

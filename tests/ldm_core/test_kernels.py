@@ -70,7 +70,7 @@ def test_group_norm_in_bfloat16_is_that_of_float32_rounded(silu: bool) -> None:
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_kernels)])
 def test_group_norm_keeps_its_digits_where_means_are_large(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(kernels, "_library", lambda: None)
+        monkeypatch.setattr(kernels, "library", lambda: None)
     x, weight, bias = 0.02 * random(1, 32, 48, 48) + 9, torch.ones(32), torch.zeros(32)
     found = kernels.group_norm(x.to(memory_format=torch.channels_last), 32, weight, bias, EPS)
     # off by 0.8 with torch's own kernel for this layout
@@ -130,7 +130,7 @@ def test_without_them_torch_computes_the_same(monkeypatch: pytest.MonkeyPatch) -
     x, weight, bias, add = random(2, 64, 8, 8), random(64, seed=1), random(64, seed=2), random(2, 64, seed=3)
     hidden = random(5, 64)
     found = kernels.group_norm(x, 16, weight, bias, EPS, add=add, silu=True), kernels.geglu(hidden)
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
     others = kernels.group_norm(x, 16, weight, bias, EPS, add=add, silu=True), kernels.geglu(hidden)
     for one, other in zip(found, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,110 @@
+"""Winograd's convolution against torch's in float64, and a row's independence of its company and of the pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm_core import kernels, winograd
+from ldm_core.packed import Conv2d
+
+pytestmark = pytest.mark.skipif(not kernels.present(), reason="not compiled here")
+SHAPES = ((2, 16, 32, 8, 8), (1, 48, 16, 5, 7), (3, 32, 32, 1, 1), (2, 64, 64, 16, 2), (1, 16, 16, 33, 64))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def layer_and_input(rows: int, ins: int, out: int, height: int, width: int) -> tuple[Conv2d, Tensor]:
+    torch.manual_seed(0)
+    return Conv2d(ins, out, 3, padding=1), torch.randn(rows, ins, height, width)
+
+
+def convolved(layer: Conv2d, x: Tensor) -> Tensor:
+    return winograd.convolve(x, winograd.transformed(layer.weight), layer.bias)
+
+
+def exact(layer: Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("laid_out", [torch.contiguous_format, torch.channels_last])
+def test_it_is_a_convolution(shape: tuple[int, int, int, int, int], laid_out: torch.memory_format) -> None:
+    layer, x = layer_and_input(*shape)
+    found = convolved(layer, x.to(memory_format=laid_out))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.double(), exact(layer, x), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_bfloat16_it_is_that_of_float32_rounded(shape: tuple[int, int, int, int, int]) -> None:
+    layer, x = layer_and_input(*shape)
+    layer, x = layer.bfloat16(), x.bfloat16()
+    found = convolved(layer, x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, convolved(layer.float(), x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("channels", [64, 192, 320])
+@pytest.mark.parametrize("side", [3, 8, 20])
+def test_a_row_depends_on_neither_its_place_nor_its_company(
+    channels: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = layer_and_input(4, channels, channels, side, side)
+    order = [2, 0, 3, 1]
+    for piece in (winograd.PIECE, 64 * 2 * channels * side * side, 4096):
+        monkeypatch.setattr(winograd, "PIECE", piece)
+        assert torch.equal(convolved(layer, x)[order], convolved(layer, x[order]))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@pytest.mark.parametrize("down", [1, 3, 16])
+@pytest.mark.parametrize("line", [1, 1000, 2**20, 2**30])
+def test_pieces_cover_all_lines_and_cut_every_row_in_the_same_way(rows: int, down: int, line: int) -> None:
+    pieces = winograd._pieces(rows, down, line)
+    assert [number for first, last in pieces for number in range(first, last)] == list(range(rows * down))
+    assert all((last - first) * line <= winograd.PIECE or last - first == 1 for first, last in pieces)
+    cuts = {first % down for first, _ in pieces}
+    assert pieces[0][1] >= down or all((row * down + cut) in dict(pieces) for row in range(rows) for cut in cuts)
+
+
+def test_a_layer_takes_it_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.Size] = []
+    convolve = winograd.convolve
+
+    def watched(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        calls.append(weight.shape)
+        return convolve(x, weight, bias)
+
+    monkeypatch.setattr(winograd, "convolve", watched)
+    x = torch.randn(1, 16, 6, 6)
+    Conv2d(16, 32, 3, padding=1)(x)
+    assert calls == [(16, 16, 32)]
+    for other in (
+        Conv2d(16, 32, 3),
+        Conv2d(16, 32, 3, stride=2, padding=1),
+        Conv2d(16, 24, 3, padding=1),
+        Conv2d(16, 32, 1),
+    ):
+        other(x)
+    monkeypatch.setattr(winograd, "library", lambda: None)  # not compiled
+    Conv2d(16, 32, 3, padding=1)(x)
+    assert len(calls) == 1
+
+
+def test_bfloat16_is_convolved_directly_where_the_processor_multiplies_it_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.empty(16, 16, 3, 3)
+    monkeypatch.setattr(winograd, "_has_fast_bfloat16", lambda: True)
+    assert winograd.takes(weight) and not winograd.takes(weight.bfloat16())
+    monkeypatch.setattr(winograd, "_has_fast_bfloat16", lambda: False)
+    assert winograd.takes(weight.bfloat16())
