@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from service import errors
 from service.auth import KeyRing
 from service.broker import Broker
-from service.dependencies import any_caller, known_caller
+from service.dependencies import BEARER, guard
 from service.metrics import GatewayMetrics
 from service.middleware import Envelope
 from service.openapi import problems, without_validation_errors
@@ -59,9 +59,9 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
     )
     errors.install(app)
-    guard = [Depends(known_caller if ring.configured else any_caller)]
+    guards = [Depends(guard), *([Depends(BEARER)] if ring.configured else [])]
     refusals = problems(401, 403) if ring.configured else {}
     for routes in (tasks, jobs, events, models):
-        app.include_router(routes.router, dependencies=guard, responses=refusals)
+        app.include_router(routes.router, dependencies=guards, responses=refusals)
     app.include_router(health.router)
     return app

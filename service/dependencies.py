@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
 from service.auth import ANYONE, ApiKey, KeyRing
 from service.broker import Broker
@@ -13,18 +16,33 @@ from service.errors import Problem
 from service.metrics import GatewayMetrics
 from worker.jobs import JobView
 
+# for what the service says of itself; `let_in` reads the header
 BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this server")
 
 
-async def known_caller(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
-    """Lets in whoever has a key; every route of a server with keys depends on this."""
+def let_in(request: Request) -> None:
+    """Says whose request it is. Raises Unauthorized or Forbidden on a server with keys for who has none of them."""
     keys: KeyRing = request.app.state.keys
-    request.state.caller = keys.caller(sent.credentials if sent else None)
+    scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
+    known = scheme.lower() == "bearer" and secret
+    request.state.caller = keys.caller(secret if known else None) if keys.configured else ANYONE
 
 
-async def any_caller(request: Request) -> None:
-    """Lets in everyone; the same for a server without keys."""
-    request.state.caller = ANYONE
+async def guard(request: Request) -> None:
+    """Every route depends on this."""
+    let_in(request)
+
+
+class PlainRoute(APIRoute):
+    """Hands its endpoint the request and nothing else: what FastAPI does around one took a tenth of a submit's time."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            let_in(request)
+            response: Response = await self.endpoint(request)
+            return response
+
+        return handle
 
 
 async def _caller(request: Request) -> ApiKey:
