@@ -198,11 +198,10 @@ class LatentDiffusion:
         owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
 
         def call(row: list[int]) -> Tensor:
-            here = None if context is None else _picked(context, row)
-            of = [owner[i] for i in row]
-            seen, behind, label = (None if part is None else _picked(part, of) for part in (x, concat, labels))
-            assert seen is not None
-            return self.predict(seen, _picked(t, of), here, behind, label, samples[0].tiling)
+            (here,) = _picked([context], row)
+            seen, times, behind, label = _picked([x, t, concat, labels], [owner[i] for i in row])
+            assert seen is not None and times is not None
+            return self.predict(seen, times, here, behind, label, samples[0].tiling)
 
         counts: tuple[int, ...] = (rows,)
         if self.device.type == "cpu" and len(owner) > rows and samples[0].tiling is None:
@@ -223,9 +222,13 @@ class LatentDiffusion:
         return guide(out[unconditional], out[conditional], scale)
 
 
-def _picked(part: Tensor, rows: list[int]) -> Tensor:
-    """Those rows of it; itself where that is what they are."""
-    return part if rows == list(range(len(part))) else part[torch.tensor(rows, device=part.device)]
+def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | None]:
+    """Those rows of each that is there; the whole where that is what they are."""
+    first = next((part for part in parts if part is not None), None)
+    if first is None or rows == list(range(len(first))):
+        return [*parts]
+    index = torch.tensor(rows, device=first.device)
+    return [None if part is None else part.index_select(0, index) for part in parts]
 
 
 def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:

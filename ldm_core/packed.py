@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core import winograd
+from ldm_core.latest import Latest, version
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -84,9 +85,9 @@ class Joined:
         apart = torch.is_grad_enabled() or torch.compiler.is_compiling()
         if apart or any(layer.weight.nbytes > SMALL for layer in self._layers):
             return [layer(x) for layer in self._layers]
-        version = [_version(layer.weight) for layer in self._layers]
-        if self._whole is None or self._whole[0] != version:
-            self._whole = version, self._join()
+        versions = [version(layer.weight) for layer in self._layers]
+        if self._whole is None or self._whole[0] != versions:
+            self._whole = versions, self._join()
         whole: Tensor = self._whole[1](x)
         return whole.split([layer.out_features for layer in self._layers], dim=-1)
 
@@ -118,22 +119,11 @@ class _Packed:
 
     def __init__(self, pack: Callable[[Tensor, torch.Size], Tensor]) -> None:
         self._pack = pack
-        self._kept: dict[object, Tensor] = {}  # the latest last
+        self._latest: Latest[Tensor] = Latest()
 
     def get(self, weight: Tensor, shape: torch.Size) -> Tensor:
-        key = shape, *_version(weight)
-        packed = self._kept.pop(key, None)
-        if packed is None:
-            packed = self._pack(weight.detach(), shape)
-        self._kept[key] = packed
-        while len(self._kept) > (KEPT_SMALL if weight.nbytes <= SMALL else KEPT):
-            del self._kept[next(iter(self._kept))]
-        return packed
-
-
-def _version(weight: Tensor) -> tuple[object, ...]:
-    """Another one where the weight is another, or has changed: training goes on after an evaluation."""
-    return weight.dtype, weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        keep = KEPT_SMALL if weight.nbytes <= SMALL else KEPT
+        return self._latest.get((shape, version(weight)), lambda: self._pack(weight.detach(), shape), keep)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
     return uncond + scale[:, None, None, None] * (cond - uncond)
 
 
+@lru_cache(maxsize=256)
 def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0) -> Plan:
     """The table of `sampler` for a run of `steps` steps without the `first` ones. `eta` counts for DDIM alone."""
     visited, following = schedule.timesteps(steps)

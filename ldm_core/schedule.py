@@ -24,7 +24,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace", "compvis")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NoiseSchedule:
     """q(z_t | z_0) = N(√ᾱ_t z_0, (1 − ᾱ_t) I), with `alpha_bar` of shape (T,) in float32."""
 

@@ -197,10 +197,15 @@ class Broker:
                 return bytes((await asked.execute())[1] or b"")
         return b""
 
-    async def wait(self, job_id: str, timeout_s: float) -> JobView | None:
-        """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop."""
+    async def wait(self, job_id: str, timeout_s: float, since: str = "") -> JobView | None:
+        """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop.
+
+        `since` is an event at which it had not ended.
+        """
         deadline = time.monotonic() + timeout_s
         with self._events.watch(job_id, only_end=True) as watch:
+            if since and not self._events.is_beyond(since):  # no need to look
+                await watch.wait(min(timeout_s, POLL_S))
             while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()
                 with suppress(BrokerUnavailable):  # it may come back while there is time

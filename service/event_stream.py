@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from service.broker import Broker, BrokerUnavailable
+from service.events import NOTHING, EventId, parse_id
 from service.schemas import job_json
 from worker.jobs import TERMINAL, JobView
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
 LOOK_AFTER = 4  # heartbeats, in case an event got lost: thousands who listen shall cost next to nothing
 AWAY_S = 2.0
-EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
-
-EventId = tuple[int, int]  # milliseconds and a counter, as Redis orders its stream
 STILL_HERE = b": still here\n\n"
-NOTHING: EventId = (0, -1)
-
-
-def parse_id(text: str) -> EventId:
-    """An event's id as Redis orders them; what is none counts as nothing seen."""
-    found = EVENT_ID.fullmatch(text)
-    return (int(found[1]), int(found[2])) if found else NOTHING
 
 
 def all_seen(job: JobView, seen: EventId) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,18 @@ from worker.connection import AWAY, connect_async
 
 log = logging.getLogger(__name__)
 
+EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 BLOCK_MS = 1000
 AWAY_S = 0.5
+
+EventId = tuple[int, int]  # milliseconds and a counter, as Redis orders its stream
+NOTHING: EventId = (0, -1)
+
+
+def parse_id(text: str) -> EventId:
+    """An event's id as Redis orders them; what is none counts as nothing seen."""
+    found = EVENT_ID.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found else NOTHING
 
 
 class Watch:
@@ -87,6 +98,10 @@ class EventReader:
         self.leaving = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._tell_all)
+
+    def is_beyond(self, event_id: str) -> bool:
+        """Whether watchers may have missed what came after this event."""
+        return not self._last_id or parse_id(self._last_id) > parse_id(event_id)
 
     @contextmanager
     def watch(self, job_id: str, *, steps: bool = False, only_end: bool = False) -> Iterator[Watch]:

@@ -42,9 +42,9 @@ class Wish:
 
 async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str]) -> Response:
     """The picture, the finished job, or `202` with the job as it is; `headers` go on each of them."""
-    if wish.wait_s > 0:
+    if wish.wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, wish.wait_s) or view
+            view = await broker.wait(view.payload.id, wish.wait_s, view.event_id) or view
     if view.status in TERMINAL and wish.picture:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202

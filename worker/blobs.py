@@ -73,15 +73,15 @@ class DirectoryBlobs:
 
     def put(self, name: str, data: bytes, ttl_s: float) -> None:
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         half = path.with_name(f".{uuid4().hex}")
         expiry = time.time() + ttl_s
         try:
-            half.write_bytes(data)
+            _write(half, data)
             os.utime(half, (expiry, expiry))
             half.rename(path)
-        finally:
+        except BaseException:
             half.unlink(missing_ok=True)
+            raise
 
     def get(self, name: str) -> bytes | None:
         path = self._path(name)
@@ -106,6 +106,14 @@ class DirectoryBlobs:
 
     def _path(self, name: str) -> Path:
         return self.root / checked(name)[:2] / name
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:  # the first in its folder
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_bytes(data)
 
 
 class RedisBlobs:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 
 from service.dependencies import BrokerOf, JobOf, MetricsOf
-from service.event_stream import all_seen, event_stream, parse_id
+from service.event_stream import all_seen, event_stream
+from service.events import parse_id
 from service.openapi import problems
 
 router = APIRouter(prefix="/v1", tags=["jobs"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import InvalidImage, UnsupportedTask
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
@@ -42,6 +43,27 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(scenes: LatentD
 def test_image_i_equals_a_job_of_its_own(scenes: LatentDiffusion) -> None:
     batch = bytes_of(scenes.generate(replace(PARAMS, n=3)))
     assert batch == [bytes_of(scenes.generate(replace(PARAMS, seed=5 + i)))[0] for i in range(3)]
+
+
+def test_a_prompt_is_encoded_once_as_long_as_the_encoder_is_the_same(scenes: LatentDiffusion) -> None:
+    text = scenes.condition
+    assert isinstance(text, TextEncoder)
+    calls: list[None] = []
+    counting = text.transformer.register_forward_hook(lambda *_: calls.append(None))
+    job = replace(PARAMS, n=3, prompt="a tree that nobody has drawn yet")
+    for _ in range(2):
+        scenes.generate(job)
+    counting.remove()
+    assert 1 <= len(calls) <= 2  # the prompt, and the empty one where it is new
+    weight = next(text.transformer.parameters())
+    known = weight.detach().clone()
+    with torch.no_grad():
+        before = text.context(job, {})
+        weight.mul_(1.5)  # as training does
+        after = text.context(job, {})
+        weight.copy_(known)
+        assert torch.equal(text.context(job, {}), before)
+    assert not torch.equal(after, before)
 
 
 def test_guidance_eta_prompts_and_steps_all_count(scenes: LatentDiffusion) -> None:

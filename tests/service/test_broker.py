@@ -90,6 +90,24 @@ async def test_wait_gives_the_present_state_when_time_is_up(broker: Broker) -> N
     assert view.status == "queued"
 
 
+async def test_who_waits_from_the_submission_on_need_not_look(broker: Broker, redis: Redis) -> None:
+    sent = await broker.submit(payload())
+    before = redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"]
+    await broker.wait(sent.view.payload.id, 0.05, sent.view.event_id)
+    assert redis.info("commandstats")["cmdstat_hgetall"]["calls"] == before + 1  # when time was up
+
+
+async def test_who_waits_from_the_submission_on_does_not_miss_an_end_before_that(
+    broker: Broker, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.broker.POLL_S", 60.0)
+    start_worker()
+    sent = await broker.submit(payload())
+    ended = await broker.wait(sent.view.payload.id, 20)
+    assert ended is not None
+    assert ended == await asyncio.wait_for(broker.wait(ended.payload.id, 60, sent.view.event_id), 20)
+
+
 async def test_many_waiters_on_one_reader_all_hear_of_the_end(broker: Broker, start_worker: Start) -> None:
     jobs = [payload(steps=2) for _ in range(20)]
     for job in jobs:

@@ -1,0 +1,30 @@
+"""Keeps what was computed last, so that it need not be computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """Results by key, those of the latest calls only."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, T] = {}  # the latest last
+
+    def get(self, key: Hashable, compute: Callable[[], T], keep: int) -> T:
+        """What was computed for this key, or is now; the `keep` latest stay."""
+        result = self._kept.pop(key) if key in self._kept else compute()
+        self._kept[key] = result
+        while len(self._kept) > keep:
+            del self._kept[next(iter(self._kept))]
+        return result
+
+
+def version(weight: Tensor) -> Hashable:
+    """Another one where the weight is another, or has changed: training goes on after an evaluation."""
+    return weight.dtype, weight.data_ptr(), 0 if weight.is_inference() else weight._version
