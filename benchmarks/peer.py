@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import base64
 import io
+import time
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from PIL import Image
+
+from benchmarks.serving import FIRST_STEP
 
 BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
 
@@ -38,8 +41,14 @@ class Pipelines:
         self._paint = load(diffusers.StableDiffusionInpaintPipeline, "scenes")
         self._enlarge = load(diffusers.StableDiffusionUpscalePipeline, "scenes-superres")
 
-    def run(self, task: str, bodies: list[dict[str, Any]]) -> list[bytes]:
-        """Requests that are alike but for prompt, seed and pictures, in one call."""
+    def run(self, task: str, bodies: list[dict[str, Any]]) -> tuple[list[bytes], float]:
+        """Requests that are alike but for prompt, seed and pictures, in one call; when its first step had ended."""
+        steps: list[float] = []
+
+        def stepped(*told: Any) -> Any:
+            steps.append(time.monotonic())
+            return told[-1]
+
         first = bodies[0]
         common = {
             "prompt": [body.get("prompt", "") for body in bodies],
@@ -49,14 +58,16 @@ class Pipelines:
         }
         if task == "superres":
             pictures = [_opened(body["image"]) for body in bodies]
-            images = self._enlarge(**common, image=pictures, noise_level=20).images
+            images = self._enlarge(**common, image=pictures, noise_level=20, callback=stepped).images
         else:
             side = _side(first)
             blank, all_of_it = Image.new("RGB", (side, side), (127, 127, 127)), Image.new("L", (side, side), 255)
             pictures = [_opened(body["image"]) if "image" in body else blank for body in bodies]
             masks = [_opened(body["mask"]).convert("L") if "mask" in body else all_of_it for body in bodies]
-            images = self._paint(**common, image=pictures, mask_image=masks, height=side, width=side).images
-        return [_png(image) for image in images]
+            images = self._paint(
+                **common, image=pictures, mask_image=masks, height=side, width=side, callback_on_step_end=stepped
+            ).images
+        return [_png(image) for image in images], steps[0]
 
 
 def _opened(text: str) -> Image.Image:
@@ -78,10 +89,10 @@ class Batcher:
 
     def __init__(self, pipelines: Pipelines, most: int) -> None:
         self._pipelines, self._most = pipelines, most
-        self._waiting: list[tuple[Hashable, str, dict[str, Any], asyncio.Future[bytes]]] = []
+        self._waiting: list[tuple[Hashable, str, dict[str, Any], asyncio.Future[tuple[bytes, float]]]] = []
         self._busy = asyncio.Lock()
 
-    async def run(self, task: str, body: dict[str, Any]) -> bytes:
+    async def run(self, task: str, body: dict[str, Any]) -> tuple[bytes, float]:
         future = asyncio.get_running_loop().create_future()
         alike = task, _side(body), body["steps"], body["guidance_scale"]
         self._waiting.append((alike, task, body, future))
@@ -94,9 +105,9 @@ class Batcher:
         batch = [entry for entry in self._waiting if entry[0] == kind][: self._most]
         self._waiting = [entry for entry in self._waiting if entry not in batch]
         bodies = [body for _, _, body, _ in batch]
-        images = await asyncio.to_thread(self._pipelines.run, batch[0][1], bodies)
+        images, began = await asyncio.to_thread(self._pipelines.run, batch[0][1], bodies)
         for (_, _, _, future), image in zip(batch, images, strict=True):
-            future.set_result(image)
+            future.set_result((image, began))
 
 
 def create_app(batcher: Batcher) -> FastAPI:
@@ -104,7 +115,9 @@ def create_app(batcher: Batcher) -> FastAPI:
 
     @app.post("/v1/{task}")
     async def make(task: str, request: Request) -> Response:
-        return Response(await batcher.run(task, await request.json()), media_type="image/png")
+        arrived = time.monotonic()
+        image, began = await batcher.run(task, await request.json())
+        return Response(image, media_type="image/png", headers={FIRST_STEP: str(began - arrived)})
 
     return app
 

@@ -4,7 +4,8 @@ Against (a) diffusers behind FastAPI with a lock, one request at a time; (b) dif
 alike; (c) this service with batching off (one picture at a time). Every server runs alone, in processes of its own,
 over the built-in models; the requests are seeded and differ in task, size, steps, guidance and seed. First all at
 once, for the capacity; then as a Poisson process at 50 %, 80 % and 120 % of (a)'s capacity, open loop. Time is from
-submit to bytes. The last line is JSON.
+submit to bytes, and to the end of the first step: what this service's event streams and (a)'s and (b)'s own clocks say.
+The last line is JSON.
 
     python -m benchmarks.serving [--burst 32] [--poisson 64] [--loads 0.5 0.8 1.2] [--dtype bfloat16]
 """
@@ -34,6 +35,7 @@ from PIL import Image
 
 PROMPTS = ("a red house by the sea at sunset", "a pine in the snow at night", "a blue boat, mountains behind", "")
 START_S = 120.0
+FIRST_STEP = "X-First-Step"  # in the answers of (a) and (b): seconds from the request to the end of its first step
 SIDES = (64, 64, 128)  # pixels of the result; the models were trained on 64
 Request = tuple[str, dict[str, Any]]
 
@@ -123,34 +125,51 @@ def wait_until_ready(port: int, path: str) -> None:
     raise SystemExit(f"no server on port {port}")
 
 
-async def send(url: str, requests: list[Request], arrivals: list[float]) -> tuple[float, list[float]]:
-    """Sends each request at its time; seconds from the first to the last answer, and each one's own seconds."""
+async def send(url: str, requests: list[Request], arrivals: list[float]) -> tuple[float, list[float], list[float]]:
+    """Sends each request at its time. Seconds from the first to the last answer, each one's own, to its first step."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         started = time.perf_counter()
 
-        async def one(request: Request, at: float) -> float:
+        async def one(request: Request, at: float) -> tuple[float, float]:
             await asyncio.sleep(max(0.0, started + at - time.perf_counter()))
             task, body = request
-            headers = {"Accept": "image/png", "Prefer": "wait=120"}
-            sent = time.perf_counter()
-            answer = await http.post(f"/v1/{task}", json=body, headers=headers)
-            while answer.status_code == 202:  # it waits at most so long at once
-                await asyncio.sleep(0.2)
-                answer = await http.get(f"{answer.json()['urls']['self']}/images/0")
-                answer = httpx.Response(202, json=answer.json()) if answer.status_code == 409 else answer
+            sent, began = time.perf_counter(), 0.0
+            answer = await http.post(f"/v1/{task}", json=body)
+            if answer.status_code == 202:
+                urls = answer.json()["urls"]
+                began = await first_step(http, urls["events"]) - sent
+                answer = await http.get(f"{urls['self']}/images/0")
             assert answer.status_code == 200, answer.text[:500]
             assert answer.content.startswith(b"\x89PNG")
-            return time.perf_counter() - sent
+            return time.perf_counter() - sent, began or float(answer.headers[FIRST_STEP])
 
-        times = await asyncio.gather(*map(one, requests, arrivals))
-        return time.perf_counter() - started, times
+        each = await asyncio.gather(*map(one, requests, arrivals))
+        return time.perf_counter() - started, [whole for whole, _ in each], [began for _, began in each]
 
 
-def percentiles(times: list[float]) -> dict[str, float]:
-    """p50, p95, p99 in seconds."""
-    cut = statistics.quantiles(times, n=100, method="inclusive")
-    return {"p50": round(cut[49], 3), "p95": round(cut[94], 3), "p99": round(cut[98], 3)}
+async def first_step(http: httpx.AsyncClient, events: str) -> float:
+    """Follows a job to its end; when its first step was heard of, or its end where that came at once."""
+    began = 0.0
+    async with http.stream("GET", events) as answer:
+        async for line in answer.aiter_lines():
+            if line in {"event: progress", "event: succeeded", "event: failed"}:
+                began = began or time.perf_counter()
+    return began
+
+
+def measured(url: str, requests: list[Request], arrivals: list[float]) -> dict[str, float]:
+    """Images a second, and p50, p95 and p99 of the seconds that requests took."""
+    seconds, times, began = asyncio.run(send(url, requests, arrivals))
+    whole, first = (statistics.quantiles(each, n=100, method="inclusive") for each in (times, began))
+    row = {
+        "p50": whole[49],
+        "p95": whole[94],
+        "p99": whole[98],
+        "first_step_p50": first[49],
+        "first_step_p95": first[94],
+    }
+    return {"images_s": len(requests) / seconds, **{name: round(value, 3) for name, value in row.items()}}
 
 
 def main() -> None:
@@ -166,23 +185,22 @@ def main() -> None:
     burst, stream = workload(args.burst, seed=1), workload(args.poisson, seed=2)
     results: dict[str, Any] = {"dtype": args.dtype, "burst": args.burst, "poisson": args.poisson}
     capacity = 0.0
-    print(f"{'':8}{'load':>8}{'images/s':>10}{'p50':>9}{'p95':>9}{'p99':>9}")
+    print(f"{'':8}{'load':>8}{'images/s':>10}{'p50':>9}{'p95':>9}{'p99':>9}   first step, {'p50':>7}{'p95':>9}")
     for name in args.contestants:
         with server(name, args.dtype) as url:
             asyncio.run(send(url, burst[:4], [0.0] * 4))  # first calls cost more
-            seconds, times = asyncio.run(send(url, burst, [0.0] * len(burst)))
-            rows = {"burst": {"images_s": len(burst) / seconds, **percentiles(times)}}
+            rows = {"burst": measured(url, burst, [0.0] * len(burst))}
             capacity = capacity or rows["burst"]["images_s"]
             for load in args.loads:
                 rng = random.Random(3)
                 arrivals = [0.0]
                 while len(arrivals) < len(stream):
                     arrivals.append(arrivals[-1] + rng.expovariate(load * capacity))
-                seconds, times = asyncio.run(send(url, stream, arrivals))
-                rows[f"{load:.0%}"] = {"images_s": len(stream) / seconds, **percentiles(times)}
+                rows[f"{load:.0%}"] = measured(url, stream, arrivals)
         for label, row in rows.items():
             print(
-                f"{name:8}{label:>8}{row['images_s']:10.2f}{row['p50']:8.2f}s{row['p95']:8.2f}s{row['p99']:8.2f}s",
+                f"{name:8}{label:>8}{row['images_s']:10.2f}{row['p50']:8.2f}s{row['p95']:8.2f}s{row['p99']:8.2f}s"
+                f"{row['first_step_p50']:20.2f}s{row['first_step_p95']:8.2f}s",
                 flush=True,
             )
         results[name] = rows
