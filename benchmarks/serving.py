@@ -155,6 +155,7 @@ async def first_step(http: httpx.AsyncClient, events: str) -> float:
         async for line in answer.aiter_lines():
             if line in {"event: progress", "event: succeeded", "event: failed"}:
                 began = began or time.perf_counter()
+    assert began, "its events ended before it did"
     return began
 
 

@@ -82,8 +82,8 @@ class TextEncoder(Condition):
 
         if torch.is_grad_enabled():
             return encoded()
-        # pictures of one job share their prompts, and most jobs the negative one
-        return self._latest.get((prompt, version(weight)), encoded, KEPT)
+        # pictures of one job share their prompts, and most jobs the negative one; the weights are frozen
+        return self._latest.get((prompt, version(weight), torch.is_inference_mode_enabled()), encoded, KEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

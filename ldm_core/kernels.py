@@ -1,4 +1,4 @@
-"""GroupNorm with what stands around it, and GEGLU, in one pass each over the memory (kernels.c), where it was compiled.
+"""GroupNorm with what stands around it, and GEGLU, in one pass each over the memory, where they were compiled.
 
 torch has several operators for what one pass over the numbers can do, and its GroupNorm for channels-last memory loses
 most digits where means are large, so that everything was brought from one layout into the other and back. On two cores
@@ -21,6 +21,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
+VERSION = 2  # another one whenever results change by a bit: jobs under way do not go on elsewhere then
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -87,14 +88,21 @@ def library() -> Any:
     """The compiled kernels, or None where there are none."""
     found = importlib.util.find_spec("ldm_core._kernels")
     try:
-        kernels = ctypes.CDLL(found.origin) if found is not None else None
-    except OSError as error:  # built for another system, or no OpenMP there
+        kernels = None if found is None else _declared(ctypes.CDLL(found.origin))
+    except (OSError, AttributeError) as error:  # built for another system or of an earlier version, or no OpenMP there
         logger.warning("the compiled kernels do not load: %s", error)
         kernels = None
     if kernels is None:
-        logger.warning("without compiled kernels (ldm_core/*.c), steps take half as long again on CPUs")
+        logger.warning("without compiled kernels (ldm_core/*.c), steps take a third longer on CPUs")
         return None
+    return kernels
+
+
+def _declared(kernels: Any) -> Any:
+    """Says what the functions of *.c take. Raises AttributeError for one that is not there."""
     kernels.group_norm.argtypes = (ctypes.POINTER(_GroupNorm),)
     kernels.geglu.argtypes = (Address, Address, Count, Count, Count)
-    kernels.geglu.restype = None
+    kernels.half_product.argtypes = (Address,)
+    for function in (kernels.geglu, kernels.to_tiles, kernels.from_tiles):
+        function.restype = None
     return kernels

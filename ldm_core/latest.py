@@ -17,11 +17,13 @@ class Latest(Generic[T]):
         self._kept: dict[Hashable, T] = {}  # the latest last
 
     def get(self, key: Hashable, compute: Callable[[], T], keep: int) -> T:
-        """What was computed for this key, or is now; the `keep` latest stay."""
-        result = self._kept.pop(key) if key in self._kept else compute()
+        """What was computed for this key, or is now; the `keep` latest stay. Threads may share it."""
+        result = self._kept.pop(key, None)
+        if result is None:
+            result = compute()
         self._kept[key] = result
         while len(self._kept) > keep:
-            del self._kept[next(iter(self._kept))]
+            self._kept.pop(next(iter(self._kept)), None)
         return result
 
 

@@ -4,26 +4,30 @@ torch's own layers bring their weights into that layout at every call, which for
 some of its arithmetic. Measured on two cores against diffusers' default, float32, two rows: Stable Diffusion 1.x at 32²
 latents 1.17 x with torch's layers and 1.42 x with these, `scenes` 1.16 x and 1.26 x (python -m benchmarks.step).
 
-Where the package's kernels were compiled, most 3 × 3 convolutions are winograd.py's instead. The layout depends on the
-input's shape, and bringing a weight from one such layout into another is slower still, so the plain weight stays beside
-it. Elsewhere than on a CPU, and in training, these are torch's layers.
+The layout depends on the input's shape, and bringing a weight from one such layout into another is slower still, so the
+plain weight stays beside it. Where the package's kernels were compiled, most 3 × 3 convolutions are winograd.py's
+instead, and on some processors products in bfloat16 are those of halves.py. Elsewhere than on a CPU, and in training,
+these are torch's layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core import winograd
+from ldm_core import halves, kernels, winograd
+from ldm_core.halves import Halves
 from ldm_core.latest import Latest, version
 
+T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
+ANY = torch.Size()
 SMALL = 4 * 2**20  # bytes
 KEPT, KEPT_SMALL = 2, 16  # layouts of a weight at once, so that calls of other shapes take turns without packing again
 
@@ -35,7 +39,7 @@ class Conv2d(nn.Conv2d):
         super().__init__(ins, out, kernel, stride=stride, padding=padding)
         self._where = [list(part) for part in (self.padding, self.stride, self.dilation)]
         self._packed = _Packed(self._pack)
-        self._transformed = _Packed(lambda weight, _: winograd.transformed(weight))
+        self._matrices: _Packed[Any] = _Packed(_matrix if kernel == 1 else _matrices)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         if not _by_onednn(x, self.weight):
@@ -43,9 +47,12 @@ class Conv2d(nn.Conv2d):
         if self.kernel_size == (1, 1) and x.dtype == torch.float32:
             pixels = x.permute(0, 2, 3, 1)
             return F.linear(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        if self.kernel_size == (1, 1) and halves.takes(self.weight, self.in_channels):
+            pixels = x.permute(0, 2, 3, 1)
+            return halves.linear(pixels, self._matrices.get(self.weight), self.bias).permute(0, 3, 1, 2)
         if self.stride == self.padding == (1, 1) and winograd.takes(self.weight):
             assert self.bias is not None
-            return winograd.convolve(x, self._transformed.get(self.weight, torch.Size()), self.bias)
+            return winograd.convolve(x, self._matrices.get(self.weight), self.bias)
         weight = self._packed.get(self.weight, x.shape)
         compute = torch.ops.mkldnn._convolution_pointwise.default
         result: Tensor = compute(x, weight, self.bias, *self._where, self.groups, "none", [], "")
@@ -62,10 +69,13 @@ class Linear(nn.Linear):
     def __init__(self, ins: int, out: int, *, bias: bool = True) -> None:
         super().__init__(ins, out, bias=bias)
         self._packed = _Packed(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows.numel()))
+        self._matrix = _Packed(_matrix)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
         if x.dtype != torch.bfloat16 or not _by_onednn(x, self.weight):
             return super().forward(x)
+        if halves.takes(self.weight, self.in_features):
+            return halves.linear(x, self._matrix.get(self.weight), self.bias)
         weight = self._packed.get(self.weight, x.shape[:-1])
         result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, self.bias, "none", [], "")
         return result
@@ -110,19 +120,35 @@ def for_inference(module: Module) -> Module:
     return module
 
 
+def arithmetic() -> str:
+    """What results on this CPU depend on, beside torch's version and its number of threads."""
+    ours = f"kernels {kernels.VERSION}" if kernels.present() else "no kernels"
+    bfloat16 = "AMX" if winograd.has_fast_bfloat16() else "float16" if halves.present() else "float32"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {ours}, bfloat16 by {bfloat16}"
+
+
 def _is_plain(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-class _Packed:
-    """A weight packed for the shapes of input that came last."""
+def _matrix(weight: Tensor, _: torch.Size) -> Halves:
+    """(out, in) or (out, in, 1, 1) → (1, in, out)."""
+    return halves.packed(weight.flatten(1).t()[None])
 
-    def __init__(self, pack: Callable[[Tensor, torch.Size], Tensor]) -> None:
+
+def _matrices(weight: Tensor, _: torch.Size) -> Tensor | Halves:
+    return winograd.transformed(weight)
+
+
+class _Packed(Generic[T]):
+    """A weight packed for the shapes of input that came last, or once for all of them."""
+
+    def __init__(self, pack: Callable[[Tensor, torch.Size], T]) -> None:
         self._pack = pack
-        self._latest: Latest[Tensor] = Latest()
+        self._latest: Latest[T] = Latest()
 
-    def get(self, weight: Tensor, shape: torch.Size) -> Tensor:
-        keep = KEPT_SMALL if weight.nbytes <= SMALL else KEPT
+    def get(self, weight: Tensor, shape: torch.Size = ANY) -> T:
+        keep = 1 if shape is ANY else KEPT_SMALL if weight.nbytes <= SMALL else KEPT
         return self._latest.get((shape, version(weight)), lambda: self._pack(weight.detach(), shape), keep)
 
 

@@ -99,6 +99,7 @@ def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # who asks first may be in it, who asks next may not
 def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0) -> Plan:
     """The table of `sampler` for a run of `steps` steps without the `first` ones. `eta` counts for DDIM alone."""
     visited, following = schedule.timesteps(steps)

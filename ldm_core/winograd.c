@@ -11,10 +11,10 @@
 typedef float Channels __attribute__((vector_size(WIDTH * sizeof(float))));
 
 typedef struct {
-    const void *x;        /* (rows, height, width, channels), float32 or bfloat16: the picture read or written */
+    void *x;              /* (rows, height, width, channels), float32 or bfloat16: the picture read or written */
     float *tiles;         /* (16, tiles, channels) */
-    const void *bias;     /* (channels), or NULL */
-    int64_t first, last;  /* lines of tiles: line / (height / 2) is the row */
+    const void *bias;     /* (channels); NULL where the picture is read */
+    int64_t first, last;  /* lines of tiles, over all rows: line / half(height) is the row */
     int64_t height, width, channels;
     int64_t bfloat16;     /* whether */
 } Tiles;
@@ -76,7 +76,7 @@ FOR_EACH_PROCESSOR static void line_from_tiles(const Tiles *t, int64_t line) {
             for (int i = 0; i < 2 && top + i < t->height; i++)
                 for (int j = 0; j < 2 && 2 * tile + j < t->width; j++) {
                     int64_t at = ((row * t->height + top + i) * t->width + 2 * tile + j) * n + c;
-                    store((void *)t->x, at, (const float *)&y[i][j], WIDTH, t->bfloat16);
+                    store(t->x, at, (const float *)&y[i][j], WIDTH, t->bfloat16);
                 }
         }
     }

@@ -1,10 +1,10 @@
 """3 × 3 convolutions on CPUs by Winograd's F(2 × 2, 3 × 3): 16 multiplications for 4 pixels instead of 36.
 
 Lavin and Gray 2015 (arXiv:1509.09308), section 4.1. Tiles of 4 × 4 pixels and the weights are brought into a space
-where convolving is multiplying, place by place; there stand 16 products of matrices, which MKL computes. Being shorter
-sums, the results are nearer to exact ones than those of a direct convolution. The transforms are in winograd.c, and
-all is float32 inside, for bfloat16 as well. Measured on two cores against oneDNN's direct convolutions: 1.3 to 2.1 x a
-layer; a step of `scenes` 1.17 x at two rows and of Stable Diffusion 1.x at 32² latents 1.2 x (benchmarks.step).
+where convolving is multiplying, place by place; there stand 16 products of matrices, which MKL computes in float32, for
+bfloat16 too unless halves.py is faster. Being shorter sums, the results are nearer to exact ones than those of a direct
+convolution. The transforms are in winograd.c. Measured on two cores against oneDNN's direct convolutions: 1.3 to 2.1 x
+a layer; a step of `scenes` 1.17 x at two rows, of Stable Diffusion 1.x at 32² latents 1.2 x (benchmarks.step).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ldm_core import halves
+from ldm_core.halves import Halves
 from ldm_core.kernels import Address, Count, library
 
 LANES = 16  # channels that the kernels take at a time
+DEEP = 128  # channels; with fewer MKL takes less time in float32 than halves
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
 G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # the transform of a weight
 
@@ -35,37 +38,47 @@ def takes(weight: Tensor) -> bool:
     out, ins, *kernel = weight.shape
     if kernel != [3, 3] or out % LANES or ins % LANES or library() is None:
         return False
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not _has_fast_bfloat16())
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not has_fast_bfloat16())
 
 
 @cache
-def _has_fast_bfloat16() -> bool:
-    """AMX multiplies bfloat16 so many times faster than float32 that a direct convolution wins."""
+def has_fast_bfloat16() -> bool:
+    """AMX multiplies bfloat16 so many times faster than float32 that a direct convolution wins.
+
+    Measured without it, on Sapphire Rapids: its other instruction for bfloat16 has half the rate of float32's.
+    """
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) → (16, in, out), float32: what convolve() takes."""
+def transformed(weight: Tensor) -> Tensor | Halves:
+    """(out, in, 3, 3) → (16, in, out), float32 or halves: what convolve() takes."""
     g = torch.tensor(G, dtype=torch.float64)
     spread = torch.einsum("ia,ocab,jb->ijco", g, weight.double(), g)
-    return spread.flatten(0, 1).to(torch.float32).contiguous()
+    matrices = spread.flatten(0, 1).to(torch.float32).contiguous()
+    ins = weight.shape[1]
+    return halves.packed(matrices) if ins >= DEEP and halves.takes(weight, ins) else matrices
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1: (B, out, H, W), channels-last."""
+def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor) -> Tensor:
+    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1: (B, out, H, W), channels-last.
+
+    Raises ValueError for another number of channels.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
     rows, ins, height, width = x.shape
     out = weight.shape[2]
+    if ins != weight.shape[1]:  # the kernels would read beyond the picture
+        raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
     down, across = (height + 1) // 2, (width + 1) // 2
     kernels = library()
     for first, last in _pieces(rows, down, across * 16 * 4 * (ins + out)):
         tiles = (last - first) * across
-        spread, products = (x.new_empty(16, tiles, n, dtype=torch.float32) for n in (ins, out))
+        spread = x.new_empty(16, tiles, ins, dtype=torch.float32)
         size = first, last, height, width
         is_bfloat16 = x.dtype == torch.bfloat16
         kernels.to_tiles(ctypes.byref(_Tiles(x.data_ptr(), spread.data_ptr(), None, *size, ins, is_bfloat16)))
-        torch.bmm(spread, weight, out=products)
+        products = halves.product(spread, weight) if isinstance(weight, Halves) else torch.bmm(spread, weight)
         kernels.from_tiles(
             ctypes.byref(_Tiles(y.data_ptr(), products.data_ptr(), bias.data_ptr(), *size, out, is_bfloat16))
         )
@@ -80,6 +93,6 @@ def _pieces(rows: int, down: int, line: int) -> list[tuple[int, int]]:
     together = max((n for n in range(1, rows + 1) if rows % n == 0 and n * down * line <= PIECE), default=0)
     if together:
         return [(row * down, (row + together) * down) for row in range(0, rows, together)]
-    cuts = min(down, -(-down * line // PIECE))
+    cuts = -(-down // max(1, PIECE // line))
     within = [i * down // cuts for i in range(cuts + 1)]
     return [(row * down + a, row * down + b) for row in range(rows) for a, b in pairwise(within)]

@@ -204,7 +204,7 @@ class Broker:
         """
         deadline = time.monotonic() + timeout_s
         with self._events.watch(job_id, only_end=True) as watch:
-            if since and not self._events.is_beyond(since):  # no need to look
+            if since and not self.leaving and not self._events.is_beyond(since):  # no need to look
                 await watch.wait(min(timeout_s, POLL_S))
             while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ldm_core import kernels
 from ldm_core.model import LatentDiffusion
+from ldm_core.packed import arithmetic
 from ldm_core.samplers import MEMORY
 from ldm_core.tasks import Sample
 from worker.request import EncodedImage, Request
@@ -98,8 +98,7 @@ def place_of(model: LatentDiffusion, rows: int) -> str:
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name(model.device)
     else:
-        kernels_too = "with" if kernels.present() else "without"
-        device = f"{torch.backends.cpu.get_cpu_capability()} x {torch.get_num_threads()} {kernels_too} kernels"
+        device = f"{arithmetic()} x {torch.get_num_threads()}"
     how = "compiled" if model.compiled else "as it is"
     return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {how}, {model.digest}"
 

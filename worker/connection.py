@@ -70,6 +70,7 @@ class _Swift:
     """Over redis-py's asyncio connections: what they do at every command in Python took a tenth of a submit's time."""
 
     is_connected: bool
+    health_check_interval: float
     _writer: Any
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -80,8 +81,8 @@ class _Swift:
         return packed
 
     async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-        """A write that the kernel takes at once needs no timeout, for which redis-py would begin a task."""
-        if self.is_connected and isinstance(command, list):
+        """A write that is taken at once needs no timeout, for which redis-py would begin a task."""
+        if self.is_connected and isinstance(command, list) and not self.health_check_interval:
             self._writer.writelines(command)
             if not self._writer.transport.get_write_buffer_size():
                 return

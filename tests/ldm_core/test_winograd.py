@@ -67,13 +67,18 @@ def test_a_row_depends_on_neither_its_place_nor_its_company(
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])
 @pytest.mark.parametrize("down", [1, 3, 16])
-@pytest.mark.parametrize("line", [1, 1000, 2**20, 2**30])
+@pytest.mark.parametrize("line", [1, 1000, 2**20, 10_000_000, 2**30])
 def test_pieces_cover_all_lines_and_cut_every_row_in_the_same_way(rows: int, down: int, line: int) -> None:
     pieces = winograd._pieces(rows, down, line)
     assert [number for first, last in pieces for number in range(first, last)] == list(range(rows * down))
     assert all((last - first) * line <= winograd.PIECE or last - first == 1 for first, last in pieces)
     cuts = {first % down for first, _ in pieces}
     assert pieces[0][1] >= down or all((row * down + cut) in dict(pieces) for row in range(rows) for cut in cuts)
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 16 channels, got 20"):
+        convolved(Conv2d(16, 16, 3, padding=1), torch.randn(1, 20, 4, 4))
 
 
 def test_a_layer_takes_it_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +109,7 @@ def test_bfloat16_is_convolved_directly_where_the_processor_multiplies_it_faster
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weight = torch.empty(16, 16, 3, 3)
-    monkeypatch.setattr(winograd, "_has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr(winograd, "has_fast_bfloat16", lambda: True)
     assert winograd.takes(weight) and not winograd.takes(weight.bfloat16())
-    monkeypatch.setattr(winograd, "_has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(winograd, "has_fast_bfloat16", lambda: False)
     assert winograd.takes(weight.bfloat16())

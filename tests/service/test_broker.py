@@ -93,8 +93,17 @@ async def test_wait_gives_the_present_state_when_time_is_up(broker: Broker) -> N
 async def test_who_waits_from_the_submission_on_need_not_look(broker: Broker, redis: Redis) -> None:
     sent = await broker.submit(payload())
     before = redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"]
-    await broker.wait(sent.view.payload.id, 0.05, sent.view.event_id)
-    assert redis.info("commandstats")["cmdstat_hgetall"]["calls"] == before + 1  # when time was up
+    waiter = asyncio.create_task(broker.wait(sent.view.payload.id, 20, sent.view.event_id))
+    await asyncio.sleep(0.2)
+    assert redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
+    waiter.cancel()
+
+
+async def test_who_begins_to_wait_when_the_process_stops_is_answered(broker: Broker) -> None:
+    sent = await broker.submit(payload())
+    broker.leave()
+    view = await asyncio.wait_for(broker.wait(sent.view.payload.id, 60, sent.view.event_id), 1.5)  # not after POLL_S
+    assert view == sent.view
 
 
 async def test_who_waits_from_the_submission_on_does_not_miss_an_end_before_that(

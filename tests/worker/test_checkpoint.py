@@ -126,3 +126,7 @@ def test_compiled_code_makes_it_another_place(monkeypatch: pytest.MonkeyPatch) -
     have = kernels.present()
     monkeypatch.setattr(kernels, "present", lambda: not have)
     assert place_of(model, 2) != plain
+    monkeypatch.setattr(kernels, "present", lambda: True)
+    here = place_of(model, 2)
+    monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
+    assert place_of(model, 2) != here
