@@ -49,6 +49,19 @@ def test_unet_agrees(in_channels: int, side: int) -> None:
     assert (ours - peer(x, t, context).sample).abs().max() <= TOLERANCE
 
 
+def test_a_timestep_that_came_before_gives_the_same_bytes_until_weights_change() -> None:
+    unet = our_unet(peer_unet(4))
+    x, context, t = torch.randn(2, 4, 16, 16), torch.randn(2, 7, 32), torch.tensor([981, 21])
+    with torch.no_grad():
+        whole = unet(x, t, context)
+        assert torch.equal(unet(x, t, context), whole)
+        assert torch.equal(unet(x.flip(0), t.flip(0), context.flip(0)), whole.flip(0))
+        unet.time_embedding.linear_1.weight.mul_(2)  # as training does
+        assert not torch.equal(unet(x, t, context), whole)
+    unet.requires_grad_(True)
+    assert unet(x, t, context).requires_grad  # nothing is kept there
+
+
 def test_unet_with_class_labels_agrees() -> None:
     torch.manual_seed(0)
     peer = diffusers.UNet2DConditionModel(
