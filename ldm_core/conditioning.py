@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ldm_core.component import read_config
 from ldm_core.image import Pictures
-from ldm_core.latest import Latest, version
+from ldm_core.latest import Latest, only_infers, version
 from ldm_core.params import GenerationParams, LayoutObject
 from ldm_core.text_transformer import TextTransformer
 
@@ -80,7 +80,7 @@ class TextEncoder(Condition):
             states: Tensor = self(self.tokenize([prompt]).to(weight.device))
             return states
 
-        if torch.is_grad_enabled():
+        if not only_infers(weight.device):
             return encoded()
         # pictures of one job share their prompts, and most jobs the negative one; the weights are frozen
         return self._latest.get((prompt, version(weight), torch.is_inference_mode_enabled()), encoded, KEPT)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm_core.latest import only_infers
+
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
@@ -77,10 +79,8 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take them: not in training, nor compiled, nor under autocast, where dtypes differ."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return False
-    return x.dtype == weight.dtype and x.dtype in DTYPES
+    """Whether the kernels take them."""
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in DTYPES and only_infers(x.device)
 
 
 @cache

@@ -1,10 +1,11 @@
-"""Keeps what was computed last, so that it need not be computed again."""
+"""Keeps what was computed last, so that it need not be computed again; and says when that may be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -30,3 +31,9 @@ class Latest(Generic[T]):
 def version(weight: Tensor) -> Hashable:
     """Another one where the weight is another, or has changed: training goes on after an evaluation."""
     return weight.dtype, weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+def only_infers(device: torch.device) -> bool:
+    """Whether nothing here learns or is being compiled, and dtypes are what they seem: no autocast."""
+    learns = torch.compiler.is_compiling() or torch.is_grad_enabled()
+    return not (learns or torch.is_autocast_enabled(device.type))

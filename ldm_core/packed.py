@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ldm_core import halves, kernels, winograd
 from ldm_core.halves import Halves
-from ldm_core.latest import Latest, version
+from ldm_core.latest import Latest, only_infers, version
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
@@ -92,8 +92,7 @@ class Joined:
         self._whole: tuple[object, Linear] | None = None  # and what of
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:  # (..., in_features) → (..., out_features) of each
-        apart = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if apart or any(layer.weight.nbytes > SMALL for layer in self._layers):
+        if not only_infers(x.device) or any(layer.weight.nbytes > SMALL for layer in self._layers):
             return [layer(x) for layer in self._layers]
         versions = [version(layer.weight) for layer in self._layers]
         if self._whole is None or self._whole[0] != versions:
@@ -153,8 +152,8 @@ class _Packed(Generic[T]):
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether it computes them here: not in training, nor compiled, nor under autocast, where dtypes differ."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != weight.dtype:
+    """Whether it computes them here."""
+    if x.device.type != "cpu" or x.dtype != weight.dtype or not only_infers(x.device):
         return False
     return (x.dtype == torch.float32 and _has_onednn()) or (x.dtype == torch.bfloat16 and _has_bfloat16())
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.latest import Latest, version
+from ldm_core.latest import Latest, only_infers, version
 from ldm_core.layers import (
     Downsample,
     GroupNorm,
@@ -132,7 +132,7 @@ class UNet(nn.Module):
         return self.conv_out(self.conv_norm_out(h, silu=True))
 
     def _times(self, t: Tensor, class_labels: Tensor | None, x: Tensor) -> Times:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        if x.device.type != "cpu" or not only_infers(x.device):
             parts = [part[: len(x)] for part in self._project(self._embed(t, class_labels, x.dtype))]
         else:  # runs of as many steps come by the same timesteps: a step of `scenes` at two rows gains 1.04 x
             labels = [None] * len(x) if class_labels is None else class_labels.tolist()
@@ -149,7 +149,7 @@ class UNet(nn.Module):
             return torch.cat([part[:1] for part in parts], dim=-1)
 
         weight = self.time_embedding.linear_1.weight
-        key = t, label, version(weight), torch.is_inference_mode_enabled()
+        key = t, label, dtype, version(weight), torch.is_inference_mode_enabled()
         return self._latest.get(key, computed, KEPT)
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -62,6 +62,8 @@ def test_autocast_is_left_to_torch() -> None:
         hidden = Linear(8, 8)(torch.randn(2, 8))
         assert Linear(8, 8)(hidden).dtype == torch.bfloat16  # bfloat16 meets weights in float32
         assert Conv2d(8, 8, 3, padding=1)(hidden[:, :, None, None]).dtype == torch.bfloat16
+        layer, x = Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 6, 6)  # both in float32
+        assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
 def test_training_differentiates() -> None:
