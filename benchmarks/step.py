@@ -2,10 +2,9 @@
 
 U-Nets for one denoising step, and first stages that decode; with random weights. Against diffusers' default (float32),
 its bfloat16 and, with --best, its documented best for CPUs (bfloat16, channels_last, fused QKV, torch.compile with
-max-autotune; compiling takes minutes). Speeds are medians of ratios to diffusers' default in the same round; "floor" is
-the share of the machine's measured matrix rate in that dtype, with all the arithmetic of plain convolutions, of which
-ours leave some out; "deviation" is the largest from diffusers' default.
-The last line is JSON.
+max-autotune; compiling takes minutes). Speeds are medians of ratios to diffusers' default in the same round. "floor" is
+the share of torch's matrix rate in that dtype, with all the arithmetic of plain convolutions; ours leave some of it out
+and may multiply faster. "deviation" is the largest from diffusers' default. The last line is JSON.
 
     python -m benchmarks.step [--models scenes sd1-256] [--decode scenes] [--rows 2 8] [--rounds 15] [--best]
 """

@@ -33,7 +33,7 @@ typedef struct {
 
 static inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-#if defined(__x86_64__) && defined(__GNUC__) && (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 12)
+#if defined(__x86_64__) && defined(__GNUC__) && (defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12)
 #include <immintrin.h>
 #define FOR_FLOAT16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512fp16")))
 

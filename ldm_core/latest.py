@@ -18,7 +18,7 @@ class Latest(Generic[T]):
         self._kept: dict[Hashable, T] = {}  # the latest last
 
     def get(self, key: Hashable, compute: Callable[[], T], keep: int) -> T:
-        """What was computed for this key, or is now; the `keep` latest stay. Threads may share it."""
+        """What was computed for this key, or is now; the `keep` latest stay."""
         result = self._kept.pop(key, None)
         if result is None:
             result = compute()
@@ -35,5 +35,6 @@ def version(weight: Tensor) -> Hashable:
 
 def only_infers(device: torch.device) -> bool:
     """Whether nothing here learns or is being compiled, and dtypes are what they seem: no autocast."""
-    learns = torch.compiler.is_compiling() or torch.is_grad_enabled()
-    return not (learns or torch.is_autocast_enabled(device.type))
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return device.type not in {"cpu", "cuda"} or not torch.is_autocast_enabled(device.type)

@@ -36,10 +36,11 @@ class Conv2d(nn.Conv2d):
     """torch.nn.Conv2d; the result is in channels-last memory where oneDNN computes it."""
 
     def __init__(self, ins: int, out: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
+        assert kernel > 1 or (stride, padding) == (1, 0), "a product over pixels takes all of them as they are"
         super().__init__(ins, out, kernel, stride=stride, padding=padding)
         self._where = [list(part) for part in (self.padding, self.stride, self.dilation)]
         self._packed = _Packed(self._pack)
-        self._matrices: _Packed[Any] = _Packed(_matrix if kernel == 1 else _matrices)
+        self._matrices: _Packed[Any] = _Packed(_matrices)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         if not _by_onednn(x, self.weight):
@@ -69,7 +70,7 @@ class Linear(nn.Linear):
     def __init__(self, ins: int, out: int, *, bias: bool = True) -> None:
         super().__init__(ins, out, bias=bias)
         self._packed = _Packed(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows.numel()))
-        self._matrix = _Packed(_matrix)
+        self._matrix: _Packed[Any] = _Packed(_matrices)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
         if x.dtype != torch.bfloat16 or not _by_onednn(x, self.weight):
@@ -122,21 +123,20 @@ def for_inference(module: Module) -> Module:
 def arithmetic() -> str:
     """What results on this CPU depend on, beside torch's version and its number of threads."""
     ours = f"kernels {kernels.VERSION}" if kernels.present() else "no kernels"
-    bfloat16 = "AMX" if winograd.has_fast_bfloat16() else "float16" if halves.present() else "float32"
-    return f"{torch.backends.cpu.get_cpu_capability()}, {ours}, bfloat16 by {bfloat16}"
+    has = torch.cpu.get_capabilities()
+    more = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if has.get(name)]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, ours])
 
 
 def _is_plain(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _matrix(weight: Tensor, _: torch.Size) -> Halves:
-    """(out, in) or (out, in, 1, 1) → (1, in, out)."""
-    return halves.packed(weight.flatten(1).t()[None])
-
-
 def _matrices(weight: Tensor, _: torch.Size) -> Tensor | Halves:
-    return winograd.transformed(weight)
+    """What winograd.py takes of a weight of 3 × 3, and halves.py of others."""
+    if weight.shape[2:] == (3, 3):
+        return winograd.transformed(weight)
+    return halves.packed(weight.flatten(1).t()[None])
 
 
 class _Packed(Generic[T]):

@@ -145,10 +145,10 @@ class UNet(nn.Module):
 
         def computed() -> Tensor:
             labels = None if label is None else torch.tensor([label])
-            parts = self._project(self._embed(torch.tensor([t]), labels, dtype))
+            parts = self._project(self._embed(torch.tensor([t], dtype=torch.float32), labels, dtype))
             return torch.cat([part[:1] for part in parts], dim=-1)
 
-        weight = self.time_embedding.linear_1.weight
+        weight = self.time_embedding.linear_1.weight  # training changes all weights at once
         key = t, label, dtype, version(weight), torch.is_inference_mode_enabled()
         return self._latest.get(key, computed, KEPT)
 

@@ -78,6 +78,11 @@ def test_other_shapes_are_refused() -> None:
             halves.product(random(*shape), matrices)
 
 
+def test_a_depth_that_the_kernel_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 16, got 20"):
+        halves.packed(random(1, 20, 64))
+
+
 @pytest.mark.parametrize("layer", [Linear(192, 100), Conv2d(192, 100, 1), Conv2d(192, 112, 3, padding=1)])
 def test_layers_in_bfloat16_take_it(layer: Linear | Conv2d, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[None] = []

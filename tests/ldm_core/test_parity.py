@@ -49,6 +49,12 @@ def test_unet_agrees(in_channels: int, side: int) -> None:
     assert (ours - peer(x, t, context).sample).abs().max() <= TOLERANCE
 
 
+def test_a_network_of_shapes_alone_runs() -> None:
+    with torch.device("meta"), torch.no_grad():  # to count its arithmetic
+        unet = UNet(UNetConfig.from_json(dict(peer_unet(4).config)))
+        assert unet(torch.empty(2, 4, 16, 16), torch.empty(2), torch.empty(2, 7, 32)).shape == (2, 4, 16, 16)
+
+
 def test_a_timestep_that_came_before_gives_the_same_bytes_until_weights_change() -> None:
     unet = our_unet(peer_unet(4))
     x, context, t = torch.randn(2, 4, 16, 16), torch.randn(2, 7, 32), torch.tensor([981, 21])
@@ -79,8 +85,10 @@ def test_unet_with_class_labels_agrees() -> None:
     x, context, t = torch.randn(2, 7, 16, 16), torch.randn(2, 5, 32), torch.tensor([3, 800])
     labels = torch.tensor([0, 20])
     with torch.inference_mode():
-        ours = our_unet(peer)(x, t, context, labels)
-        assert (ours - peer(x, t, context, class_labels=labels).sample).abs().max() <= TOLERANCE
+        unet = our_unet(peer)
+        for times in (t, t[:1].expand(2)):  # also one timestep with two labels
+            expected = peer(x, times, context, class_labels=labels).sample
+            assert (unet(x, times, context, labels) - expected).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,12 @@ def test_in_bfloat16_it_is_that_of_float32_rounded(shape: tuple[int, int, int, i
 
 @pytest.mark.parametrize("channels", [64, 192, 320])
 @pytest.mark.parametrize("side", [3, 8, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_depends_on_neither_its_place_nor_its_company(
-    channels: int, side: int, monkeypatch: pytest.MonkeyPatch
+    channels: int, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, x = layer_and_input(4, channels, channels, side, side)
+    layer, x = layer.to(dtype), x.to(dtype)
     order = [2, 0, 3, 1]
     for piece in (winograd.PIECE, 64 * 2 * channels * side * side, 4096):
         monkeypatch.setattr(winograd, "PIECE", piece)
