@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core.kernels import DTYPES, Address, Count, library
+from ldm_core.kernels import DTYPES, LANES, Address, Count, has_fast_bfloat16, library
 
 COLUMNS = 64  # of a panel, as in halves.c
-LANES = 16
 
 
 class _Product(ctypes.Structure):
@@ -46,11 +45,9 @@ class Halves:
 @cache
 def present() -> bool:
     """Whether this processor is such a one, and they were compiled."""
-    has = torch.cpu.get_capabilities()
+    apt = torch.cpu.get_capabilities().get("avx512_fp16") and not has_fast_bfloat16()
     kernels = library()
-    return bool(
-        kernels is not None and has.get("avx512_fp16") and not has.get("amx_bf16") and kernels.half_product(None)
-    )
+    return bool(apt and kernels is not None and kernels.half_product(None))
 
 
 def takes(weight: Tensor, depth: int) -> bool:

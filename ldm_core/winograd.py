@@ -10,7 +10,6 @@ a layer; a step of `scenes` 1.17 x at two rows, of Stable Diffusion 1.x at 32² 
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from itertools import pairwise
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from ldm_core import halves
 from ldm_core.halves import Halves
-from ldm_core.kernels import Address, Count, library
+from ldm_core.kernels import LANES, Address, Count, has_fast_bfloat16, library
 
-LANES = 16  # channels that the kernels take at a time
 DEEP = 128  # channels; with fewer MKL takes less time in float32 than halves
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
 G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # the transform of a weight
@@ -39,15 +37,6 @@ def takes(weight: Tensor) -> bool:
     if kernel != [3, 3] or out % LANES or ins % LANES or library() is None:
         return False
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not has_fast_bfloat16())
-
-
-@cache
-def has_fast_bfloat16() -> bool:
-    """AMX multiplies bfloat16 so many times faster than float32 that a direct convolution wins.
-
-    Measured without it, on Sapphire Rapids: its other instruction for bfloat16 has half the rate of float32's.
-    """
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def transformed(weight: Tensor) -> Tensor | Halves:
