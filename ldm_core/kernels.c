@@ -22,22 +22,6 @@ typedef struct {
     double eps;
 } GroupNorm;
 
-/* 2^n e^r, the latter by a polynomial for |r| <= ln 2 / 2 (Cephes' expf): code that a compiler can do many at once of. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = rintf(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
-    return p * power.value;
-}
-
 FOR_EACH_PROCESSOR static void add_up(
     const GroupNorm *g, int64_t row, int64_t first, int64_t last, double *restrict sums, double *restrict squares) {
     int64_t n = g->channels;
@@ -120,22 +104,14 @@ int group_norm(const GroupNorm *g) {
     return done;
 }
 
-FOR_EACH_PROCESSOR static void gate(const void *x, void *y, int64_t row, int64_t n, int64_t bfloat16) {
-    float value[n], gates[n];
-    load(value, x, 2 * row * n, n, bfloat16);
-    load(gates, x, (2 * row + 1) * n, n, bfloat16);
-    for (int64_t i = 0; i < n; i++) {
-        /* the error function to 1.5e-7 (Abramowitz and Stegun 7.1.26) */
-        float z = fabsf(gates[i]) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
-        float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-        float erf = copysignf(1.0f - p * exponential(-z * z), gates[i]);
-        value[i] *= 0.5f * gates[i] * (1.0f + erf);
-    }
+FOR_EACH_PROCESSOR static void gate_row(const void *x, void *y, int64_t row, int64_t n, int64_t bfloat16) {
+    float value[n];
+    gate(value, x, row, n, bfloat16);
     store(y, row * n, value, n, bfloat16);
 }
 
 /* (rows, 2n) -> (rows, n): the first half times the GELU of the second. */
 void geglu(const void *x, void *y, int64_t rows, int64_t n, int64_t bfloat16) {
 #pragma omp parallel for
-    for (int64_t row = 0; row < rows; row++) gate(x, y, row, n, bfloat16);
+    for (int64_t row = 0; row < rows; row++) gate_row(x, y, row, n, bfloat16);
 }

@@ -1,4 +1,5 @@
 /* What the kernels share. They take float32 and bfloat16, and compute in float32. */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -31,4 +32,38 @@ static inline void store(void *restrict to, int64_t at, const float *restrict fr
         for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[at + i] = narrowed(from[i]);
     else
         memcpy((float *)to + at, from, n * sizeof *from);
+}
+
+static inline float power_of_two(int32_t n) { /* from -126 to 127 */
+    union { int32_t bits; float value; } u = {(n + 127) << 23};
+    return u.value;
+}
+
+/* 2^n e^r, the latter by a polynomial for |r| <= ln 2 / 2 (Cephes' expf): code that a compiler can do many at once of. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * power_of_two((int32_t)n);
+}
+
+/* A row of 2n numbers, the first half times the GELU of the second. */
+static inline void gate(float *restrict value, const void *restrict x, int64_t row, int64_t n, int64_t bfloat16) {
+    float gates[n];
+    load(value, x, 2 * row * n, n, bfloat16);
+    load(gates, x, (2 * row + 1) * n, n, bfloat16);
+    for (int64_t i = 0; i < n; i++) {
+        /* the error function to 1.5e-7 (Abramowitz and Stegun 7.1.26) */
+        float z = fabsf(gates[i]) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+        float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+        float erf = copysignf(1.0f - p * exponential(-z * z), gates[i]);
+        value[i] *= 0.5f * gates[i] * (1.0f + erf);
+    }
 }

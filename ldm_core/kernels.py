@@ -23,7 +23,7 @@ from ldm_core.latest import only_infers
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
-VERSION = 2  # another one whenever results change by a bit: jobs under way do not go on elsewhere then
+VERSION = 3  # another one whenever results change by a bit: jobs under way do not go on elsewhere then
 LANES = 16  # channels that those of winograd.c and halves.c take at a time
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -112,7 +112,7 @@ def _declared(kernels: Any) -> Any:
     """Says what the functions of *.c take. Raises AttributeError for one that is not there."""
     kernels.group_norm.argtypes = (ctypes.POINTER(_GroupNorm),)
     kernels.geglu.argtypes = (Address, Address, Count, Count, Count)
-    kernels.half_product.argtypes = (Address,)
+    kernels.half_product.argtypes = kernels.half_convolution.argtypes = (Address,)
     for function in (kernels.geglu, kernels.to_tiles, kernels.from_tiles):
         function.restype = None
     return kernels

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core import kernels
-from ldm_core.packed import Conv2d, Linear
+from ldm_core.packed import Conv2d, Joined, Linear
 
 Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
 
@@ -72,8 +72,7 @@ class ResnetBlock(nn.Module):
         elif self.resize == "up":
             x, h = enlarged(x, size), enlarged(h, size)
         h = self.conv1(h)
-        h = self.conv2(self.norm2(h, time, silu=True))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return self.conv2(self.norm2(h, time, silu=True), x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 def enlarged(x: Tensor, size: Size) -> Tensor:
@@ -114,11 +113,19 @@ class Attention(nn.Module):
         self.to_k = Linear(context_dim, dim, bias=bias)
         self.to_v = Linear(context_dim, dim, bias=bias)
         self.to_out = nn.ModuleList([Linear(dim, dim)])
+        self._joined = Joined([self.to_q, self.to_k, self.to_v]), Joined([self.to_k, self.to_v])
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, N, D), (B, L, context_dim)
-        context = x if context is None else context
-        q, k, v = self._split(self.to_q(x)), self._split(self.to_k(context)), self._split(self.to_v(context))
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, norm: nn.LayerNorm | None = None, add: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, D), (B, L, context_dim), a norm of x, (B, N, D) to be added → (B, N, D)."""
+        if context is None:
+            q, k, v = self._joined[0](x, norm)
+        else:
+            q = self.to_q(x, norm=norm)
+            k, v = self._joined[1](context)
+        h = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))
+        return self.to_out[0](h.transpose(1, 2).flatten(2), add=add)
 
     def _split(self, x: Tensor) -> Tensor:  # (B, N, D) → (B, heads, N, D / heads)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -131,30 +138,32 @@ class SpatialAttention(Attention):
         super().__init__(channels, channels, heads, bias=True)
         self.group_norm = GroupNorm(groups, channels, eps=eps)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, C, H, W)
-        h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        return x + super().forward(h).transpose(1, 2).unflatten(2, x.shape[2:])
+    def forward(self, x: Tensor, context: None = None) -> Tensor:  # type: ignore[override]  # (B, C, H, W)
+        positions = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        h = super().forward(self.group_norm(x).flatten(2).transpose(1, 2), add=positions)
+        return h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class GEGLU(nn.Module):
-    """A linear layer gated by the GELU of its second half (Shazeer 2020)."""
+    """A linear layer gated by the GELU of its second half (Shazeer 2020); the layer behind it does the gating."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.proj = Linear(dim, 2 * hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return kernels.geglu(self.proj(x))
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return self.proj(x, norm=norm)
 
 
 class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # the place between the two is diffusers' dropout, which has no parameters
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim))
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """x, plus what it makes of norm(x)."""
+        return self.net[2](self.net[0](x, norm), gated=True, add=x)
 
 
 class TransformerBlock(nn.Module):
@@ -174,9 +183,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (B, N, D), (B, L, context_dim)
-        x = x + self.attn1(self.norm1(x), context if self.only_cross else None)
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        x = self.attn1(x, context if self.only_cross else None, self.norm1, add=x)
+        x = self.attn2(x, context, self.norm2, add=x)
+        return self.ff(x, self.norm3)
 
 
 class SpatialTransformer(nn.Module):
@@ -200,5 +209,5 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, context)  # (B, N, C)
         if self.linear:
-            return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])
-        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+            return self.proj_out(h, add=x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]), x)

@@ -42,22 +42,24 @@ class Conv2d(nn.Conv2d):
         self._packed = _Packed(self._pack)
         self._matrices: _Packed[Any] = _Packed(_matrices)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        if not _by_onednn(x, self.weight):
-            return super().forward(x)
-        if self.kernel_size == (1, 1) and x.dtype == torch.float32:
-            pixels = x.permute(0, 2, 3, 1)
-            return F.linear(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
-        if self.kernel_size == (1, 1) and halves.takes(self.weight, self.in_channels):
-            pixels = x.permute(0, 2, 3, 1)
-            return halves.linear(pixels, self._matrices.get(self.weight), self.bias).permute(0, 3, 1, 2)
-        if self.stride == self.padding == (1, 1) and winograd.takes(self.weight):
-            assert self.bias is not None
-            return winograd.convolve(x, self._matrices.get(self.weight), self.bias)
-        weight = self._packed.get(self.weight, x.shape)
-        compute = torch.ops.mkldnn._convolution_pointwise.default
-        result: Tensor = compute(x, weight, self.bias, *self._where, self.groups, "none", [], "")
-        return result
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:  # (B, C, H, W); as the result, added to it
+        weight, bias = self.weight, self.bias
+        if not _by_onednn(x, weight):
+            y = super().forward(x)
+        elif self.kernel_size == (1, 1) and halves.takes(weight, self.in_channels):
+            added = None if add is None else add.permute(0, 2, 3, 1)
+            matrix = self._matrices.get(weight)
+            return halves.linear(x.permute(0, 2, 3, 1), matrix, bias, add=added).permute(0, 3, 1, 2)
+        elif self.kernel_size == (1, 1) and x.dtype == torch.float32:
+            y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+        elif self.stride == self.padding == (1, 1) and winograd.takes(weight):
+            assert bias is not None
+            return winograd.convolve(x, self._matrices.get(weight), bias, add)
+        else:
+            packed = self._packed.get(weight, x.shape)
+            compute = torch.ops.mkldnn._convolution_pointwise.default
+            y = compute(x, packed, bias, *self._where, self.groups, "none", [], "")
+        return y if add is None else y + add
 
     def _pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._where, self.groups, shape)
@@ -72,40 +74,53 @@ class Linear(nn.Linear):
         self._packed = _Packed(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows.numel()))
         self._matrix: _Packed[Any] = _Packed(_matrices)
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., in_features)
-        if x.dtype != torch.bfloat16 or not _by_onednn(x, self.weight):
-            return super().forward(x)
-        if halves.takes(self.weight, self.in_features):
-            return halves.linear(x, self._matrix.get(self.weight), self.bias)
-        weight = self._packed.get(self.weight, x.shape[:-1])
-        result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, self.bias, "none", [], "")
-        return result
+    def forward(
+        self, x: Tensor, *, norm: nn.LayerNorm | None = None, gated: bool = False, add: Tensor | None = None
+    ) -> Tensor:
+        """(..., in_features) → (..., out_features): of norm(x) or of geglu(x), and plus `add`, where asked for."""
+        weight, bias = self.weight, self.bias
+        ready = x.dtype == torch.bfloat16 and _by_onednn(x, weight)
+        if ready and halves.takes(weight, self.in_features):
+            return halves.linear(x, self._matrix.get(weight), bias, norm=norm, gated=gated, add=add)
+        if norm is not None:
+            x = norm(x)
+        if gated:
+            x = kernels.geglu(x)
+        if ready:
+            packed = self._packed.get(weight, x.shape[:-1])
+            y = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+        else:
+            y = F.linear(x, weight, bias)
+        return y if add is None else y + add
 
 
 class Joined:
-    """Linear layers over one input as one product: many small ones take longer than a large one.
+    """Linear layers over one input as one product where it is halves.py's: a call takes as long as a small product.
 
-    The U-Net's projections of time: `scenes` 1.03 x at two rows. Large layers, and those in training, are left apart.
+    Of queries, keys and values: a step of `scenes` in bfloat16 1.08 x at two rows. The weights lie there twice, so that
+    large ones are left apart.
     """
 
     def __init__(self, layers: Sequence[Linear]) -> None:
         self._layers = layers
-        self._whole: tuple[object, Linear] | None = None  # and what of
+        self._whole: Latest[tuple[Halves, Tensor | None]] = Latest()
 
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:  # (..., in_features) → (..., out_features) of each
-        if not only_infers(x.device) or any(layer.weight.nbytes > SMALL for layer in self._layers):
+    def __call__(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
+        """(..., in_features) → (..., out_features) of each: of norm(x) if asked for."""
+        if x.dtype != torch.bfloat16 or not self._can(x):
+            x = x if norm is None else norm(x)
             return [layer(x) for layer in self._layers]
-        versions = [version(layer.weight) for layer in self._layers]
-        if self._whole is None or self._whole[0] != versions:
-            self._whole = versions, self._join()
-        whole: Tensor = self._whole[1](x)
-        return whole.split([layer.out_features for layer in self._layers], dim=-1)
+        weights = [layer.weight for layer in self._layers]
+        matrix, bias = self._whole.get(tuple(map(version, weights)), self._join, 1)
+        return halves.linear(x, matrix, bias, norm=norm).split([len(weight) for weight in weights], dim=-1)
 
-    def _join(self) -> Linear:
-        whole = Linear(self._layers[0].in_features, sum(layer.out_features for layer in self._layers))
-        whole.weight = nn.Parameter(torch.cat([layer.weight for layer in self._layers]))
-        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in self._layers]))
-        return for_inference(whole)
+    def _can(self, x: Tensor) -> bool:
+        weight = self._layers[0].weight
+        return weight.nbytes <= SMALL and halves.takes(weight, weight.shape[1]) and _by_onednn(x, weight)
+
+    def _join(self) -> tuple[Halves, Tensor | None]:
+        weights, biases = zip(*((layer.weight, layer.bias) for layer in self._layers), strict=True)
+        return halves.packed(torch.cat(weights).t()[None]), None if biases[0] is None else torch.cat(biases)
 
 
 def for_inference(module: Module) -> Module:

@@ -20,7 +20,7 @@ from ldm_core.layers import (
     Upsample,
     timestep_embedding,
 )
-from ldm_core.packed import Conv2d, Joined, Linear
+from ldm_core.packed import Conv2d, Linear
 from ldm_core.unet_config import UNetConfig
 
 KEPT = 1024  # timesteps; of Stable Diffusion 1.x they are 80 MB
@@ -105,7 +105,6 @@ class UNet(nn.Module):
 
         self._timed = [block for block in self.modules() if isinstance(block, ResnetBlock)]
         self._latest: Latest[Tensor] = Latest()
-        self._project = Joined([cast("Linear", block.time_emb_proj) for block in self._timed])
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
@@ -151,6 +150,9 @@ class UNet(nn.Module):
         weight = self.time_embedding.linear_1.weight  # training changes all weights at once
         key = t, label, dtype, version(weight), torch.is_inference_mode_enabled()
         return self._latest.get(key, computed, KEPT)
+
+    def _project(self, emb: Tensor) -> list[Tensor]:
+        return [cast("Linear", block.time_emb_proj)(emb) for block in self._timed]
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """(B,), (B,) → (at least B, time_dim), after its SiLU."""

@@ -4,58 +4,43 @@
  * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; ldm_core/winograd.py has them.
  * Both ends take lines of tiles, counted over all rows, so that a large picture can go through in pieces.
  */
-#include "kernels.h"
+#include "winograd.h"
 
 #define WIDTH 16 /* channels at a time; their number must be a multiple of it */
 
 typedef float Channels __attribute__((vector_size(WIDTH * sizeof(float))));
 
-typedef struct {
-    void *x;              /* (rows, height, width, channels), float32 or bfloat16: the picture read or written */
-    float *tiles;         /* (16, tiles, channels) */
-    const void *bias;     /* (channels); NULL where the picture is read */
-    int64_t first, last;  /* lines of tiles, over all rows: line / half(height) is the row */
-    int64_t height, width, channels;
-    int64_t bfloat16;     /* whether */
-} Tiles;
-
-static inline int64_t half(int64_t pixels) { return (pixels + 1) / 2; }
-
-FOR_EACH_PROCESSOR static void line_to_tiles(const Tiles *t, int64_t line) {
-    int64_t n = t->channels, across = half(t->width), apart = (t->last - t->first) * across * n;
-    int64_t row = line / half(t->height), top = 2 * (line % half(t->height)) - 1;
-    for (int64_t tile = 0; tile < across; tile++) {
-        int64_t at[4][4]; /* where a pixel's channels are; beyond the edge there are zeros */
+FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, float *restrict to, int64_t apart) {
+    int64_t n = t->channels, row = line / half(t->height), top = 2 * (line % half(t->height)) - 1;
+    int64_t at[4][4]; /* where a pixel's channels are; beyond the edge there are zeros */
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            int64_t y = top + i, x = 2 * tile - 1 + j;
+            int inside = y >= 0 && y < t->height && x >= 0 && x < t->width;
+            at[i][j] = inside ? ((row * t->height + y) * t->width + x) * n : -1;
+        }
+    for (int64_t c = 0; c < n; c += WIDTH) {
+        Channels d[4][4], e[4][4];
         for (int i = 0; i < 4; i++)
-            for (int j = 0; j < 4; j++) {
-                int64_t y = top + i, x = 2 * tile - 1 + j;
-                int inside = y >= 0 && y < t->height && x >= 0 && x < t->width;
-                at[i][j] = inside ? ((row * t->height + y) * t->width + x) * n : -1;
-            }
-        float *to = t->tiles + ((line - t->first) * across + tile) * n;
-        for (int64_t c = 0; c < n; c += WIDTH) {
-            Channels d[4][4], e[4][4];
-            for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 4; j++)
-                    if (at[i][j] < 0)
-                        d[i][j] = (Channels){0};
-                    else
-                        load((float *)&d[i][j], t->x, at[i][j] + c, WIDTH, t->bfloat16);
-            for (int j = 0; j < 4; j++) {
-                e[0][j] = d[0][j] - d[2][j];
-                e[1][j] = d[1][j] + d[2][j];
-                e[2][j] = d[2][j] - d[1][j];
-                e[3][j] = d[1][j] - d[3][j];
-            }
-            for (int i = 0; i < 4; i++) {
-                Channels v[4] = {e[i][0] - e[i][2], e[i][1] + e[i][2], e[i][2] - e[i][1], e[i][1] - e[i][3]};
-                for (int j = 0; j < 4; j++) memcpy(to + (4 * i + j) * apart + c, &v[j], sizeof v[j]);
-            }
+            for (int j = 0; j < 4; j++)
+                if (at[i][j] < 0)
+                    d[i][j] = (Channels){0};
+                else
+                    load((float *)&d[i][j], t->x, at[i][j] + c, WIDTH, t->bfloat16);
+        for (int j = 0; j < 4; j++) {
+            e[0][j] = d[0][j] - d[2][j];
+            e[1][j] = d[1][j] + d[2][j];
+            e[2][j] = d[2][j] - d[1][j];
+            e[3][j] = d[1][j] - d[3][j];
+        }
+        for (int i = 0; i < 4; i++) {
+            Channels v[4] = {e[i][0] - e[i][2], e[i][1] + e[i][2], e[i][2] - e[i][1], e[i][1] - e[i][3]};
+            for (int j = 0; j < 4; j++) memcpy(to + (4 * i + j) * apart + c, &v[j], sizeof v[j]);
         }
     }
 }
 
-FOR_EACH_PROCESSOR static void line_from_tiles(const Tiles *t, int64_t line) {
+FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
     int64_t n = t->channels, across = half(t->width), apart = (t->last - t->first) * across * n;
     int64_t row = line / half(t->height), top = 2 * (line % half(t->height));
     for (int64_t tile = 0; tile < across; tile++) {
@@ -76,6 +61,11 @@ FOR_EACH_PROCESSOR static void line_from_tiles(const Tiles *t, int64_t line) {
             for (int i = 0; i < 2 && top + i < t->height; i++)
                 for (int j = 0; j < 2 && 2 * tile + j < t->width; j++) {
                     int64_t at = ((row * t->height + top + i) * t->width + 2 * tile + j) * n + c;
+                    if (t->add) {
+                        Channels add;
+                        load((float *)&add, t->add, at, WIDTH, t->bfloat16);
+                        y[i][j] += add;
+                    }
                     store(t->x, at, (const float *)&y[i][j], WIDTH, t->bfloat16);
                 }
         }
@@ -83,8 +73,11 @@ FOR_EACH_PROCESSOR static void line_from_tiles(const Tiles *t, int64_t line) {
 }
 
 void to_tiles(const Tiles *t) {
+    int64_t across = half(t->width), apart = (t->last - t->first) * across * t->channels;
 #pragma omp parallel for
-    for (int64_t line = t->first; line < t->last; line++) line_to_tiles(t, line);
+    for (int64_t line = t->first; line < t->last; line++)
+        for (int64_t tile = 0; tile < across; tile++)
+            tile_in(t, line, tile, t->tiles + ((line - t->first) * across + tile) * t->channels, apart);
 }
 
 void from_tiles(const Tiles *t) {

@@ -19,16 +19,20 @@ from ldm_core import halves
 from ldm_core.halves import Halves
 from ldm_core.kernels import LANES, Address, Count, has_fast_bfloat16, library
 
-DEEP = 128  # channels; with fewer MKL takes less time in float32 than halves
+DEEP = 64  # channels; with fewer MKL takes less time in float32 than halves.py
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
 G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # the transform of a weight
 
 
 class _Tiles(ctypes.Structure):
     _fields_ = (
-        *((name, Address) for name in ("x", "tiles", "bias")),
+        *((name, Address) for name in ("x", "tiles", "bias", "add")),
         *((name, Count) for name in ("first", "last", "height", "width", "channels", "bfloat16")),
     )
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = (("in", _Tiles), ("out", _Tiles), ("panels", Address), ("scales", Address))
 
 
 def takes(weight: Tensor) -> bool:
@@ -48,8 +52,8 @@ def transformed(weight: Tensor) -> Tensor | Halves:
     return halves.packed(matrices) if ins >= DEEP and halves.takes(weight, ins) else matrices
 
 
-def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor) -> Tensor:
-    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1: (B, out, H, W), channels-last.
+def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor, add: Tensor | None = None) -> Tensor:
+    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1, plus `add`: (B, out, H, W), channels-last.
 
     Raises ValueError for another number of channels.
     """
@@ -59,18 +63,27 @@ def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor) -> Tensor:
     if ins != weight.shape[1]:  # the kernels would read beyond the picture
         raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
+    if add is not None:
+        assert add.shape == y.shape
+        add = add.contiguous(memory_format=torch.channels_last)
+    added = None if add is None else add.data_ptr()
     down, across = (height + 1) // 2, (width + 1) // 2
     kernels = library()
     for first, last in _pieces(rows, down, across * 16 * 4 * (ins + out)):
-        tiles = (last - first) * across
-        spread = x.new_empty(16, tiles, ins, dtype=torch.float32)
         size = first, last, height, width
-        is_bfloat16 = x.dtype == torch.bfloat16
-        kernels.to_tiles(ctypes.byref(_Tiles(x.data_ptr(), spread.data_ptr(), None, *size, ins, is_bfloat16)))
-        products = halves.product(spread, weight) if isinstance(weight, Halves) else torch.bmm(spread, weight)
-        kernels.from_tiles(
-            ctypes.byref(_Tiles(y.data_ptr(), products.data_ptr(), bias.data_ptr(), *size, out, is_bfloat16))
-        )
+        before = _Tiles(x.data_ptr(), None, None, None, *size, ins, x.dtype == torch.bfloat16)
+        after = _Tiles(y.data_ptr(), None, bias.data_ptr(), added, *size, out, x.dtype == torch.bfloat16)
+        if isinstance(weight, Halves):
+            call = _Convolution(before, after, weight.panels.data_ptr(), weight.scales.data_ptr())
+            if not kernels.half_convolution(ctypes.byref(call)):
+                raise MemoryError
+            continue
+        tiles = x.new_empty(16, (last - first) * across, ins, dtype=torch.float32)
+        before.tiles = tiles.data_ptr()
+        kernels.to_tiles(ctypes.byref(before))
+        products = torch.bmm(tiles, weight)
+        after.tiles = products.data_ptr()
+        kernels.from_tiles(ctypes.byref(after))
     return y
 
 
