@@ -5,10 +5,6 @@
  * of two, its largest number to below one. PART terms are added up in float16, and those sums in float32, always in the
  * same order: a row's result depends on that row and the matrix alone. ldm_core/halves.py calls it.
  */
-#include <math.h>
-#include <pthread.h>
-#include <stdlib.h>
-
 #include "winograd.h"
 
 #define ROWS 8     /* of a block of the result */
@@ -20,7 +16,7 @@
 #define PLACES 16 /* in a tile */
 
 typedef struct {
-    const void *x;            /* (products, rows, depth), float32 or bfloat16; of twice the depth if gated */
+    const void *x;            /* (rows, depth) of a single product, float32 or bfloat16; of twice the depth if gated */
     const void *panels;       /* (products, panels, depth, COLUMNS), float16; beyond the last column zeros */
     const float *scales;      /* (products, columns): what the panels' columns have been divided by */
     const void *bias;         /* (columns), or NULL */
@@ -48,6 +44,8 @@ static inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / 
 
 #if defined(__x86_64__) && defined(__GNUC__) && (defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12)
 #include <immintrin.h>
+#include <pthread.h>
+#include <stdlib.h>
 #define FOR_FLOAT16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512fp16")))
 
 FOR_FLOAT16 static void layer_norm(const Product *p, float *x) {
@@ -179,8 +177,8 @@ static pthread_key_t kept;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void keep(void) { pthread_key_create(&kept, free); }
 
-/* Memory until the thread asks again. Of so much, a fresh piece at every call would cost more than some products. */
-static char *room(int64_t bytes) {
+/* Memory until this thread asks again. A fresh piece a call would cost more than some products. */
+static void *room(int64_t bytes) {
     pthread_once(&once, keep);
     int64_t *had = pthread_getspecific(kept), head = 64; /* cache lines begin there: loads would touch two of them */
     if (!had || *had < bytes) {
@@ -204,9 +202,9 @@ int half_product(const Product *p) {
         part.y = (char *)p->y + first * p->columns * size;
         if (p->add) part.add = (const char *)p->add + first * p->columns * size;
         int64_t padded = blocks(part.rows, ROWS) * ROWS;
-        char *at = room(padded * (n + 1) * 4);
+        void *at = room(padded * (n + 1) * 4);
         if (!at) return 0;
-        Rows r = {(uint32_t *)at, (float *)at + padded * n};
+        Rows r = {at, (float *)at + padded * n};
         memset(r.twins + part.rows * n, 0, (padded - part.rows) * n * sizeof *r.twins);
 #pragma omp parallel
         {
@@ -226,9 +224,9 @@ int half_product(const Product *p) {
 int half_convolution(const Convolution *c) {
     int64_t across = half(c->in.width), tiles = (c->in.last - c->in.first) * across, padded = blocks(tiles, ROWS) * ROWS;
     int64_t n = c->in.channels;
-    char *at = room(PLACES * (padded * (n + 1) + tiles * c->out.channels) * 4);
+    void *at = room(PLACES * (padded * (n + 1) + tiles * c->out.channels) * 4);
     if (!at) return 0;
-    Rows r = {(uint32_t *)at, (float *)at + PLACES * padded * n};
+    Rows r = {at, (float *)at + PLACES * padded * n};
     Tiles out = c->out;
     out.tiles = r.scales + PLACES * padded;
     Product p = {.panels = c->panels, .scales = c->scales, .y = out.tiles};
@@ -240,7 +238,7 @@ int half_convolution(const Convolution *c) {
         memset(r.twins + (place * padded + tiles) * n, 0, (padded - tiles) * n * sizeof *r.twins);
 #pragma omp parallel
     {
-#pragma omp for
+#pragma omp for collapse(2)
         for (int64_t line = c->in.first; line < c->in.last; line++)
             for (int64_t tile = 0; tile < across; tile++) {
                 float places[PLACES * n];

@@ -84,7 +84,10 @@ def linear(
     _, depth, columns = matrix.shape
     if x.shape[-1] != (2 * depth if gated else depth):  # the kernel would read beyond it
         raise ValueError(f"expected a depth of {depth}, got {x.shape[-1]}")
+    weight, shift = (None, None) if norm is None else (norm.weight, norm.bias)
     assert x.dtype in DTYPES
+    assert all(part is None or part.dtype == x.dtype for part in (bias, weight, shift, add))
+    assert norm is None or norm.normalized_shape == (depth,)
     assert len(matrix.scales) == 1
     x = x.contiguous()
     shape = [*x.shape[:-1], columns]
@@ -93,9 +96,8 @@ def linear(
         assert add.shape == y.shape
         add = add.contiguous()
     call = _Product(
-        x.data_ptr(), matrix.panels.data_ptr(), matrix.scales.data_ptr(), _address(bias),
-        *((None, None) if norm is None else (norm.weight.data_ptr(), norm.bias.data_ptr())),
-        _address(add), y.data_ptr(),
+        x.data_ptr(), matrix.panels.data_ptr(), matrix.scales.data_ptr(),
+        _address(bias), _address(weight), _address(shift), _address(add), y.data_ptr(),
         1, math.prod(shape[:-1]), depth, columns, gated, x.dtype == torch.bfloat16, 0.0 if norm is None else norm.eps,
     )  # fmt: skip
     if not library().half_product(ctypes.byref(call)):

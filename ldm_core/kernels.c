@@ -4,7 +4,6 @@
  * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/kernels.py calls it.
  * OpenMP's threads are torch's own, because a process loads the library of that name once.
  */
-#include <math.h>
 #include <stdlib.h>
 
 #include "kernels.h"

@@ -23,7 +23,7 @@ from ldm_core.latest import only_infers
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
-VERSION = 3  # another one whenever results change by a bit: jobs under way do not go on elsewhere then
+VERSION = 3  # of what networks give: another one whenever a bit changes, so that jobs under way do not go on elsewhere
 LANES = 16  # channels that those of winograd.c and halves.c take at a time
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -59,7 +59,7 @@ class Conv2d(nn.Conv2d):
             packed = self._packed.get(weight, x.shape)
             compute = torch.ops.mkldnn._convolution_pointwise.default
             y = compute(x, packed, bias, *self._where, self.groups, "none", [], "")
-        return y if add is None else y + add
+        return y if add is None else add + y
 
     def _pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._where, self.groups, shape)
@@ -91,14 +91,13 @@ class Linear(nn.Linear):
             y = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
         else:
             y = F.linear(x, weight, bias)
-        return y if add is None else y + add
+        return y if add is None else add + y
 
 
 class Joined:
     """Linear layers over one input as one product where it is halves.py's: a call takes as long as a small product.
 
-    Of queries, keys and values: a step of `scenes` in bfloat16 1.08 x at two rows. The weights lie there twice, so that
-    large ones are left apart.
+    Of queries, keys and values: a step of `scenes` in bfloat16 1.08 x at two rows.
     """
 
     def __init__(self, layers: Sequence[Linear]) -> None:
@@ -107,16 +106,14 @@ class Joined:
 
     def __call__(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
         """(..., in_features) → (..., out_features) of each: of norm(x) if asked for."""
-        if x.dtype != torch.bfloat16 or not self._can(x):
+        weight = self._layers[0].weight
+        if x.dtype != torch.bfloat16 or not _by_onednn(x, weight) or not halves.takes(weight, x.shape[-1]):
             x = x if norm is None else norm(x)
             return [layer(x) for layer in self._layers]
-        weights = [layer.weight for layer in self._layers]
-        matrix, bias = self._whole.get(tuple(map(version, weights)), self._join, 1)
-        return halves.linear(x, matrix, bias, norm=norm).split([len(weight) for weight in weights], dim=-1)
-
-    def _can(self, x: Tensor) -> bool:
-        weight = self._layers[0].weight
-        return weight.nbytes <= SMALL and halves.takes(weight, weight.shape[1]) and _by_onednn(x, weight)
+        parts = [part for layer in self._layers for part in layer._parameters.values()]
+        matrix, bias = self._whole.get(tuple(version(part) for part in parts if part is not None), self._join, 1)
+        sizes = [layer.out_features for layer in self._layers]
+        return halves.linear(x, matrix, bias, norm=norm).split_with_sizes(sizes, dim=-1)
 
     def _join(self) -> tuple[Halves, Tensor | None]:
         weights, biases = zip(*((layer.weight, layer.bias) for layer in self._layers), strict=True)
@@ -137,7 +134,7 @@ def for_inference(module: Module) -> Module:
 
 def arithmetic() -> str:
     """What results on this CPU depend on, beside torch's version and its number of threads."""
-    ours = f"kernels {kernels.VERSION}" if kernels.present() else "no kernels"
+    ours = "kernels" if kernels.present() else "no kernels"
     has = torch.cpu.get_capabilities()
     more = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if has.get(name)]
     return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, ours])

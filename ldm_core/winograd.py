@@ -64,7 +64,7 @@ def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor, add: Tensor | Non
         raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
     if add is not None:
-        assert add.shape == y.shape
+        assert (add.shape, add.dtype) == (y.shape, y.dtype)
         add = add.contiguous(memory_format=torch.channels_last)
     added = None if add is None else add.data_ptr()
     down, across = (height + 1) // 2, (width + 1) // 2

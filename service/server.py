@@ -14,13 +14,14 @@ from uuid import uuid4
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.leaving import Server
 from service.settings import GatewaySettings
 
 MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
-MAX_HEAD = 65536  # bytes of a request's headers
+MAX_HEAD = 65536  # bytes of a request's headers, but for those that come at one go
 FILES_KEPT_FREE = 128  # of the connections: Redis, pictures, uploads
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Connection(HttpToolsProtocol):
     most = MAX_OPEN_FILES - FILES_KEPT_FREE
     headers_timeout_s = 20.0
     _in_head = False  # whether a request has begun and its headers are not complete
-    _head = 0  # bytes received of them, but for those that came with the first
+    _head = 0  # bytes received since that, or since the last of a body: what comes behind one are headers too
+    _answering: RequestResponseCycle | None = None  # `cycle` is that of the last request, which may wait for its turn
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
@@ -78,24 +80,30 @@ class Connection(HttpToolsProtocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
-        went_on = self._in_head
+        self._head += len(data)
         super().data_received(data)
-        self._head = self._head + len(data) if went_on and self._in_head else 0
         if self._head > MAX_HEAD:
             self._refuse(431, f"The request's headers are longer than {MAX_HEAD} bytes.")
         self._watch()
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head, self._head = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.parser.get_http_version() == "1.1" and all(name != b"host" for name, _ in self.headers):
+            raise ValueError("no Host")  # what a callback raises is a 400
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
         self._stop_reading_clock()
+        self._stop_answering()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -144,8 +152,22 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _stop_answering(self) -> None:
+        """What the application still has to say goes nowhere, and it hears of that."""
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
     def _refuse(self, status: int, detail: str) -> None:
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self.transport.is_closing():
+            return
+        under_way = self._answering
+        if under_way is None or under_way.response_complete or not under_way.response_started:
             title, request_id = HTTPStatus(status).phrase, uuid4().hex
             problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
             body = json.dumps(problem | {"instance": "", "request_id": request_id})
@@ -155,7 +177,5 @@ class Connection(HttpToolsProtocol):
             )  # fmt: skip
             self.transport.write("\r\n".join([*head, "", body]).encode())
             log.info("refused a connection with %d: %s", status, detail, extra={"request_id": request_id})
-        if self.cycle is not None:
-            self.cycle.disconnected = True  # what it still has to say must not follow
-            self.cycle.message_event.set()
+        self._stop_answering()
         self.transport.close()

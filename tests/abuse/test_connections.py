@@ -150,6 +150,37 @@ def test_floods_and_nonsense_in_headers_are_4xx(gateway: Gateway, flood: bytes) 
     assert httpx.get(f"{gateway.url}/healthz").status_code == 200
 
 
+def test_headers_behind_a_body_are_no_way_around_the_limit(gateway: Gateway) -> None:
+    with gateway.connect() as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
+        assert trickle(connection, b"X: 1\r\n" * 1000, pause_s=0.01) < 5
+        assert answer_to(connection)[0] == 431
+
+
+def test_a_request_without_a_host_is_refused(gateway: Gateway) -> None:
+    with gateway.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert answer_to(connection)[0] == 400
+    with gateway.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_nonsense_behind_a_request_does_not_get_into_its_answer(gateway: Gateway) -> None:
+    job = httpx.post(f"{gateway.url}/v1/txt2img", json={"prompt": "x"}).json()
+    head = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    with gateway.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(head)
+        received = connection.recv(65536)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nBROKEN\r\n\r\n")
+        while part := connection.recv(65536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200")
+    assert received.count(b"HTTP/1.1") == 1
+    assert "Traceback" not in gateway.log()
+
+
 def test_two_thousand_idle_connections_leave_room_for_a_request(start_gateway: Start) -> None:
     if raise_file_limit() < 4096:
         pytest.skip("may not open as many files")

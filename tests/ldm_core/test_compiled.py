@@ -42,6 +42,16 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.compiler.reset()
 
 
+def test_every_dtype_of_a_cpu_is_captured_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "compile_whole", QUICKLY)
+    path = write_tiny_models(tmp_path)[0]
+    plain, other = (load_model(path, "cpu", torch.bfloat16) for _ in range(2))
+    other.compile(ROWS)
+    first, second = (levels(model.generate(PARAMS, rows=ROWS)[0]) for model in (plain, other))
+    assert np.abs(first - second).mean() < 3
+    torch.compiler.reset()
+
+
 def levels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(int)
 

@@ -132,7 +132,7 @@ def test_joined_layers_give_what_each_gives(norm: nn.LayerNorm | None) -> None:
         joined, x = Joined(layers), random(16, 64).bfloat16()
         for change in (1.0, 2.0):  # training goes on between two evaluations
             for layer in layers:
-                layer.weight.mul_(change)
+                layer.weight.mul_(change), layer.bias.add_(change)
             for found, layer in zip(joined(x, norm), layers, strict=True):
                 assert torch.equal(found, layer(x, norm=norm))
     assert len(joined._whole._kept) == 1
