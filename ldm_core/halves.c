@@ -40,13 +40,13 @@ typedef struct {
     float *scales;   /* (products, rows rounded up): what the rows have been divided by */
 } Rows;
 
-static inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 #if defined(__x86_64__) && defined(__GNUC__) && (defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12)
 #include <immintrin.h>
 #include <pthread.h>
 #include <stdlib.h>
 #define FOR_FLOAT16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512fp16")))
+
+static inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 FOR_FLOAT16 static void layer_norm(const Product *p, float *x) {
     int64_t n = p->depth;

@@ -87,7 +87,7 @@ def linear(
     weight, shift = (None, None) if norm is None else (norm.weight, norm.bias)
     assert x.dtype in DTYPES
     assert all(part is None or part.dtype == x.dtype for part in (bias, weight, shift, add))
-    assert norm is None or norm.normalized_shape == (depth,)
+    assert norm is None or (norm.normalized_shape == (depth,) and weight is not None and shift is not None)
     assert len(matrix.scales) == 1
     x = x.contiguous()
     shape = [*x.shape[:-1], columns]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -49,7 +50,7 @@ class Envelope:
             await send(message)
 
         try:
-            await self._bounded(scope, receive, send_with_id)
+            await self._bounded(scope, receive, send_with_id, lambda: status > 0)
         except ClientDisconnect:
             status = status or HUNG_UP
         except Exception:
@@ -66,7 +67,7 @@ class Envelope:
             told = {"request_id": request_id, "key": caller.name if caller else ""}
             log.info("%s %s %d %.3f s", scope["method"], path, status, seconds, extra=told)
 
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send, answered: Callable[[], bool]) -> None:
         """Refuses a body that is too large, at once when its length is declared, and one that takes too long."""
         limit, seen, complete = self._max_body_bytes, 0, False
         declared = Headers(scope=scope).get("content-length", "")
@@ -78,7 +79,7 @@ class Envelope:
 
         async def receive_bounded() -> Message:
             nonlocal seen, complete, deadline
-            if complete:  # what is waited for from here on is only the client's hanging up
+            if complete or answered():  # what is waited for from here on is only the client's hanging up
                 return await receive()
             deadline = deadline or loop.time() + self._body_timeout_s
             try:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import uvicorn
 from fastapi import FastAPI
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -66,7 +67,7 @@ class Connection(HttpToolsProtocol):
     most = MAX_OPEN_FILES - FILES_KEPT_FREE
     headers_timeout_s = 20.0
     _in_head = False  # whether a request has begun and its headers are not complete
-    _head = 0  # bytes received since that, or since the last of a body: what comes behind one are headers too
+    _head = 0  # bytes received since a request began that are not of a body
     _answering: RequestResponseCycle | None = None  # `cycle` is that of the last request, which may wait for its turn
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
@@ -80,25 +81,51 @@ class Connection(HttpToolsProtocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         self._head += len(data)
-        super().data_received(data)
+        try:
+            self._feed(data)
+        except HttpParserError:
+            self._refuse(400, "Invalid HTTP request received.")
         if self._head > MAX_HEAD:
             self._refuse(431, f"The request's headers are longer than {MAX_HEAD} bytes.")
         self._watch()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                data = b""
+            except HttpParserUpgrade as offer:  # as Java's client makes with every request; the parser drops its body
+                version = self.parser.get_http_version().encode()
+                lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+                lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+                self.parser = HttpRequestParser(self)
+                data = b"\r\n".join([*lines, b"", data[offer.args[0] :]])
 
     def on_message_begin(self) -> None:
         self._in_head, self._head = True, 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # and not behind a body
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self.parser.get_http_version() == "1.1" and all(name != b"host" for name, _ in self.headers):
-            raise ValueError("no Host")  # what a callback raises is a 400
-        super().on_headers_complete()
+        method, is_current = self.parser.get_method(), self.parser.get_http_version() == "1.1"
+        if (is_current and all(name != b"host" for name, _ in self.headers)) or method == b"CONNECT":
+            raise ValueError("no Host, or no server but a proxy is wanted")  # what a callback raises is a 400
+        if not self.parser.should_upgrade():  # else it comes again, without that
+            self._in_head, self._head = False, 0
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._head = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
@@ -113,10 +140,6 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_reading_clock()
         super().resume_writing()
-
-    def send_400_response(self, msg: str) -> None:
-        """Not HTTP, or too much of it: a problem like every other error."""
-        self._refuse(400, msg)
 
     def _watch(self) -> None:
         """The time runs while no request is being answered; what is received does not start it anew."""
@@ -164,9 +187,14 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def _refuse(self, status: int, detail: str) -> None:
+        """Not HTTP, or too much of it, or too slow: a problem like every other error."""
         if self.transport.is_closing():
             return
         under_way = self._answering
+        if under_way is not None and not under_way.more_body and not under_way.response_started:
+            self.pipeline.clear()  # that one is in order, and has its answer first
+            under_way.keep_alive = False
+            return
         if under_way is None or under_way.response_complete or not under_way.response_started:
             title, request_id = HTTPStatus(status).phrase, uuid4().hex
             problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}

@@ -181,6 +181,65 @@ def test_nonsense_behind_a_request_does_not_get_into_its_answer(gateway: Gateway
     assert "Traceback" not in gateway.log()
 
 
+def test_nonsense_behind_a_submit_does_not_take_its_answer(gateway: Gateway) -> None:
+    body = b'{"prompt": "x"}'
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % len(body)
+    with gateway.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(head + body + b"BROKEN\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 202")
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("framing", ["together", "apart", "chunked"])
+def test_an_offer_to_upgrade_is_passed_over(gateway: Gateway, framing: str) -> None:
+    body = b'{"prompt": "x"}'
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    head = HEAD + offer
+    with gateway.connect() as connection:
+        connection.settimeout(10)
+        if framing == "chunked":
+            head += b"Transfer-Encoding: chunked\r\n\r\n"
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            head += b"Content-Length: %d\r\n\r\n" % len(body)
+        if framing == "apart":
+            connection.sendall(head)
+            time.sleep(0.2)
+            connection.sendall(body)
+        else:
+            connection.sendall(head + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 202")
+        if framing == "chunked":  # and the next one after it
+            connection.sendall(head + body + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"202", b"200"]
+    assert "pgrade" not in gateway.log()
+
+
+def test_what_stands_behind_a_body_is_no_header(gateway: Gateway) -> None:
+    body = b'{"prompt": "x"}'
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    with gateway.connect() as connection:
+        connection.sendall(head + b"%x\r\n%s\r\n0\r\nX-Request-ID: behind\r\n\r\n" % (len(body), body))
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 202")
+    assert b"behind" not in received
+
+
+def test_a_body_that_goes_on_behind_a_stream_of_events_is_no_error_of_ours(start_gateway: Start) -> None:
+    gateway = start_gateway(body_timeout_s=1)
+    job = httpx.post(f"{gateway.url}/v1/txt2img", json={"prompt": "x"}).json()
+    head = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with gateway.connect() as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"1\r\n \r\n")
+        time.sleep(2)
+    assert "Traceback" not in gateway.log()
+
+
 def test_two_thousand_idle_connections_leave_room_for_a_request(start_gateway: Start) -> None:
     if raise_file_limit() < 4096:
         pytest.skip("may not open as many files")
