@@ -183,6 +183,7 @@ def main() -> None:
     )
     parser.add_argument("--contestants", nargs="+", default=["a", "b", "c", "ours"], choices=("a", "b", "c", "ours"))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the servers would outlive it
     burst, stream = workload(args.burst, seed=1), workload(args.poisson, seed=2)
     results: dict[str, Any] = {"dtype": args.dtype, "burst": args.burst, "poisson": args.poisson}
     capacity = 0.0
