@@ -191,6 +191,15 @@ static void *room(int64_t bytes) {
     return (char *)had + head;
 }
 
+/* Rows in this memory; those that only fill up the last block are zeros. */
+static Rows rows_in(void *at, int64_t products, int64_t rows, int64_t depth) {
+    int64_t padded = blocks(rows, ROWS) * ROWS;
+    Rows r = {at, (float *)at + products * padded * depth};
+    for (int64_t i = 0; i < products; i++)
+        memset(r.twins + (i * padded + rows) * depth, 0, (padded - rows) * depth * sizeof *r.twins);
+    return r;
+}
+
 /* Whether there was memory for it. Without a product: whether it is compiled here. */
 int half_product(const Product *p) {
     if (!p) return 1;
@@ -201,11 +210,9 @@ int half_product(const Product *p) {
         part.x = (const char *)p->x + first * (p->gated ? 2 * n : n) * size;
         part.y = (char *)p->y + first * p->columns * size;
         if (p->add) part.add = (const char *)p->add + first * p->columns * size;
-        int64_t padded = blocks(part.rows, ROWS) * ROWS;
-        void *at = room(padded * (n + 1) * 4);
+        void *at = room(blocks(part.rows, ROWS) * ROWS * (n + 1) * 4);
         if (!at) return 0;
-        Rows r = {at, (float *)at + padded * n};
-        memset(r.twins + part.rows * n, 0, (padded - part.rows) * n * sizeof *r.twins);
+        Rows r = rows_in(at, 1, part.rows, n);
 #pragma omp parallel
         {
 #pragma omp for
@@ -226,7 +233,7 @@ int half_convolution(const Convolution *c) {
     int64_t n = c->in.channels;
     void *at = room(PLACES * (padded * (n + 1) + tiles * c->out.channels) * 4);
     if (!at) return 0;
-    Rows r = {at, (float *)at + PLACES * padded * n};
+    Rows r = rows_in(at, PLACES, tiles, n);
     Tiles out = c->out;
     out.tiles = r.scales + PLACES * padded;
     Product p = {.panels = c->panels, .scales = c->scales, .y = out.tiles};
@@ -234,8 +241,6 @@ int half_convolution(const Convolution *c) {
     p.rows = tiles;
     p.depth = n;
     p.columns = out.channels;
-    for (int64_t place = 0; place < PLACES; place++)
-        memset(r.twins + (place * padded + tiles) * n, 0, (padded - tiles) * n * sizeof *r.twins);
 #pragma omp parallel
     {
 #pragma omp for collapse(2)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.kernels import DTYPES, LANES, Address, Count, has_fast_bfloat16, library
+from ldm_core.kernels import DTYPES, LANES, Address, Count, address, has_fast_bfloat16, library
 
 COLUMNS = 64  # of a panel, as in halves.c
 
@@ -97,13 +97,9 @@ def linear(
         add = add.contiguous()
     call = _Product(
         x.data_ptr(), matrix.panels.data_ptr(), matrix.scales.data_ptr(),
-        _address(bias), _address(weight), _address(shift), _address(add), y.data_ptr(),
+        address(bias), address(weight), address(shift), address(add), y.data_ptr(),
         1, math.prod(shape[:-1]), depth, columns, gated, x.dtype == torch.bfloat16, 0.0 if norm is None else norm.eps,
     )  # fmt: skip
     if not library().half_product(ctypes.byref(call)):
         raise MemoryError
     return y
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -53,12 +53,17 @@ def group_norm(
     if add is not None:
         add = add.contiguous()
     call = _GroupNorm(
-        x.data_ptr(), None if add is None else add.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(),
+        x.data_ptr(), address(add), weight.data_ptr(), bias.data_ptr(), y.data_ptr(),
         rows, height * width, channels, groups, x.dtype == torch.bfloat16, silu, eps,
     )  # fmt: skip
     if not kernels.group_norm(ctypes.byref(call)):
         raise MemoryError
     return y
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where its numbers begin; None, which is C's NULL, for none."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def present() -> bool:

@@ -58,7 +58,7 @@ def raise_file_limit() -> int:
 class Connection(HttpToolsProtocol):
     """One connection. Its next request's headers have to be complete in time, however steadily they trickle in.
 
-    And before they are too many: httptools, which takes a fifth off a submit's time against h11, has no limit.
+    And before they are too many: httptools, which takes a sixth off a submit's time against h11, has no limit.
 
     Likewise, in that time, a client has to take some of what it is sent. uvicorn bounds only the silence after an
     answer; what comes after the headers is the envelope's to bound (`service/middleware.py`).
