@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.kernels import DTYPES, LANES, Address, Count, address, has_fast_bfloat16, library
+from ldm_core.native import DTYPES, LANES, Address, Count, has_fast_bfloat16, library, run
 
 COLUMNS = 64  # of a panel, as in halves.c
 
@@ -95,11 +95,8 @@ def linear(
     if add is not None:
         assert add.shape == y.shape
         add = add.contiguous()
-    call = _Product(
-        x.data_ptr(), matrix.panels.data_ptr(), matrix.scales.data_ptr(),
-        address(bias), address(weight), address(shift), address(add), y.data_ptr(),
+    run(
+        "half_product", _Product, x, matrix.panels, matrix.scales, bias, weight, shift, add, y,
         1, math.prod(shape[:-1]), depth, columns, gated, x.dtype == torch.bfloat16, 0.0 if norm is None else norm.eps,
     )  # fmt: skip
-    if not library().half_product(ctypes.byref(call)):
-        raise MemoryError
     return y

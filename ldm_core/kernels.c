@@ -1,7 +1,7 @@
 /* What torch has no fast kernel for on CPUs: GroupNorm over channels-last memory with what stands around it, and GEGLU.
  *
  * Every sum is taken over the same numbers in the same order whatever rows come along and however many threads there
- * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/kernels.py calls it.
+ * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/native.py calls it.
  * OpenMP's threads are torch's own, because a process loads the library of that name once.
  */
 #include <stdlib.h>
@@ -20,6 +20,12 @@ typedef struct {
     int64_t bfloat16, silu;     /* whether */
     double eps;
 } GroupNorm;
+
+typedef struct {
+    const void *x;         /* (rows, 2 width), float32 or bfloat16 */
+    void *y;               /* (rows, width): the first half of x times the GELU of the second */
+    int64_t rows, width, bfloat16;
+} Geglu;
 
 FOR_EACH_PROCESSOR static void add_up(
     const GroupNorm *g, int64_t row, int64_t first, int64_t last, double *restrict sums, double *restrict squares) {
@@ -72,7 +78,7 @@ FOR_EACH_PROCESSOR static void normalise(
     }
 }
 
-/* Whether there was memory for it. */
+/* Every function that Python calls says whether there was memory for it. */
 int group_norm(const GroupNorm *g) {
     int64_t n = g->channels, parts = g->pixels / LEAST_PIXELS;
     parts = parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;
@@ -109,8 +115,8 @@ FOR_EACH_PROCESSOR static void gate_row(const void *x, void *y, int64_t row, int
     store(y, row * n, value, n, bfloat16);
 }
 
-/* (rows, 2n) -> (rows, n): the first half times the GELU of the second. */
-void geglu(const void *x, void *y, int64_t rows, int64_t n, int64_t bfloat16) {
+int geglu(const Geglu *g) {
 #pragma omp parallel for
-    for (int64_t row = 0; row < rows; row++) gate_row(x, y, row, n, bfloat16);
+    for (int64_t row = 0; row < g->rows; row++) gate_row(g->x, g->y, row, g->width, g->bfloat16);
+    return 1;
 }

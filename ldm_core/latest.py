@@ -27,6 +27,9 @@ class Latest(Generic[T]):
             self._kept.pop(next(iter(self._kept)), None)
         return result
 
+    def __deepcopy__(self, memo: object) -> Latest[T]:
+        return Latest()  # a copied network has weights at other places, where they can change
+
 
 def version(weight: Tensor) -> Hashable:
     """Another one where the weight is another, or has changed: training goes on after an evaluation."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core import halves, kernels, winograd
+from ldm_core import halves, kernels, native, winograd
 from ldm_core.halves import Halves
 from ldm_core.latest import Latest, only_infers, version
 
@@ -51,7 +51,7 @@ class Conv2d(nn.Conv2d):
             matrix = self._matrices.get(weight)
             return halves.linear(x.permute(0, 2, 3, 1), matrix, bias, add=added).permute(0, 3, 1, 2)
         elif self.kernel_size == (1, 1) and x.dtype == torch.float32:
-            y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+            y = _product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         elif self.stride == self.padding == (1, 1) and winograd.takes(weight):
             assert bias is not None
             return winograd.convolve(x, self._matrices.get(weight), bias, add)
@@ -79,18 +79,20 @@ class Linear(nn.Linear):
     ) -> Tensor:
         """(..., in_features) → (..., out_features): of norm(x) or of geglu(x), and plus `add`, where asked for."""
         weight, bias = self.weight, self.bias
-        ready = x.dtype == torch.bfloat16 and _by_onednn(x, weight)
+        ready = _by_onednn(x, weight)
         if ready and halves.takes(weight, self.in_features):
             return halves.linear(x, self._matrix.get(weight), bias, norm=norm, gated=gated, add=add)
         if norm is not None:
             x = norm(x)
         if gated:
             x = kernels.geglu(x)
-        if ready:
+        if not ready:
+            y = F.linear(x, weight, bias)
+        elif x.dtype == torch.float32:
+            y = _product(x, weight, bias)
+        else:
             packed = self._packed.get(weight, x.shape[:-1])
             y = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
-        else:
-            y = F.linear(x, weight, bias)
         return y if add is None else add + y
 
 
@@ -134,10 +136,17 @@ def for_inference(module: Module) -> Module:
 
 def arithmetic() -> str:
     """What results on this CPU depend on, beside torch's version and its number of threads."""
-    ours = "kernels" if kernels.present() else "no kernels"
+    ours = "kernels" if native.present() else "no kernels"
     has = torch.cpu.get_capabilities()
     more = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if has.get(name)]
     return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, ours])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What F.linear computes, by an operator that can be recorded (recorded.py)."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
+    return y.view(*x.shape[:-1], -1)
 
 
 def _is_plain(weight: Tensor) -> bool:

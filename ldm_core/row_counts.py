@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MOST = 8  # rows: beyond them, `scenes` gains a tenth and a lone request waits longer for its turn
 SLOW_S = 0.25  # a call that takes longer keeps the device busy as it is, and trying would hold up the requests
+WARM = 2  # calls of a shape cost more: weights are laid out for it, and then it is recorded (recorded.py)
 WORTH = 0.9  # of the time per row
 
 
@@ -27,13 +28,15 @@ def row_counts(call: Callable[[list[int]], Tensor], have: int, base: int) -> tup
     `call` computes rows by their numbers below `have`; a number may come more than once.
     """
     rows = [i % have for i in range(MOST)]
-    call(rows[:base])  # the first call of a shape costs more
+    for _ in range(WARM):
+        call(rows[:base])
     if _in_calls(call, rows[:base], base)[1] > SLOW_S:
         return (base,)
     counts, (expected, best) = [base], _in_calls(call, rows, base)
     count = 2 * base
     while count <= MOST:
-        call(rows[:count])
+        for _ in range(WARM):
+            call(rows[:count])
         found, seconds = _in_calls(call, rows, count)
         if torch.equal(found, expected) and seconds < WORTH * best:
             counts.append(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -21,6 +21,7 @@ from ldm_core.layers import (
     timestep_embedding,
 )
 from ldm_core.packed import Conv2d, Linear
+from ldm_core.recorded import Recorded
 from ldm_core.unet_config import UNetConfig
 
 KEPT = 1024  # timesteps; of Stable Diffusion 1.x they are 80 MB
@@ -105,12 +106,23 @@ class UNet(nn.Module):
 
         self._timed = [block for block in self.modules() if isinstance(block, ResnetBlock)]
         self._latest: Latest[Tensor] = Latest()
+        self._recorded = Recorded()
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
         """(B, in_channels, H, W), (B,), (B, L, cross_attention_dim), (B,) → (B, out_channels, H, W)."""
-        times = self._times(t, class_labels, x)
+        if x.device.type != "cpu" or not only_infers(x.device):
+            times = torch.cat(self._project(self._embed(t, class_labels, x.dtype)), dim=-1)
+            return self._denoise(x, times[: len(x)], context)
+        labels = [None] * len(x) if class_labels is None else class_labels.tolist()
+        rows = [self._time(*each, x.dtype) for each in zip(t.tolist(), labels, strict=True)]
+        return self._recorded(self._denoise, self._weights(), x, torch.cat(rows), context)
+
+    def _denoise(self, x: Tensor, projected: Tensor, context: Tensor | None) -> Tensor:
+        """(B, in_channels, H, W), (B, what `_project` gives, side by side), (B, L, D) → (B, out_channels, H, W)."""
+        parts = projected.split([block.conv1.out_channels for block in self._timed], dim=-1)
+        times: Times = dict(zip(self._timed, parts, strict=True))
         h = self.conv_in(x)
         skips = [h]
         for level in cast("Iterable[Level]", self.down_blocks):
@@ -130,14 +142,9 @@ class UNet(nn.Module):
                 h = level.upsamplers[0](h, times.get(level.upsamplers[0]), size)
         return self.conv_out(self.conv_norm_out(h, silu=True))
 
-    def _times(self, t: Tensor, class_labels: Tensor | None, x: Tensor) -> Times:
-        if x.device.type != "cpu" or not only_infers(x.device):
-            parts = [part[: len(x)] for part in self._project(self._embed(t, class_labels, x.dtype))]
-        else:  # runs of as many steps come by the same timesteps: a step of `scenes` at two rows gains 1.04 x
-            labels = [None] * len(x) if class_labels is None else class_labels.tolist()
-            rows = [self._time(*each, x.dtype) for each in zip(t.tolist(), labels, strict=True)]
-            parts = [*torch.cat(rows).split([block.conv1.out_channels for block in self._timed], dim=-1)]
-        return dict(zip(self._timed, parts, strict=True))
+    def _weights(self) -> Hashable:
+        """Another one when they have changed: training changes all at once."""
+        return version(self.time_embedding.linear_1.weight)
 
     def _time(self, t: float, label: int | None, dtype: torch.dtype) -> Tensor:
         """What all residual blocks add for one timestep, side by side: (1, the sum of their channels)."""
@@ -147,8 +154,8 @@ class UNet(nn.Module):
             parts = self._project(self._embed(torch.tensor([t], dtype=torch.float32), labels, dtype))
             return torch.cat([part[:1] for part in parts], dim=-1)
 
-        weight = self.time_embedding.linear_1.weight  # training changes all weights at once
-        key = t, label, dtype, version(weight), torch.is_inference_mode_enabled()
+        # runs of as many steps come by the same timesteps: a step of `scenes` at two rows gains 1.04 x
+        key = t, label, dtype, self._weights(), torch.is_inference_mode_enabled()
         return self._latest.get(key, computed, KEPT)
 
     def _project(self, emb: Tensor) -> list[Tensor]:

@@ -72,15 +72,17 @@ FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
     }
 }
 
-void to_tiles(const Tiles *t) {
+int to_tiles(const Tiles *t) {
     int64_t across = half(t->width), apart = (t->last - t->first) * across * t->channels;
 #pragma omp parallel for
     for (int64_t line = t->first; line < t->last; line++)
         for (int64_t tile = 0; tile < across; tile++)
             tile_in(t, line, tile, t->tiles + ((line - t->first) * across + tile) * t->channels, apart);
+    return 1;
 }
 
-void from_tiles(const Tiles *t) {
+int from_tiles(const Tiles *t) {
 #pragma omp parallel for
     for (int64_t line = t->first; line < t->last; line++) line_from_tiles(t, line);
+    return 1;
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm_core import halves
 from ldm_core.halves import Halves
-from ldm_core.kernels import LANES, Address, Count, address, has_fast_bfloat16, library
+from ldm_core.native import LANES, Address, Count, has_fast_bfloat16, library, run
 
 DEEP = 64  # channels; with fewer MKL takes less time in float32 than halves.py
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
@@ -67,22 +67,18 @@ def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor, add: Tensor | Non
         assert (add.shape, add.dtype) == (y.shape, y.dtype)
         add = add.contiguous(memory_format=torch.channels_last)
     down, across = (height + 1) // 2, (width + 1) // 2
-    kernels = library()
+    bfloat16 = x.dtype == torch.bfloat16
     for first, last in _pieces(rows, down, across * 16 * 4 * (ins + out)):
-        size = first, last, height, width
-        before = _Tiles(x.data_ptr(), None, None, None, *size, ins, x.dtype == torch.bfloat16)
-        after = _Tiles(y.data_ptr(), None, bias.data_ptr(), address(add), *size, out, x.dtype == torch.bfloat16)
+        before = first, last, height, width, ins, bfloat16
+        after = first, last, height, width, out, bfloat16
         if isinstance(weight, Halves):
-            call = _Convolution(before, after, weight.panels.data_ptr(), weight.scales.data_ptr())
-            if not kernels.half_convolution(ctypes.byref(call)):
-                raise MemoryError
+            ends = (x, None, None, None, *before), (y, None, bias, add, *after)
+            run("half_convolution", _Convolution, *ends, weight.panels, weight.scales)
         else:
             tiles = x.new_empty(16, (last - first) * across, ins, dtype=torch.float32)
-            before.tiles = tiles.data_ptr()
-            kernels.to_tiles(ctypes.byref(before))
+            run("to_tiles", _Tiles, x, tiles, None, None, *before)
             products = torch.bmm(tiles, weight)
-            after.tiles = products.data_ptr()
-            kernels.from_tiles(ctypes.byref(after))
+            run("from_tiles", _Tiles, y, products, bias, add, *after)
     return y
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ldm_core import kernels
+from ldm_core import native
 from ldm_core.model import LatentDiffusion
 from ldm_core.packed import arithmetic
 from ldm_core.samplers import MEMORY
@@ -101,7 +101,7 @@ def place_of(model: LatentDiffusion, rows: int) -> str:
     else:
         device = f"{arithmetic()} x {torch.get_num_threads()}"
     how = "compiled" if model.compiled else "as it is"
-    of = f"results {kernels.VERSION}, torch {torch.__version__}"
+    of = f"results {native.VERSION}, torch {torch.__version__}"
     return f"{of}, {model.device.type} {device}, {model.dtype}, {rows} rows, {how}, {model.digest}"
 
 

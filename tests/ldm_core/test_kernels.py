@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core import kernels
+from ldm_core import kernels, native
 
-needs_kernels = pytest.mark.skipif(not kernels.present(), reason="not compiled here")
+needs_kernels = pytest.mark.skipif(not native.present(), reason="not compiled here")
 SHAPES = ((1, 6, 1, 1, 3), (2, 64, 16, 16, 16), (3, 30, 5, 7, 5), (2, 320, 64, 33, 32))  # (B, C, H, W), groups
 EPS = 1e-5
 
@@ -35,7 +35,7 @@ def expected_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, add: Ten
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_they_were_compiled_where_there_is_a_compiler() -> None:
-    assert kernels.present()
+    assert native.present()
 
 
 @needs_kernels
@@ -90,7 +90,7 @@ def test_what_is_no_number_stays_none() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("dtype", kernels.DTYPES)
+@pytest.mark.parametrize("dtype", native.DTYPES)
 def test_a_row_is_the_same_alone_and_in_company(threads: int, dtype: torch.dtype) -> None:
     x, add = random(7, 96, 13, 11).to(dtype), random(7, 96, seed=3).to(dtype)
     weight, bias = random(96, seed=1).to(dtype), random(96, seed=2).to(dtype)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ldm_core import kernels
+from ldm_core import native
 from ldm_core.compiled import CompiledUNet
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
@@ -123,10 +123,10 @@ def test_compiled_code_makes_it_another_place(monkeypatch: pytest.MonkeyPatch) -
     model = tiny_models()["scenes"]
     plain = place_of(model, 2)
     assert place_of(replace(model, _compiled=CompiledUNet(model.unet)), 2) != plain
-    have = kernels.present()
-    monkeypatch.setattr(kernels, "present", lambda: not have)
+    have = native.present()
+    monkeypatch.setattr(native, "present", lambda: not have)
     assert place_of(model, 2) != plain
-    monkeypatch.setattr(kernels, "present", lambda: True)
+    monkeypatch.setattr(native, "present", lambda: True)
     here = place_of(model, 2)
-    monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
     assert place_of(model, 2) != here

@@ -1,0 +1,202 @@
+"""Repeated calls give the bytes of plain ones, whatever came in between."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm_core import recorded
+from ldm_core.packed import for_inference
+from ldm_core.recorded import Recorded, _places
+from ldm_core.unet import UNet
+from ldm_core.unet_config import UNetConfig
+
+CALLS = 5  # of a shape: plain, recorded, and repeated
+ATTENDS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+KINDS = {
+    "text": UNetConfig(
+        block_out_channels=(32, 64), layers_per_block=1, down_block_types=(ATTENDS[0], "DownBlock2D"),
+        up_block_types=("UpBlock2D", ATTENDS[1]), cross_attention_dim=48, attention_head_dim=2, norm_num_groups=16,
+    ),
+    "class, linear projections": UNetConfig(
+        block_out_channels=(32, 64), layers_per_block=1, down_block_types=("DownBlock2D", ATTENDS[0]),
+        up_block_types=(ATTENDS[1], "UpBlock2D"), cross_attention_dim=48, attention_head_dim=2, norm_num_groups=16,
+        num_class_embeds=10, use_linear_projection=True,
+    ),
+    "no context, residual resizing": UNetConfig(
+        block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=32, norm_num_groups=16,
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"), mid_block_type="UNetMidBlock2D",
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=None,
+        downsample_type="resnet", upsample_type="resnet",
+    ),
+}  # fmt: skip
+
+
+def network(kind: str, dtype: torch.dtype = torch.float32) -> UNet:
+    torch.manual_seed(0)
+    return for_inference(UNet(KINDS[kind]).to(dtype))
+
+
+def inputs(unet: UNet, rows: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor | None, ...]:
+    made = torch.Generator().manual_seed(seed)
+    config, dtype = unet.config, unet.conv_in.weight.dtype
+    x = torch.randn(rows, config.in_channels, *size, generator=made).to(dtype)
+    t = torch.randint(1000, (rows,), generator=made)
+    width, classes = config.cross_attention_dim, config.num_class_embeds
+    context = None if width is None else torch.randn(rows, 7, width, generator=made).to(dtype)
+    return x, t, context, torch.randint(classes, (rows,), generator=made) if classes else None
+
+
+def tapes(unet: UNet) -> int:
+    return sum(len(shape.tapes) for shape in unet._recorded._shapes._kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_a_repeated_call_gives_the_bytes_of_a_plain_one(kind: str, dtype: torch.dtype) -> None:
+    unet = network(kind, dtype)
+    shapes = [(1, (8, 8)), (2, (8, 8)), (3, (10, 6))]
+    work = [inputs(unet, *shape, seed) for seed in range(CALLS) for shape in shapes]  # the shapes take turns
+    found = [unet(*each) for each in work]
+    assert tapes(unet) == len(shapes)
+    for each, result in zip(work, found, strict=True):
+        assert torch.equal(copy.deepcopy(unet)(*each), result)  # a copy has nothing recorded
+
+
+@torch.no_grad()
+def test_changed_weights_are_used() -> None:
+    unet = network("text")
+    given = inputs(unet, 2, (8, 8))
+    before = [unet(*given) for _ in range(CALLS)][-1]
+    for weight in unet.parameters():
+        weight.mul_(1.1)
+    after = unet(*given)
+    assert not torch.equal(after, before)
+    assert torch.equal(copy.deepcopy(unet)(*given), after)
+    assert all(torch.equal(unet(*given), after) for _ in range(CALLS))
+
+
+@torch.inference_mode()
+def test_the_order_in_memory_of_what_comes_in_changes_nothing() -> None:
+    unet = network("text")
+    x, *rest = inputs(unet, 2, (8, 8))
+    assert x is not None
+    expected = unet(x, *rest)
+    for other in (x.to(memory_format=torch.channels_last), x.mT.contiguous().mT):
+        assert all(torch.equal(unet(other, *rest), expected) for _ in range(CALLS))
+
+
+def test_threads_do_not_meet_in_one_tape() -> None:
+    unet = network("text")
+    with torch.inference_mode():
+        work = [inputs(unet, 2, (8, 8), seed) for seed in range(4)]
+        expected = [unet(*each) for each in work]
+    wrong: list[int] = []
+
+    def calls(i: int) -> None:
+        with torch.inference_mode():
+            wrong.extend(i for _ in range(40) if not torch.equal(unet(*work[i]), expected[i]))
+
+    threads = [threading.Thread(target=calls, args=[i]) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def repeated(call: Callable[..., Tensor]) -> tuple[Recorded, bool]:
+    """Whether all of its calls gave what a plain call does."""
+    kept = Recorded()
+    with torch.inference_mode():
+        work = [torch.full((4, 4), float(i)) for i in range(CALLS)]
+        return kept, all(torch.equal(kept(call, None, x), call(x)) for x in work)
+
+
+CALLABLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "reads a number": lambda x: x * x.sum().item(),
+    "writes in place": lambda x: (x * 2).add_(1),
+    "packs a weight": lambda x: x + torch.ops.mkldnn._reorder_linear_weight(x.bfloat16(), 4).to_dense().float(),
+}
+
+
+@pytest.mark.parametrize("kind", CALLABLE)
+def test_what_cannot_be_repeated_is_called(kind: str) -> None:
+    kept, right = repeated(CALLABLE[kind])
+    assert right
+    assert not any(shape.tapes for shape in kept._shapes._kept.values())
+
+
+def several_results(x: Tensor) -> Tensor:
+    values, places = x.reshape(2, 8).max(dim=1)
+    return values.expand(2, 2).repeat(1, 2) + places.float().sum()
+
+
+def views(x: Tensor) -> Tensor:
+    return torch.cat([torch.cat([x[:0], x[:0]]), x.t(), x[:, 1:3].mT * 2])
+
+
+def result_before_the_last(x: Tensor) -> Tensor:
+    first = x + 1
+    _ = (x * 2) @ (x * 3)
+    return first
+
+
+def by_layout(x: Tensor) -> Tensor:
+    return x + x.stride(0)
+
+
+@pytest.mark.parametrize("call", [several_results, views, result_before_the_last, by_layout])
+def test_what_can_be_repeated_is(call: Callable[[Tensor], Tensor]) -> None:
+    kept, right = repeated(call)
+    assert right
+    with torch.inference_mode():
+        for turned in torch.randn(CALLS, 4, 4).mT:
+            assert torch.equal(kept(call, None, turned), call(turned))
+    assert [len(shape.tapes) for shape in kept._shapes._kept.values()] == [1, 1]
+
+
+def test_what_has_too_much_memory_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "ROOM", 4 * 4 * 4)
+    kept, right = repeated(lambda x: (x + 1) * 2)
+    assert right
+    assert not any(shape.tapes for shape in kept._shapes._kept.values())
+
+
+def test_an_error_while_it_is_recorded_is_the_callers() -> None:
+    kept, broken = Recorded(), [True]
+
+    def call(x: Tensor) -> Tensor:
+        if broken[0]:
+            raise ValueError("not now")
+        return nn.functional.silu(x)
+
+    with torch.inference_mode():
+        for _ in range(3):
+            with pytest.raises(ValueError, match="not now"):
+                kept(call, None, torch.ones(2))
+        broken[0] = False
+        assert all(torch.equal(kept(call, None, x), call(x)) for x in torch.randn(CALLS, 2))
+
+
+def test_no_two_that_are_needed_at_once_share_memory() -> None:
+    chance = random.Random(0)
+    for _ in range(50):
+        needs = {}
+        for key in range(40):
+            first = chance.randrange(50)
+            needs[key] = chance.randrange(300), first, chance.randrange(first, 50)
+        places, size = _places(needs)
+        for step in range(50):
+            used = sorted((places[k], places[k] + n) for k, (n, first, last) in needs.items() if first <= step <= last)
+            assert all(end <= begin for (_, end), (begin, _) in pairwise(used))
+            assert all(begin % 64 == 0 and end <= size for begin, end in used)
+        assert size < sum(n + 64 for n, *_ in needs.values())
