@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
+from ldm_core.latest import Weights
 from ldm_core.layers import Downsample, GroupNorm, ResnetBlock, SpatialAttention, Upsample
 from ldm_core.packed import Conv2d
+from ldm_core.recorded import Recorded
 
 EPS = 1e-6
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -202,9 +204,13 @@ class Autoencoder(nn.Module):
         self.quantize = None if entries is None else Codebook(entries, inner)
         self.quant_conv = Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
         self.post_quant_conv = Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
+        self._encodes, self._decodes, self._weights = Recorded(), Recorded(), Weights(self)
 
     def encode(self, picture: Tensor) -> Tensor:
         """What the encoder says of pictures in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
+        return self._encodes(self._encoded, self._weights.state(), picture)
+
+    def _encoded(self, picture: Tensor) -> Tensor:
         h = self.encoder(picture)
         return h if self.quant_conv is None else self.quant_conv(h)
 
@@ -227,4 +233,7 @@ class Autoencoder(nn.Module):
         z = latents / self.config.scaling_factor
         if self.quantize is not None and quantize:
             z = self.quantize(z)
+        return self._decodes(self._decoded, self._weights.state(), z)
+
+    def _decoded(self, z: Tensor) -> Tensor:
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 
+#define VERSION 4       /* as in ldm_core/native.py */
 #define MOST_PARTS 64   /* of a picture, each summed up on its own */
 #define LEAST_PIXELS 32 /* of a part */
 
@@ -78,7 +79,9 @@ FOR_EACH_PROCESSOR static void normalise(
     }
 }
 
-/* Every function that Python calls says whether there was memory for it. */
+int version(void) { return VERSION; }
+
+/* Every other function that Python calls says, like this one, whether there was memory for it. */
 int group_norm(const GroupNorm *g) {
     int64_t n = g->channels, parts = g->pixels / LEAST_PIXELS;
     parts = parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+VERSION = attrgetter("_version")
 
 T = TypeVar("T")
 
@@ -34,6 +37,27 @@ class Latest(Generic[T]):
 def version(weight: Tensor) -> Hashable:
     """Another one where the weight is another, or has changed: training goes on after an evaluation."""
     return weight.dtype, weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+class Weights:
+    """Says when any of a module's weights has changed, been moved or converted."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._known: Hashable = None
+        self._all: list[Tensor] = []
+
+    def state(self) -> Hashable:
+        """Another one where weights are others. Those that are replaced one by one by other tensors are not seen."""
+        state = self._state()
+        if state != self._known:
+            self._all = [weight for weight in self._module.parameters() if not weight.is_inference()]
+            self._known = state = self._state()
+        return state
+
+    def _state(self) -> Hashable:
+        first = next(self._module.parameters())
+        return first.dtype, first.data_ptr(), sum(map(VERSION, self._all))
 
 
 def only_infers(device: torch.device) -> bool:

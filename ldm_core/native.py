@@ -22,7 +22,9 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
-VERSION = 3  # of what networks give: another one whenever a bit changes, so that jobs under way do not go on elsewhere
+# of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
+# under way do not go on elsewhere, and kernels of an earlier installation are not called
+VERSION = 4
 LANES = 16  # channels that those of winograd.c and halves.c take at a time
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -99,7 +101,7 @@ def library() -> Any:
     found = importlib.util.find_spec("ldm_core._kernels")
     try:
         kernels = None if found is None else _declared(ctypes.CDLL(found.origin))
-    except (OSError, AttributeError) as error:  # built for another system or of an earlier version, or no OpenMP there
+    except (OSError, AttributeError) as error:  # built for another system or by an earlier version, or no OpenMP there
         logger.warning("the compiled kernels do not load: %s", error)
         kernels = None
     if kernels is None:
@@ -109,7 +111,9 @@ def library() -> Any:
 
 
 def _declared(kernels: Any) -> Any:
-    """Says what the functions of *.c take. Raises AttributeError for one that is not there."""
+    """Says what the functions of *.c take. Raises AttributeError where they are others."""
+    if kernels.version() != VERSION:
+        raise AttributeError(f"they are version {kernels.version()}, not {VERSION}; install the package again")
     for name in ("group_norm", "geglu", "half_product", "half_convolution", "to_tiles", "from_tiles"):
         getattr(kernels, name).argtypes = (Address,)
     return kernels

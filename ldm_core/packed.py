@@ -146,7 +146,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What F.linear computes, by an operator that can be recorded (recorded.py)."""
     rows = x.reshape(-1, x.shape[-1])
     y = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], len(weight))
 
 
 def _is_plain(weight: Tensor) -> bool:

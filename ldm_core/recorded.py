@@ -8,6 +8,7 @@ step of `scenes` in bfloat16: 2.0 x at one row, 1.7 x at two, 1.3 x at eight; in
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ldm_core import native
-from ldm_core.latest import Latest
+from ldm_core.latest import Latest, only_infers
 from ldm_core.native import KernelCall
 
 Replay = Callable[[], object]
 Move = Callable[[Tensor], Tensor]
 
-ROOM = (
-    256 * 2**20
-)  # bytes of results to be recorded: with more of them, arithmetic takes so long that calls do not show
+CPU, PLAIN = torch.device("cpu"), torch.contiguous_format
 KEPT = 32  # shapes
-FIRST, LAST = 2, 4  # of the calls of a shape that may be recorded; the first one brings weights into their layouts
+SMALL = 16 * 2**20  # bytes that one of them may keep: with more, arithmetic takes so long that calls hardly show
+ROOM = 256 * 2**20  # bytes of all results while it is recorded, when none is written over
+FIRST, LAST = 2, 3  # of the calls of a shape that may be recorded; the first one brings weights into their layouts
 ALIGNED = 64  # bytes, as torch's own allocations are
 ALLOCATES = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided"}
 COPIES = {"aten::contiguous", "aten::clone"}
@@ -40,17 +41,23 @@ class Recorded:
     """Runs calls and repeats them. From several threads at once only one repeats, the others call."""
 
     def __init__(self) -> None:
-        self._shapes: Latest[_Shape] = Latest()
+        self._shapes: Latest[Latest[_Shape]] = Latest()  # by weights, then by shapes
 
-    def __call__(self, call: Callable[..., Tensor], key: Hashable, *parts: Tensor | None) -> Tensor:
-        """call(*parts), which must depend on nothing but `parts`, `key` and frozen weights."""
-        signature = tuple(None if part is None else (part.dtype, part.shape, part.stride()) for part in parts)
-        mode = torch.is_inference_mode_enabled()
-        shape = self._shapes.get((key, mode, signature), _Shape, KEPT)
+    def __call__(self, call: Callable[..., Tensor], weights: Hashable, *parts: Tensor | None) -> Tensor:
+        """call(*parts), which must depend on nothing else but the weights that `weights` is the state of.
+
+        In training and elsewhere than on a CPU it is just called.
+        """
+        if not all(part is None or part.is_cpu for part in parts) or not only_infers(CPU):
+            return call(*parts)
+        shapes = self._shapes.get(weights, Latest, 1)
+        signature = tuple(None if part is None else (part.dtype, part.shape) for part in parts)
+        shape = shapes.get((torch.is_inference_mode_enabled(), signature), _Shape, KEPT)
         try:
             tape = shape.tapes.pop()
         except IndexError:
-            return shape.call(call, parts)
+            # every call of a shape begins with the same layout and alignment, on which its last bits may depend
+            return shape.call(call, [None if part is None else part.clone(memory_format=PLAIN) for part in parts])
         try:
             return tape(parts)
         finally:
@@ -63,18 +70,22 @@ class _Shape:
     def __init__(self) -> None:
         self.tapes: list[_Tape] = []  # one or none, which is taken out while it runs
         self._calls = 0
+        self._recording = threading.Lock()
 
-    def call(self, call: Callable[..., Tensor], parts: tuple[Tensor | None, ...]) -> Tensor:
+    def call(self, call: Callable[..., Tensor], parts: list[Tensor | None]) -> Tensor:
         self._calls += 1
-        if not FIRST <= self._calls <= LAST:
+        if not FIRST <= self._calls <= LAST or not self._recording.acquire(blocking=False):
             return call(*parts)
-        inputs = [None if part is None else part.clone() for part in parts]
-        with _Recorder() as recorder, native.listener(recorder.kernel):
-            output = call(*inputs)
-        if not recorder.failed:
-            self._calls = LAST
-            self.tapes.append(recorder.tape(inputs, output))
-        return output
+        try:
+            with _Recorder() as recorder, native.listener(recorder.kernel):
+                output = call(*parts)
+            tape = recorder.tape(parts, output)
+            if tape is not None:
+                self._calls = LAST
+                self.tapes.append(tape)
+            return output
+        finally:
+            self._recording.release()
 
 
 class _Tape:
@@ -117,13 +128,17 @@ class _Operator:
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps all that is called, and every result, so that no two of them have had the same memory."""
+    """Keeps all that is called, and every result, so that no two of them have had the same memory.
+
+    In inference mode it sees composite operators whole, otherwise what they are made of.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.failed = False
+        self._failed = False
         self._steps: list[tuple[_Operator | KernelCall, list[Tensor]]] = []  # with all that they read and write
         self._own: dict[int, Tensor] = {}  # by where their memory begins
+        self._packed: dict[int, Tensor] = {}  # by oneDNN, for this shape alone
         self._bytes = 0
 
     def kernel(self, call: KernelCall) -> None:
@@ -134,22 +149,32 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        read, results = _tensors((args, kwargs)), _tensors(output)
-        known = set(map(_start, read))
-        new = {i: result for i, result in enumerate(results) if _start(result) not in known}
-        self._own.update((_start(result), result) for result in new.values())
-        self._bytes += sum(result.untyped_storage().nbytes() for result in new.values() if not result.is_mkldnn)
-        # a number that was read, a weight that was packed
-        unlike = not results or any(result.is_mkldnn or not result.is_cpu for result in results)
-        if self.failed or unlike or func._schema.is_mutable or self._bytes > ROOM:
-            self.failed = True
-            self._steps.clear()
-            self._own.clear()
-        elif new and func._schema.name not in ALLOCATES:
-            self._steps.append((_Operator(func, args, kwargs, new), [*read, *new.values()]))
+        if not self._failed:
+            self._note(func, args, kwargs, _tensors(output))
         return output
 
-    def tape(self, inputs: list[Tensor | None], output: Tensor) -> _Tape:
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], results: list[Tensor]) -> None:
+        read = _tensors((args, kwargs))
+        known = set(map(_start, read))
+        new = {i: result for i, result in enumerate(results) if _start(result) not in known}
+        # a number that was read, a weight that was packed
+        repeatable = bool(results) and not any(result.is_mkldnn or not result.is_cpu for result in results)
+        if repeatable:
+            self._bytes += sum(result.untyped_storage().nbytes() for result in new.values())
+        if not repeatable or func._schema.is_mutable or self._bytes > ROOM:
+            self._failed = True
+            self._own.clear()
+            self._steps.clear()
+            return
+        self._own.update((_start(result), result) for result in new.values())
+        self._packed.update((id(tensor), tensor) for tensor in read if tensor.is_mkldnn)
+        if new and func._schema.name not in ALLOCATES:
+            self._steps.append((_Operator(func, args, kwargs, new), [*read, *new.values()]))
+
+    def tape(self, inputs: list[Tensor | None], output: Tensor) -> _Tape | None:
+        """What repeats it, or None where that cannot be or would keep too much."""
+        if self._failed or _start(output) not in self._own:
+            return None
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         for i, (_, tensors) in enumerate(self._steps):
@@ -159,6 +184,8 @@ class _Recorder(TorchDispatchMode):
         last[_start(output)] = len(self._steps)
         sizes = {start: own.untyped_storage().nbytes() for start, own in self._own.items() if start in first}
         places, size = _places({start: (sizes[start], first[start], last[start]) for start in sizes})
+        if size + sum(tensor.nbytes for tensor in self._packed.values()) > SMALL:
+            return None
         memory = torch.empty(size, dtype=torch.uint8).untyped_storage()
 
         def move(tensor: Tensor) -> Tensor:

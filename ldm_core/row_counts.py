@@ -29,8 +29,8 @@ def row_counts(call: Callable[[list[int]], Tensor], have: int, base: int) -> tup
     """
     rows = [i % have for i in range(MOST)]
     for _ in range(WARM):
-        call(rows[:base])
-    if _in_calls(call, rows[:base], base)[1] > SLOW_S:
+        _, seconds = _in_calls(call, rows[:base], base)
+    if seconds > SLOW_S:
         return (base,)
     counts, (expected, best) = [base], _in_calls(call, rows, base)
     count = 2 * base

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.latest import Latest, only_infers, version
+from ldm_core.latest import Latest, Weights, only_infers
 from ldm_core.layers import (
     Downsample,
     GroupNorm,
@@ -106,7 +106,7 @@ class UNet(nn.Module):
 
         self._timed = [block for block in self.modules() if isinstance(block, ResnetBlock)]
         self._latest: Latest[Tensor] = Latest()
-        self._recorded = Recorded()
+        self._recorded, self._weights = Recorded(), Weights(self)
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
@@ -115,9 +115,10 @@ class UNet(nn.Module):
         if x.device.type != "cpu" or not only_infers(x.device):
             times = torch.cat(self._project(self._embed(t, class_labels, x.dtype)), dim=-1)
             return self._denoise(x, times[: len(x)], context)
+        weights = self._weights.state()
         labels = [None] * len(x) if class_labels is None else class_labels.tolist()
-        rows = [self._time(*each, x.dtype) for each in zip(t.tolist(), labels, strict=True)]
-        return self._recorded(self._denoise, self._weights(), x, torch.cat(rows), context)
+        rows = [self._time(*each, x.dtype, weights) for each in zip(t.tolist(), labels, strict=True)]
+        return self._recorded(self._denoise, weights, x, torch.cat(rows), context)
 
     def _denoise(self, x: Tensor, projected: Tensor, context: Tensor | None) -> Tensor:
         """(B, in_channels, H, W), (B, what `_project` gives, side by side), (B, L, D) → (B, out_channels, H, W)."""
@@ -142,11 +143,7 @@ class UNet(nn.Module):
                 h = level.upsamplers[0](h, times.get(level.upsamplers[0]), size)
         return self.conv_out(self.conv_norm_out(h, silu=True))
 
-    def _weights(self) -> Hashable:
-        """Another one when they have changed: training changes all at once."""
-        return version(self.time_embedding.linear_1.weight)
-
-    def _time(self, t: float, label: int | None, dtype: torch.dtype) -> Tensor:
+    def _time(self, t: float, label: int | None, dtype: torch.dtype, weights: Hashable) -> Tensor:
         """What all residual blocks add for one timestep, side by side: (1, the sum of their channels)."""
 
         def computed() -> Tensor:
@@ -155,7 +152,7 @@ class UNet(nn.Module):
             return torch.cat([part[:1] for part in parts], dim=-1)
 
         # runs of as many steps come by the same timesteps: a step of `scenes` at two rows gains 1.04 x
-        key = t, label, dtype, self._weights(), torch.is_inference_mode_enabled()
+        key = t, label, dtype, weights, torch.is_inference_mode_enabled()
         return self._latest.get(key, computed, KEPT)
 
     def _project(self, emb: Tensor) -> list[Tensor]:

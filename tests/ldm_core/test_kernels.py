@@ -39,6 +39,15 @@ def test_they_were_compiled_where_there_is_a_compiler() -> None:
 
 
 @needs_kernels
+def test_those_of_another_version_are_not_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    assert native.library.__wrapped__() is None
+    assert "install the package again" in caplog.text
+
+
+@needs_kernels
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("silu", [False, True])
