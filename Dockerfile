@@ -34,6 +34,10 @@ ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 LDM_DATA_DIR=/data LDM_LOG_FORMAT=jso
 USER 10001
 
 FROM runtime AS worker
+# for LDM_COMPILE: Triton compiles its launchers where it runs
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+USER 10001
 COPY --from=build-worker /app /app
 ENV LDM_METRICS_PORT=9100
 EXPOSE 9100

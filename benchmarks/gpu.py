@@ -1,13 +1,15 @@
-"""One denoising step on a GPU: ours against diffusers', eager and compiled, and against what the chip can do.
+"""What a GPU makes of the paper's networks, with random weights: pictures, steps and a start.
 
-For the paper's networks with random weights in half precision: milliseconds of a step, the share of the floor (the
-arithmetic at the measured rate of a large product of matrices), and what it makes in pictures a second without decode,
-beside the paper's own figures. Compiling (torch.compile, max-autotune, which captures a CUDA graph) takes minutes a
-shape and is left out with --eager. The last line is JSON.
+`pictures`: as many jobs as fill the rows of a call, from noise to pixels by the engine's own steps, their U-Net
+compiled as LDM_COMPILE=1 does; one job alone; and whether it has the same bytes there. `steps`: one pass through a
+U-Net against diffusers', eager and compiled with max-autotune, and against the floor, its arithmetic at the measured
+rate of a large product of matrices. `start`: a process of its own, from its begin to its first compiled call, by the
+compile cache that the parts before it have left (weights are drawn on the device, not read). Compiling takes minutes a
+network and row count, so --models names few at a time, and every line is a result by itself, in JSON.
 
-    python -m benchmarks.gpu [--models sd1-512 superres-256] [--rows 2 16] [--dtype bfloat16] [--eager] > results.txt
+    python -m benchmarks.gpu [--parts pictures steps start] [--models sd1-512] [--rows 16] [--eager] > results.txt
 
-On a machine without a GPU, `--device cpu --models scenes --rows 1 --eager` shows that it runs.
+On a CPU, `--device cpu --dtype float32 --models scenes --rows 2 --eager --parts pictures steps` shows that it runs.
 """
 
 from __future__ import annotations
@@ -15,108 +17,223 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.networks import DENOISERS, Denoiser, finish, matrix_rate, peer_of
+from benchmarks.networks import BUILTIN, DENOISERS, FIRST_STAGES, Denoiser, finish, matrix_rate, peer_of
+from ldm_core import tasks
 from ldm_core.compiled import CompiledUNet
+from ldm_core.conditioning import Condition
+from ldm_core.config import read_card
+from ldm_core.model import LatentDiffusion
+from ldm_core.noise import NoiseSource
 from ldm_core.packed import for_inference
+from ldm_core.samplers import make_plan
+from ldm_core.schedule import NoiseSchedule
+from ldm_core.tasks import Sample
+from ldm_core.unet import UNet
 
 Pass = Callable[[], Tensor]
 WARM = 3
-# rows of a picture's step, steps, and pictures a second of the paper (tables 5 and 6, A100) where it has them
-PICTURES: dict[str, tuple[int, int, float | None]] = {
-    "scenes": (2, 25, None),
-    "sd1-256": (2, 50, None),
-    "sd1-512": (2, 50, None),
-    "txt2img-256": (2, 50, None),
-    "superres-256": (1, 100, 4.62),
-    "inpainting-512": (1, 50, 0.34),
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+CONTESTANTS = ("ours", "ours compiled", "diffusers", "diffusers compiled")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Pictures of a U-Net and a decoder; images/s asked of an H200, and those of the paper (tables 5 and 6, A100)."""
+
+    stage: str
+    steps: int
+    guidance: float
+    asked: float | None = None
+    paper: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Of one picture."""
+        return 1 if self.guidance == 1.0 else 2
+
+    def seeds(self, rows: int) -> list[int]:
+        """One for each picture of a call of so many rows."""
+        return [*range(max(1, rows // self.rows))]
+
+
+WORKLOADS = {
+    "sd1-512": Workload("kl-f8-512", 50, 7.5, asked=4.2),
+    "superres-256": Workload("vq-f4-256", 100, 1.0, asked=40.0, paper=4.62),
+    "inpainting-512": Workload("vq-f4-256", 50, 1.0, asked=5.0, paper=0.34),
+    "scenes": Workload("scenes", 25, 4.0),
 }
 
 
-def passes(denoiser: Denoiser, rows: int, dtype: torch.dtype, device: str, *, eager: bool) -> dict[str, Pass]:
-    """One step, by contestant, in channels-last memory, on the same weights."""
-    laid_out = torch.channels_last
-    ours = denoiser.build().to(device, dtype).to(memory_format=laid_out)  # type: ignore[call-overload]
-    peer = peer_of(ours)
-    for_inference(ours)
-    x, t, context = denoiser.inputs(rows, dtype)
-    moved: list[Any] = [x.to(device).to(memory_format=laid_out), t.to(device)]
-    moved += [] if context is None else [context.to(device)]
-    found: dict[str, Pass] = {
-        "diffusers": lambda: peer(*moved, return_dict=False)[0],
-        "ours": lambda: ours(*moved),
-    }
-    if not eager:
-        their = torch.compile(peer, mode="max-autotune", fullgraph=True)
-        our = CompiledUNet(ours)  # what LDM_COMPILE=1 makes of it
-        found["diffusers compiled"] = lambda: their(*moved, return_dict=False)[0]
-        found["ours compiled"] = lambda: our(*moved)
-    return found
+@dataclass(frozen=True)
+class Device:
+    name: str
+    dtype: torch.dtype
 
+    def network(self, denoiser: Denoiser) -> UNet:
+        """Laid out as the service does (ldm_core/loading.py)."""
+        with torch.device(self.name):
+            return for_inference(denoiser.build().to(self.dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
-def seconds(run: Pass, device: str, rounds: int) -> float:
-    """Of one step, with the device's queue empty before and after."""
-    times = []
-    for number in range(WARM + rounds):
-        finish(device)
+    def timed(self, run: Callable[[], Any]) -> float:
+        """Seconds, with the device's queue empty before and after."""
+        finish(self.name)
         started = time.perf_counter()
         run()
-        finish(device)
-        if number >= WARM:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        finish(self.name)
+        return time.perf_counter() - started
+
+
+def model_of(name: str, device: Device, *, compiled: bool) -> LatentDiffusion:
+    """A whole model of these networks, except that nothing makes its conditions."""
+    workload = WORKLOADS[name]
+    unet = device.network(DENOISERS[name])
+    with torch.device(device.name):
+        stage = for_inference(FIRST_STAGES[workload.stage].build().to(device.dtype))
+    return LatentDiffusion(
+        card=replace(read_card(BUILTIN / "scenes"), tile=0), unet=unet, autoencoder=stage, condition=Condition(),
+        schedule=NoiseSchedule.from_config(SCHEDULE), low_res_schedule=None, device=torch.device(device.name),
+        dtype=device.dtype, _compiled=CompiledUNet(unet) if compiled else None,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def sample(model: LatentDiffusion, name: str, seed: int) -> Sample:
+    """A job at its first step; where a condition would be, there is noise."""
+    denoiser, workload = DENOISERS[name], WORKLOADS[name]
+    channels, side = model.autoencoder.config.latent_channels, denoiser.side
+    noise = NoiseSource(seed)
+    width, behind = denoiser.config.cross_attention_dim, denoiser.config.in_channels - channels
+    pixels = side * model.autoencoder.config.factor
+    return Sample(
+        x=noise.draw((1, channels, side, side), model.device),
+        plan=make_plan(model.schedule, "ddim", workload.steps),
+        noise=noise,
+        size=(pixels, pixels),
+        context=None if width is None else noise.draw((workload.rows, denoiser.tokens, width), model.device),
+        guidance_scale=workload.guidance,
+        concat=noise.draw((1, behind, side, side), model.device) if behind else None,
+    )
+
+
+@torch.inference_mode()
+def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list[bytes]:
+    """The pictures of jobs that run together."""
+    samples = [sample(model, name, seed) for seed in seeds]
+    while not samples[0].done:
+        model.step(samples, rows)
+    return [tasks.finish(model, each).tobytes() for each in samples]
+
+
+def pictures(name: str, rows: int, device: Device, *, eager: bool) -> dict[str, Any]:
+    """One full call of jobs, and one job alone: in calls of as many rows, and in calls of its own."""
+    workload = WORKLOADS[name]
+    model = model_of(name, device, compiled=not eager)
+    own = workload.rows
+    seeds = workload.seeds(rows)
+    preparing = device.timed(lambda: made(model, name, seeds, rows))
+    together = made(model, name, seeds, rows)
+    seconds = statistics.median(device.timed(lambda: made(model, name, seeds, rows)) for _ in range(3))
+    alone = made(model, name, seeds[-1:], rows)
+    padded = device.timed(lambda: made(model, name, seeds[:1], rows))
+    made(model, name, seeds[:1], own)
+    lone = device.timed(lambda: made(model, name, seeds[:1], own))
+    return {
+        "part": "pictures", "model": name, "rows": rows, "compiled": not eager, "steps": workload.steps,
+        "prepare_s": preparing, "images_s": len(seeds) / seconds, "asked": workload.asked, "paper": workload.paper,
+        "lone_s": lone, "lone_padded_s": padded, "same_bytes_alone": alone == together[-1:],
+    }  # fmt: skip
+
+
+def passes(denoiser: Denoiser, rows: int, device: Device) -> dict[str, Pass]:
+    """One step, by contestant, on the same weights in channels-last memory."""
+    ours = device.network(denoiser)
+    x, t, context = (None if part is None else part.to(device.name) for part in denoiser.inputs(rows, device.dtype))
+    assert x is not None
+    given: list[Any] = [x.to(memory_format=torch.channels_last), t, *([] if context is None else [context])]
+    peer, our = peer_of(ours), CompiledUNet(ours)
+    their = torch.compile(peer, mode="max-autotune", fullgraph=True)
+    return {
+        "ours": lambda: ours(*given),
+        "ours compiled": lambda: our(*given),
+        "diffusers": lambda: peer(*given, return_dict=False)[0],
+        "diffusers compiled": lambda: their(*given, return_dict=False)[0],
+    }
+
+
+def report(result: dict[str, Any]) -> None:
+    """A result by itself: what has been measured stays when time runs out."""
+    print(json.dumps(result), flush=True)
+
+
+@torch.inference_mode()
+def steps(name: str, rows: int, device: Device, contestants: list[str], rounds: int, rate: float) -> None:
+    """Milliseconds of each, and the share of the floor."""
+    gflop = rows * DENOISERS[name].gflop()
+    passed = passes(DENOISERS[name], rows, device)
+    for label in contestants:
+        preparing = device.timed(passed[label])
+        for _ in range(WARM):
+            passed[label]()
+        seconds = statistics.median(device.timed(passed[label]) for _ in range(rounds))
+        found = {"ms": 1e3 * seconds, "floor": gflop / rate / seconds, "prepare_s": preparing}
+        report({"part": "steps", "model": name, "rows": rows, "label": label, **found})
+    torch.compiler.reset()
+
+
+def first_call(name: str, rows: int, device: Device) -> None:
+    """What a worker does before it takes jobs. It is imported and called in a new process."""
+    model = model_of(name, device, compiled=True)
+    with torch.inference_mode():
+        model.step([sample(model, name, seed) for seed in WORKLOADS[name].seeds(rows)], rows)
+
+
+def start(name: str, rows: int, device: Device) -> dict[str, Any]:
+    """Seconds of a process from its begin to its end, which comes after the first call."""
+    code = (
+        "import torch; from benchmarks.gpu import Device, first_call; "
+        f"first_call({name!r}, {rows}, Device({device.name!r}, {device.dtype}))"
+    )
+    seconds = device.timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    return {"part": "start", "model": name, "rows": rows, "seconds": seconds, "asked": 20}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=DENOISERS, default=[*DENOISERS])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 16, 64])
+    parser.add_argument(
+        "--parts", nargs="+", choices=("pictures", "steps", "start"), default=["pictures", "start", "steps"]
+    )
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=["sd1-512"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[16])
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
-    dtype = getattr(torch, args.dtype)
-    rate = matrix_rate(dtype, args.device, side=8192 if args.device.startswith("cuda") else 2048)
-    name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "cpu"
-    print(f"{name}, {args.dtype}, {rate:.0f} GFLOP/s in a product of matrices, torch {torch.__version__}")
-    results = []
-    for model in args.models:
-        rows_each, steps, paper = PICTURES[model]
-        gflop = DENOISERS[model].gflop()
-        print(f"{model}: {gflop:.1f} GFLOP a row" + (f"; the paper made {paper}/s on an A100" if paper else ""))
-        for rows in args.rows:
-            with torch.inference_mode():
-                for label, run in passes(DENOISERS[model], rows, dtype, args.device, eager=args.eager).items():
-                    taken = seconds(run, args.device, args.rounds)
-                    share, made = rows * gflop / rate / taken, rows / rows_each / steps / taken
-                    print(
-                        f"  {rows:3} rows  {label:20}{1e3 * taken:9.2f} ms{share:6.0%} of the floor"
-                        f"{made:8.2f} pictures/s of {steps} steps",
-                        flush=True,
-                    )
-                    results.append(
-                        {
-                            "model": model,
-                            "rows": rows,
-                            "label": label,
-                            "ms": 1e3 * taken,
-                            "floor": share,
-                            "made_s": made,
-                        }
-                    )
-            torch.compiler.reset()
-    print(
-        json.dumps(
-            {"device": name, "dtype": args.dtype, "gflops": rate, "torch": torch.__version__, "results": results}
-        )
-    )
+    device = Device(args.device, getattr(torch, args.dtype))
+    on_gpu = args.device.startswith("cuda")
+    rate = matrix_rate(device.dtype, args.device, side=8192 if on_gpu else 2048)
+    name = torch.cuda.get_device_name(args.device) if on_gpu else "cpu"
+    report({"device": name, "dtype": args.dtype, "gflops": rate, "torch": torch.__version__})
+    contestants = [label for label in args.contestants if not (args.eager and "compiled" in label)]
+    for part in args.parts:
+        for model, rows in ((model, rows) for model in args.models for rows in args.rows):
+            if part == "pictures":
+                report(pictures(model, rows, device, eager=args.eager))
+            elif part == "start":
+                report(start(model, rows, device))
+            else:
+                steps(model, rows, device, contestants, args.rounds, rate)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ Shapes = tuple[torch.Size | None, ...]
 
 # inductor's own graphs are bound to the thread that made them; the device's thread is not the one that loads
 compile_whole = partial(torch.compile, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+MODELS = 64  # compiled in one process
 WARM_CALLS = 3  # before a capture, so that libraries have chosen their algorithms and workspaces
 
 
@@ -28,6 +29,8 @@ class CompiledUNet:
     """Called as the U-Net is. It is compiled for the shapes that it is called with while it is `learning`."""
 
     def __init__(self, unet: UNet) -> None:
+        # dynamo counts by the code of `forward`, which all U-Nets share
+        torch._dynamo.config.recompile_limit = MODELS
         self._unet = unet
         self._compiled: Call = compile_whole(unet)
         self._calls: dict[Shapes, Call] = {}
@@ -49,16 +52,18 @@ class Captured:
 
     def __init__(self, call: Call, parts: Parts) -> None:
         self._inputs = [None if part is None else part.clone() for part in parts]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_CALLS):
-                call(*self._inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        # other threads may go on with allocations of their own
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = call(*self._inputs)
+        device = next(part.device for part in parts if part is not None)
+        with torch.cuda.device(device):  # streams and captures are those of the current one
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_CALLS):
+                    call(*self._inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            # other threads may go on with allocations of their own
+            with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
+                self._output = call(*self._inputs)
 
     def __call__(self, *parts: Tensor | None) -> Tensor:
         for buffer, part in zip(self._inputs, parts, strict=True):

@@ -54,7 +54,10 @@ def load_model(
     def component(path: Path, build: Callable[[Path], Module]) -> Module:
         key = f"{build.__name__}:{hashes[path]}:{place}"
         if key not in shared:
-            shared[key] = for_inference(build(path).to(device=place[0], dtype=dtype))
+            network = build(path).to(device=place[0], dtype=dtype)
+            if place[0].type == "cuda":  # cuDNN would bring every weight into it at every call
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            shared[key] = for_inference(network)
         return shared[key]  # type: ignore[return-value]
 
     return LatentDiffusion(

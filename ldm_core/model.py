@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from PIL import Image
@@ -218,8 +219,17 @@ class LatentDiffusion:
             return out
         conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
         unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided
-        scale = torch.tensor([sample.guidance_scale for sample in samples], device=self.device)
-        return guide(out[unconditional], out[conditional], scale)
+        scale = _constant(tuple(sample.guidance_scale for sample in samples), torch.float32, self.device)
+        (without,), (with_it,) = _picked([out], unconditional), _picked([out], conditional)
+        assert without is not None and with_it is not None
+        return guide(without, with_it, scale)
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # who asks first may be in it, who asks next may not
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(len(values),). What the steps of a batch share is brought to the device once."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | None]:
@@ -227,7 +237,7 @@ def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | No
     first = next((part for part in parts if part is not None), None)
     if first is None or rows == list(range(len(first))):
         return [*parts]
-    index = torch.tensor(rows, device=first.device)
+    index = _constant(tuple(rows), torch.int64, first.device)
     return [None if part is None else part.index_select(0, index) for part in parts]
 
 

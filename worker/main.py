@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -35,13 +39,18 @@ def main() -> int:
         print(f"ldm worker: {error}", file=sys.stderr)
         return EXIT_BROKEN_MODEL
     rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
-    if settings.compile:
-        apart(lambda: compile_models(models, rows))
     metrics = WorkerMetrics()
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
     metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
-    metrics.serve(settings.metrics_host, settings.metrics_port)
+    metrics.serve(settings.metrics_host, settings.metrics_port)  # who asks whether it lives need not wait for compiling
+    if settings.compile:
+        keep_compiled(settings.data_dir)
+        compile_all = partial(compile_models, models, rows)
+        if on_gpu:
+            compile_all()  # cuDNN plans by thread, and a captured graph outlives one that ends
+        else:
+            apart(compile_all)
     cards = {model_id: model.card for model_id, model in models.items()}
     worker = BatchWorker(
         connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings
@@ -69,6 +78,14 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     if not models:
         raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
     return models
+
+
+def keep_compiled(data_dir: Path) -> None:
+    """Tells inductor to keep its work where the next start finds it, also that of another container."""
+    folder = data_dir / "compiled"
+    with suppress(OSError):  # a directory that cannot be written: it keeps it among temporary files
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
