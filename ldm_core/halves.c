@@ -48,27 +48,12 @@ typedef struct {
 
 static inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-FOR_FLOAT16 static void layer_norm(const Product *p, float *x) {
-    int64_t n = p->depth;
-    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-    for (int64_t k = 0; k < n; k += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + k));
-    __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / n);
-    for (int64_t k = 0; k < n; k += 16) {
-        __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(x + k), mean);
-        squares = _mm512_fmadd_ps(apart, apart, squares);
-    }
-    float away = mean[0], scale = 1 / sqrtf(_mm512_reduce_add_ps(squares) / n + (float)p->eps), weight[n], shift[n];
-    load(weight, p->weight, 0, n, p->bfloat16);
-    load(shift, p->shift, 0, n, p->bfloat16);
-    for (int64_t k = 0; k < n; k++) x[k] = (x[k] - away) * scale * weight[k] + shift[k];
-}
-
 FOR_FLOAT16 static void read_row(const Product *p, int64_t row, float *x) {
     if (p->gated)
         gate(x, p->x, row, p->depth, p->bfloat16);
     else
         load(x, p->x, row * p->depth, p->depth, p->bfloat16);
-    if (p->weight) layer_norm(p, x);
+    if (p->weight) layer_norm_row(x, p->weight, p->shift, p->depth, p->bfloat16, p->eps);
 }
 
 /* A row as twins, which a broadcast of 32 bits spreads over a register. */

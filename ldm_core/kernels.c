@@ -1,4 +1,5 @@
-/* What torch has no fast kernel for on CPUs: GroupNorm over channels-last memory with what stands around it, and GEGLU.
+/* What torch has no fast kernel for on CPUs: norms, GroupNorm over channels-last memory and with what stands around it;
+ * GEGLU; what a convolution sees of a picture.
  *
  * Every sum is taken over the same numbers in the same order whatever rows come along and however many threads there
  * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/native.py calls it.
@@ -27,6 +28,21 @@ typedef struct {
     void *y;               /* (rows, width): the first half of x times the GELU of the second */
     int64_t rows, width, bfloat16;
 } Geglu;
+
+typedef struct {
+    const void *x, *weight, *shift; /* (rows, width), (width), (width), float32 or bfloat16; width: a multiple of LANES */
+    void *y;                        /* as x */
+    int64_t rows, width, bfloat16;
+    double eps;
+} LayerNorm;
+
+typedef struct {
+    const char *x;              /* (rows, height, width, channels) */
+    char *y;                    /* (rows, out_height, out_width, depth): of each 3 x 3 pixels all channels, then zeros */
+    int64_t rows, height, width, channels, out_height, out_width, depth;
+    int64_t stride, padding;    /* of the first pixels, to the left and above */
+    int64_t size;               /* bytes of a number */
+} Patches;
 
 FOR_EACH_PROCESSOR static void add_up(
     const GroupNorm *g, int64_t row, int64_t first, int64_t last, double *restrict sums, double *restrict squares) {
@@ -121,5 +137,39 @@ FOR_EACH_PROCESSOR static void gate_row(const void *x, void *y, int64_t row, int
 int geglu(const Geglu *g) {
 #pragma omp parallel for
     for (int64_t row = 0; row < g->rows; row++) gate_row(g->x, g->y, row, g->width, g->bfloat16);
+    return 1;
+}
+
+FOR_EACH_PROCESSOR static void norm_row(const LayerNorm *l, int64_t row) {
+    float x[l->width];
+    load(x, l->x, row * l->width, l->width, l->bfloat16);
+    layer_norm_row(x, l->weight, l->shift, l->width, l->bfloat16, l->eps);
+    store(l->y, row * l->width, x, l->width, l->bfloat16);
+}
+
+int layer_norm(const LayerNorm *l) {
+#pragma omp parallel for
+    for (int64_t row = 0; row < l->rows; row++) norm_row(l, row);
+    return 1;
+}
+
+/* Lays the 3 x 3 pixels that a convolution sees side by side, so that it becomes a product of matrices. */
+int patches(const Patches *p) {
+    int64_t pixel = p->channels * p->size, line = p->depth * p->size;
+#pragma omp parallel for
+    for (int64_t i = 0; i < p->rows * p->out_height; i++) {
+        int64_t row = i / p->out_height, top = i % p->out_height * p->stride - p->padding;
+        for (int64_t j = 0; j < p->out_width; j++) {
+            char *to = p->y + (i * p->out_width + j) * line;
+            memset(to + 9 * pixel, 0, line - 9 * pixel);
+            for (int k = 0; k < 9; k++) {
+                int64_t y = top + k / 3, x = j * p->stride - p->padding + k % 3;
+                if (y >= 0 && y < p->height && x >= 0 && x < p->width)
+                    memcpy(to + k * pixel, p->x + ((row * p->height + y) * p->width + x) * pixel, pixel);
+                else
+                    memset(to + k * pixel, 0, pixel);
+            }
+        }
+    }
     return 1;
 }

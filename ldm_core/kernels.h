@@ -10,6 +10,9 @@
 #define FOR_EACH_PROCESSOR
 #endif
 
+#define LANES 16 /* numbers at a time */
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+
 static inline float widened(uint16_t bfloat16) {
     union { uint32_t bits; float value; } u = {(uint32_t)bfloat16 << 16};
     return u.value;
@@ -66,4 +69,31 @@ static inline void gate(float *restrict value, const void *restrict x, int64_t r
         float erf = copysignf(1.0f - p * exponential(-z * z), gates[i]);
         value[i] *= 0.5f * gates[i] * (1.0f + erf);
     }
+}
+
+static inline float summed(const Lanes *lanes) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += (*lanes)[i];
+    return sum;
+}
+
+/* LayerNorm of n numbers, a multiple of LANES. */
+static inline void layer_norm_row(
+    float *restrict x, const void *weight, const void *shift, int64_t n, int64_t bfloat16, double eps) {
+    float weights[n], shifts[n];
+    Lanes sum = {0}, squares = {0}, part;
+    for (int64_t k = 0; k < n; k += LANES) {
+        memcpy(&part, x + k, sizeof part);
+        sum += part;
+    }
+    float mean = summed(&sum) / n;
+    for (int64_t k = 0; k < n; k += LANES) {
+        memcpy(&part, x + k, sizeof part);
+        part -= mean;
+        squares += part * part;
+    }
+    float scale = 1 / sqrtf(summed(&squares) / n + (float)eps);
+    load(weights, weight, 0, n, bfloat16);
+    load(shifts, shift, 0, n, bfloat16);
+    for (int64_t k = 0; k < n; k++) x[k] = (x[k] - mean) * scale * weights[k] + shifts[k];
 }

@@ -1,4 +1,4 @@
-"""GroupNorm with what stands around it, and GEGLU, in one pass each over the memory, where they were compiled.
+"""GroupNorm with what stands around it, LayerNorm and GEGLU, in one pass each over memory, where they were compiled.
 
 torch has several operators for what one pass over the numbers can do, and its GroupNorm for channels-last memory loses
 most digits where means are large, so that everything was brought from one layout into the other and back. On two cores
@@ -12,10 +12,10 @@ import ctypes
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_core.latest import only_infers
-from ldm_core.native import DTYPES, Address, Count, library, run
+from ldm_core.native import DTYPES, LANES, Address, Count, library, run
 
 
 class _GroupNorm(ctypes.Structure):
@@ -28,6 +28,14 @@ class _GroupNorm(ctypes.Structure):
 
 class _Geglu(ctypes.Structure):
     _fields_ = (("x", Address), ("y", Address), ("rows", Count), ("width", Count), ("bfloat16", Count))
+
+
+class _LayerNorm(ctypes.Structure):
+    _fields_ = (
+        *((name, Address) for name in ("x", "weight", "shift", "y")),
+        *((name, Count) for name in ("rows", "width", "bfloat16")),
+        ("eps", ctypes.c_double),
+    )
 
 
 def group_norm(
@@ -61,6 +69,18 @@ def geglu(x: Tensor) -> Tensor:
     width = x.shape[-1] // 2
     y = x.new_empty(*x.shape[:-1], width)
     run("geglu", _Geglu, x, y, y.numel() // width, width, x.dtype == torch.bfloat16)
+    return y
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """norm(x), (..., D)."""
+    width = x.shape[-1]
+    if not _ours(x, norm.weight) or width % LANES or norm.normalized_shape != (width,) or norm.bias is None:
+        return norm(x)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    rows = x.numel() // width
+    run("layer_norm", _LayerNorm, x, norm.weight, norm.bias, y, rows, width, x.dtype == torch.bfloat16, norm.eps)
     return y
 
 

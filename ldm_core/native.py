@@ -25,7 +25,7 @@ Address, Count = ctypes.c_void_p, ctypes.c_int64
 # of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
 # under way do not go on elsewhere, and kernels of an earlier installation are not called
 VERSION = 4
-LANES = 16  # channels that those of winograd.c and halves.c take at a time
+LANES = 16  # numbers that they take at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -114,6 +114,15 @@ def _declared(kernels: Any) -> Any:
     """Says what the functions of *.c take. Raises AttributeError where they are others."""
     if kernels.version() != VERSION:
         raise AttributeError(f"they are version {kernels.version()}, not {VERSION}; install the package again")
-    for name in ("group_norm", "geglu", "half_product", "half_convolution", "to_tiles", "from_tiles"):
+    for name in (
+        "group_norm",
+        "layer_norm",
+        "geglu",
+        "patches",
+        "half_product",
+        "half_convolution",
+        "to_tiles",
+        "from_tiles",
+    ):
         getattr(kernels, name).argtypes = (Address,)
     return kernels

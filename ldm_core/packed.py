@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core import halves, kernels, native, winograd
+from ldm_core import halves, kernels, native, patches, winograd
 from ldm_core.halves import Halves
 from ldm_core.latest import Latest, only_infers, version
 
@@ -38,9 +38,11 @@ class Conv2d(nn.Conv2d):
     def __init__(self, ins: int, out: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         assert kernel > 1 or (stride, padding) == (1, 0), "a product over pixels takes all of them as they are"
         super().__init__(ins, out, kernel, stride=stride, padding=padding)
+        self._stride_and_padding = stride, padding
         self._where = [list(part) for part in (self.padding, self.stride, self.dilation)]
         self._packed = _Packed(self._pack)
         self._matrices: _Packed[Any] = _Packed(_matrices)
+        self._patches: _Packed[Any] = _Packed(lambda weight, _: patches.matrix(weight))
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:  # (B, C, H, W); as the result, added to it
         weight, bias = self.weight, self.bias
@@ -55,6 +57,9 @@ class Conv2d(nn.Conv2d):
         elif self.stride == self.padding == (1, 1) and winograd.takes(weight):
             assert bias is not None
             return winograd.convolve(x, self._matrices.get(weight), bias, add)
+        elif patches.takes(x, weight):
+            matrix = self._patches.get(weight)
+            y = patches.convolve(x, matrix, bias, *self._stride_and_padding)
         else:
             packed = self._packed.get(weight, x.shape)
             compute = torch.ops.mkldnn._convolution_pointwise.default
@@ -83,7 +88,7 @@ class Linear(nn.Linear):
         if ready and halves.takes(weight, self.in_features):
             return halves.linear(x, self._matrix.get(weight), bias, norm=norm, gated=gated, add=add)
         if norm is not None:
-            x = norm(x)
+            x = kernels.layer_norm(x, norm)
         if gated:
             x = kernels.geglu(x)
         if not ready:
@@ -110,7 +115,7 @@ class Joined:
         """(..., in_features) → (..., out_features) of each: of norm(x) if asked for."""
         weight = self._layers[0].weight
         if x.dtype != torch.bfloat16 or not _by_onednn(x, weight) or not halves.takes(weight, x.shape[-1]):
-            x = x if norm is None else norm(x)
+            x = x if norm is None else kernels.layer_norm(x, norm)
             return [layer(x) for layer in self._layers]
         parts = [part for layer in self._layers for part in layer._parameters.values()]
         matrix, bias = self._whole.get(tuple(version(part) for part in parts if part is not None), self._join, 1)

@@ -6,10 +6,7 @@
  */
 #include "winograd.h"
 
-#define WIDTH 16 /* channels at a time; their number must be a multiple of it */
-
-typedef float Channels __attribute__((vector_size(WIDTH * sizeof(float))));
-
+/* The number of channels must be a multiple of LANES. */
 FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, float *restrict to, int64_t apart) {
     int64_t n = t->channels, row = line / half(t->height), top = 2 * (line % half(t->height)) - 1;
     int64_t at[4][4]; /* where a pixel's channels are; beyond the edge there are zeros */
@@ -19,14 +16,14 @@ FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, floa
             int inside = y >= 0 && y < t->height && x >= 0 && x < t->width;
             at[i][j] = inside ? ((row * t->height + y) * t->width + x) * n : -1;
         }
-    for (int64_t c = 0; c < n; c += WIDTH) {
-        Channels d[4][4], e[4][4];
+    for (int64_t c = 0; c < n; c += LANES) {
+        Lanes d[4][4], e[4][4];
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++)
                 if (at[i][j] < 0)
-                    d[i][j] = (Channels){0};
+                    d[i][j] = (Lanes){0};
                 else
-                    load((float *)&d[i][j], t->x, at[i][j] + c, WIDTH, t->bfloat16);
+                    load((float *)&d[i][j], t->x, at[i][j] + c, LANES, t->bfloat16);
         for (int j = 0; j < 4; j++) {
             e[0][j] = d[0][j] - d[2][j];
             e[1][j] = d[1][j] + d[2][j];
@@ -34,7 +31,7 @@ FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, floa
             e[3][j] = d[1][j] - d[3][j];
         }
         for (int i = 0; i < 4; i++) {
-            Channels v[4] = {e[i][0] - e[i][2], e[i][1] + e[i][2], e[i][2] - e[i][1], e[i][1] - e[i][3]};
+            Lanes v[4] = {e[i][0] - e[i][2], e[i][1] + e[i][2], e[i][2] - e[i][1], e[i][1] - e[i][3]};
             for (int j = 0; j < 4; j++) memcpy(to + (4 * i + j) * apart + c, &v[j], sizeof v[j]);
         }
     }
@@ -45,9 +42,9 @@ FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
     int64_t row = line / half(t->height), top = 2 * (line % half(t->height));
     for (int64_t tile = 0; tile < across; tile++) {
         const float *from = t->tiles + ((line - t->first) * across + tile) * n;
-        for (int64_t c = 0; c < n; c += WIDTH) {
-            Channels bias, m[4][4], e[2][4], y[2][2];
-            load((float *)&bias, t->bias, c, WIDTH, t->bfloat16);
+        for (int64_t c = 0; c < n; c += LANES) {
+            Lanes bias, m[4][4], e[2][4], y[2][2];
+            load((float *)&bias, t->bias, c, LANES, t->bfloat16);
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) memcpy(&m[i][j], from + (4 * i + j) * apart + c, sizeof m[i][j]);
             for (int j = 0; j < 4; j++) {
@@ -62,11 +59,11 @@ FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
                 for (int j = 0; j < 2 && 2 * tile + j < t->width; j++) {
                     int64_t at = ((row * t->height + top + i) * t->width + 2 * tile + j) * n + c;
                     if (t->add) {
-                        Channels add;
-                        load((float *)&add, t->add, at, WIDTH, t->bfloat16);
+                        Lanes add;
+                        load((float *)&add, t->add, at, LANES, t->bfloat16);
                         y[i][j] += add;
                     }
-                    store(t->x, at, (const float *)&y[i][j], WIDTH, t->bfloat16);
+                    store(t->x, at, (const float *)&y[i][j], LANES, t->bfloat16);
                 }
         }
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_core import kernels, native
 
@@ -123,6 +123,24 @@ def test_geglu(shape: tuple[int, ...]) -> None:
     x = 3 * random(*shape)
     value, gate = x.double().chunk(2, dim=-1)
     torch.testing.assert_close(kernels.geglu(x).double(), value * F.gelu(gate), rtol=2e-6, atol=5e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", native.DTYPES)
+@pytest.mark.parametrize("width", [16, 64, 320, 50])  # the last is torch's
+@torch.inference_mode()
+def test_layer_norm(width: int, dtype: torch.dtype) -> None:
+    norm = nn.LayerNorm(width)
+    norm.weight.copy_(torch.randn(width))
+    norm.bias.copy_(torch.randn(width))
+    norm.to(dtype)
+    for x in (torch.randn(3, 5, width) * 10 + 100, torch.zeros(2, width), torch.randn(width, 7).t()):
+        x = x.to(dtype)
+        found = kernels.layer_norm(x, norm)
+        double = F.layer_norm(x.double(), (width,), norm.weight.double(), norm.bias.double(), norm.eps)
+        assert found.shape == x.shape
+        torch.testing.assert_close(found, double.to(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4)
+        assert torch.equal(kernels.layer_norm(x[1:2], norm), found[1:2])
 
 
 @needs_kernels

@@ -1,0 +1,48 @@
+"""Convolutions as products over patches: torch's results, whoever shares the call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ldm_core import halves, native, patches
+
+pytestmark = pytest.mark.skipif(not native.present(), reason="not compiled here")
+needs_halves = pytest.mark.skipif(not halves.present(), reason="another processor")
+DTYPES = [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 2e-2, marks=needs_halves)]
+CHANNELS = [(9, 64), (4, 32), (64, 4), (48, 48), (3, 7)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("ins", "out"), CHANNELS)
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, 0)])
+@pytest.mark.parametrize("size", [(16, 16), (5, 7), (3, 3)])
+@torch.inference_mode()
+def test_it_is_torchs(
+    dtype: torch.dtype, tolerance: float, ins: int, out: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((2, ins, *size), (out, ins, 3, 3), (out,)))
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
+    assert patches.takes(x, weight)
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        found = patches.convolve(given, patches.matrix(weight), bias, stride=stride, padding=padding)
+        assert found.shape == expected.shape
+        assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_halves)])
+@torch.inference_mode()
+def test_without_a_bias(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(1, 8, 6, 6).to(dtype), torch.randn(16, 8, 3, 3).to(dtype)
+    nothing = torch.zeros(16, dtype=dtype)
+    bare, zero = (patches.convolve(x, patches.matrix(weight), each, stride=2, padding=1) for each in (None, nothing))
+    assert torch.allclose(bare.float(), zero.float(), atol=1e-5)
+
+
+def test_a_large_picture_is_not_taken_whatever_the_rows() -> None:
+    weight = torch.randn(4, 64, 3, 3)
+    assert patches.takes(torch.empty(100, 64, 32, 32, device="meta"), weight)
+    assert not patches.takes(torch.empty(1, 64, 64, 64, device="meta"), weight)
+    assert not patches.takes(torch.empty(1, 64, 32, 32, device="meta"), weight[:, :, :1, :1])
