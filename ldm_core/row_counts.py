@@ -17,7 +17,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 MOST = 8  # rows: beyond them, `scenes` gains a tenth and a lone request waits longer for its turn
-SLOW_S = 0.25  # a call that takes longer keeps the device busy as it is, and trying would hold up the requests
+SLOW_S = 0.1  # a call that takes longer gains nothing from company, and trying would hold up the requests
 WARM = 2  # calls of a shape cost more: weights are laid out for it, and then it is recorded (recorded.py)
 WORTH = 0.9  # of the time per row
 

@@ -20,6 +20,7 @@ from service.broker import Broker
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
 from worker.jobs import JobPayload
+from worker.main import keep_compiled
 from worker.vital import EXIT_BROKEN_MODEL
 
 
@@ -79,3 +80,17 @@ def test_a_broken_model_directory_stops_the_start_with_one_sentence(
     _, said = process.communicate(timeout=60)
     assert process.returncode == EXIT_BROKEN_MODEL
     assert said.strip().splitlines() == [f"ldm worker: {broken}/model_index.json: component 'unet' is missing"]
+
+
+def test_compiled_code_is_kept_in_the_data_directory_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back in the end
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "a file").touch()
+    keep_compiled(tmp_path / "a file")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    keep_compiled(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
+    keep_compiled(tmp_path / "other")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")  # who set it knows better
