@@ -1,11 +1,12 @@
 """What a GPU makes of the paper's networks, with random weights: pictures, steps and a start.
 
-`pictures`: as many jobs as fill the rows of a call, from noise to pixels by the engine's own steps, their U-Net
-compiled as LDM_COMPILE=1 does; one job alone; and whether it has the same bytes there. `steps`: one pass through a
-U-Net against diffusers', eager and compiled with max-autotune, and against the floor, its arithmetic at the measured
-rate of a large product of matrices. `start`: a process of its own, from its begin to its first compiled call, by the
-compile cache that the parts before it have left (weights are drawn on the device, not read). Compiling takes minutes a
-network and row count, so --models names few at a time, and every line is a result by itself, in JSON.
+`pictures`: as many jobs as fill the rows of a call (with --rows 2, one), from noise to pixels by the engine's own
+steps, their U-Net compiled as LDM_COMPILE=1 does; one job alone in such calls; and whether it has the same latents
+there. `steps`: one pass through a U-Net against diffusers', eager and compiled with max-autotune, and against the
+floor, its arithmetic at the measured rate of a large product of matrices. `start`: a process of its own, from its begin
+to its first compiled call, by the compile cache that the parts before it have left (weights are drawn on the device,
+not read). Compiling takes minutes a network and row count, so --models and --rows name few at a time, and every line is
+a result by itself, in JSON.
 
     python -m benchmarks.gpu [--parts pictures steps start] [--models sd1-512] [--rows 16] [--eager] > results.txt
 
@@ -15,6 +16,7 @@ On a CPU, `--device cpu --dtype float32 --models scenes --rows 2 --eager --parts
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -22,10 +24,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.networks import BUILTIN, DENOISERS, FIRST_STAGES, Denoiser, finish, matrix_rate, peer_of
 from ldm_core import tasks
@@ -38,9 +40,9 @@ from ldm_core.packed import for_inference
 from ldm_core.samplers import make_plan
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
-from ldm_core.unet import UNet
 
 Pass = Callable[[], Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 WARM = 3
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 CONTESTANTS = ("ours", "ours compiled", "diffusers", "diffusers compiled")
@@ -79,10 +81,14 @@ class Device:
     name: str
     dtype: torch.dtype
 
-    def network(self, denoiser: Denoiser) -> UNet:
-        """Laid out as the service does (ldm_core/loading.py)."""
+    def network(self, build: Callable[[], Module]) -> Module:
+        """Laid out as the service does on a GPU (ldm_core/loading.py)."""
         with torch.device(self.name):
-            return for_inference(denoiser.build().to(self.dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            return for_inference(build().to(self.dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+    def peak_gib(self) -> float | None:
+        """Memory that was in use at most."""
+        return torch.cuda.max_memory_allocated() / 2**30 if self.name.startswith("cuda") else None
 
     def timed(self, run: Callable[[], Any]) -> float:
         """Seconds, with the device's queue empty before and after."""
@@ -96,9 +102,7 @@ class Device:
 def model_of(name: str, device: Device, *, compiled: bool) -> LatentDiffusion:
     """A whole model of these networks, except that nothing makes its conditions."""
     workload = WORKLOADS[name]
-    unet = device.network(DENOISERS[name])
-    with torch.device(device.name):
-        stage = for_inference(FIRST_STAGES[workload.stage].build().to(device.dtype))
+    unet, stage = device.network(DENOISERS[name].build), device.network(FIRST_STAGES[workload.stage].build)
     return LatentDiffusion(
         card=replace(read_card(BUILTIN / "scenes"), tile=0), unet=unet, autoencoder=stage, condition=Condition(),
         schedule=NoiseSchedule.from_config(SCHEDULE), low_res_schedule=None, device=torch.device(device.name),
@@ -126,37 +130,37 @@ def sample(model: LatentDiffusion, name: str, seed: int) -> Sample:
 
 
 @torch.inference_mode()
-def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list[bytes]:
-    """The pictures of jobs that run together."""
+def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list[Tensor]:
+    """The last latents of jobs that run together; their pictures are made too."""
     samples = [sample(model, name, seed) for seed in seeds]
     while not samples[0].done:
         model.step(samples, rows)
-    return [tasks.finish(model, each).tobytes() for each in samples]
+    for each in samples:
+        tasks.finish(model, each)
+    return [each.x for each in samples]
 
 
 def pictures(name: str, rows: int, device: Device, *, eager: bool) -> dict[str, Any]:
-    """One full call of jobs, and one job alone: in calls of as many rows, and in calls of its own."""
+    """Calls that are full of jobs, and one job alone in calls of as many rows."""
     workload = WORKLOADS[name]
     model = model_of(name, device, compiled=not eager)
-    own = workload.rows
     seeds = workload.seeds(rows)
     preparing = device.timed(lambda: made(model, name, seeds, rows))
     together = made(model, name, seeds, rows)
     seconds = statistics.median(device.timed(lambda: made(model, name, seeds, rows)) for _ in range(3))
     alone = made(model, name, seeds[-1:], rows)
-    padded = device.timed(lambda: made(model, name, seeds[:1], rows))
-    made(model, name, seeds[:1], own)
-    lone = device.timed(lambda: made(model, name, seeds[:1], own))
+    lone = device.timed(lambda: made(model, name, seeds[:1], rows))
+    same = bool(alone[0].isfinite().all()) and torch.equal(alone[0], together[-1])
     return {
         "part": "pictures", "model": name, "rows": rows, "compiled": not eager, "steps": workload.steps,
         "prepare_s": preparing, "images_s": len(seeds) / seconds, "asked": workload.asked, "paper": workload.paper,
-        "lone_s": lone, "lone_padded_s": padded, "same_bytes_alone": alone == together[-1:],
+        "lone_s": lone, "same_latents_alone": same, "peak_gib": device.peak_gib(),
     }  # fmt: skip
 
 
 def passes(denoiser: Denoiser, rows: int, device: Device) -> dict[str, Pass]:
     """One step, by contestant, on the same weights in channels-last memory."""
-    ours = device.network(denoiser)
+    ours = device.network(denoiser.build)
     x, t, context = (None if part is None else part.to(device.name) for part in denoiser.inputs(rows, device.dtype))
     assert x is not None
     given: list[Any] = [x.to(memory_format=torch.channels_last), t, *([] if context is None else [context])]
@@ -175,19 +179,18 @@ def report(result: dict[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-@torch.inference_mode()
 def steps(name: str, rows: int, device: Device, contestants: list[str], rounds: int, rate: float) -> None:
     """Milliseconds of each, and the share of the floor."""
     gflop = rows * DENOISERS[name].gflop()
     passed = passes(DENOISERS[name], rows, device)
     for label in contestants:
-        preparing = device.timed(passed[label])
-        for _ in range(WARM):
-            passed[label]()
-        seconds = statistics.median(device.timed(passed[label]) for _ in range(rounds))
+        with torch.inference_mode():
+            preparing = device.timed(passed[label])
+            for _ in range(WARM):
+                passed[label]()
+            seconds = statistics.median(device.timed(passed[label]) for _ in range(rounds))
         found = {"ms": 1e3 * seconds, "floor": gflop / rate / seconds, "prepare_s": preparing}
         report({"part": "steps", "model": name, "rows": rows, "label": label, **found})
-    torch.compiler.reset()
 
 
 def first_call(name: str, rows: int, device: Device) -> None:
@@ -234,6 +237,10 @@ def main() -> None:
                 report(start(model, rows, device))
             else:
                 steps(model, rows, device, contestants, args.rounds, rate)
+            torch.compiler.reset()
+            gc.collect()
+            if on_gpu:
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -126,6 +125,8 @@ def matrix_rate(dtype: torch.dtype, device: str = "cpu", side: int = 2048) -> fl
 
 def peer_of(network: UNet | Autoencoder) -> Any:
     """diffusers' own class for a network's configuration, on the same weights in memory."""
+    import diffusers  # here, because what measures ours alone does not need it
+
     config = network.config.to_json()
     peer = getattr(diffusers, config["_class_name"]).from_config(config).eval().requires_grad_(False)
     peer.load_state_dict(network.state_dict(), assign=True)

@@ -2,8 +2,7 @@
 
 torch has several operators for what one pass over the numbers can do, and its GroupNorm for channels-last memory loses
 most digits where means are large, so that everything was brought from one layout into the other and back. On two cores
-a step of `scenes` gains 1.10 x at two rows and 1.08 x at eight, its decoder 1.2 x. They are compiled as the package is
-installed, where there is a C compiler; elsewhere, in training and on GPUs, torch computes.
+a step of `scenes` gains 1.10 x at two rows and 1.08 x at eight, its decoder 1.2 x.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-VERSION = attrgetter("_version")
+changes = attrgetter("_version")  # how often a tensor was written to
 
 T = TypeVar("T")
 
@@ -48,7 +48,10 @@ class Weights:
         self._all: list[Tensor] = []
 
     def state(self) -> Hashable:
-        """Another one where weights are others. Those that are replaced one by one by other tensors are not seen."""
+        """Another one where weights are others.
+
+        Not seen are those that are replaced one by one by other tensors, or that inference mode made and changes.
+        """
         state = self._state()
         if state != self._known:
             self._all = [weight for weight in self._module.parameters() if not weight.is_inference()]
@@ -57,7 +60,7 @@ class Weights:
 
     def _state(self) -> Hashable:
         first = next(self._module.parameters())
-        return first.dtype, first.data_ptr(), sum(map(VERSION, self._all))
+        return first.dtype, first.data_ptr(), sum(map(changes, self._all))
 
 
 def only_infers(device: torch.device) -> bool:

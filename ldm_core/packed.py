@@ -5,9 +5,9 @@ some of its arithmetic. Measured on two cores against diffusers' default, float3
 latents 1.17 x with torch's layers and 1.42 x with these, `scenes` 1.16 x and 1.26 x (python -m benchmarks.step).
 
 The layout depends on the input's shape, and bringing a weight from one such layout into another is slower still, so the
-plain weight stays beside it. Where the package's kernels were compiled, most 3 × 3 convolutions are winograd.py's
-instead, and on some processors products in bfloat16 are those of halves.py. Elsewhere than on a CPU, and in training,
-these are torch's layers.
+plain weight stays beside it. Where the package's kernels were compiled, most 3 × 3 convolutions are winograd.py's and
+others patches.py's instead, and on some processors products in bfloat16 are those of halves.py. Elsewhere than on a
+CPU, and in training, these are torch's layers.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class _Patches(ctypes.Structure):
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether convolve() has an advantage with such a weight (out, in, 3, 3) over (B, in, H, W), whatever B is."""
-    if weight.shape[2:] != (3, 3) or 9 * math.prod(x.shape[1:]) > SMALL or library() is None:
+    if weight.shape[1:] != (x.shape[1], 3, 3) or 9 * math.prod(x.shape[1:]) > SMALL or library() is None:
         return False
     return weight.dtype == torch.float32 or halves.takes(weight, LANES)
 

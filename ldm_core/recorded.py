@@ -29,7 +29,7 @@ Move = Callable[[Tensor], Tensor]
 
 CPU, PLAIN = torch.device("cpu"), torch.contiguous_format
 KEPT = 32  # shapes
-SMALL = 16 * 2**20  # bytes that one of them may keep: with more, arithmetic takes so long that calls hardly show
+SMALL = 16 * 2**20  # bytes that each of them may keep: with more, arithmetic takes so long that calls hardly show
 ROOM = 256 * 2**20  # bytes of all results while it is recorded, when none is written over
 FIRST, LAST = 2, 3  # of the calls of a shape that may be recorded; the first one brings weights into their layouts
 ALIGNED = 64  # bytes, as torch's own allocations are
@@ -81,9 +81,10 @@ class _Shape:
             with _Recorder() as recorder, native.listener(recorder.kernel):
                 output = call(*parts)
             tape = recorder.tape(parts, output)
-            if tape is not None:
-                self._calls = LAST
+            if tape is not None and not self.tapes:
                 self.tapes.append(tape)
+            if tape is not None or recorder.too_large:
+                self._calls = LAST
             return output
         finally:
             self._recording.release()
@@ -136,21 +137,26 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._failed = False
+        self.failed = False
         self._steps: list[tuple[_Operator | KernelCall, list[Tensor]]] = []  # with all that they read and write
         self._own: dict[int, Tensor] = {}  # by where their memory begins
         self._packed: dict[int, Tensor] = {}  # by oneDNN, for this shape alone
         self._bytes = 0
 
+    @property
+    def too_large(self) -> bool:
+        return self._bytes > ROOM
+
     def kernel(self, call: KernelCall) -> None:
-        self._steps.append((call, _tensors(call.values)))
+        if not self.failed:
+            self._steps.append((call, _tensors(call.values)))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if not self._failed:
+        if not self.failed:
             self._note(func, args, kwargs, _tensors(output))
         return output
 
@@ -162,8 +168,8 @@ class _Recorder(TorchDispatchMode):
         repeatable = bool(results) and not any(result.is_mkldnn or not result.is_cpu for result in results)
         if repeatable:
             self._bytes += sum(result.untyped_storage().nbytes() for result in new.values())
-        if not repeatable or func._schema.is_mutable or self._bytes > ROOM:
-            self._failed = True
+        if not repeatable or func._schema.is_mutable or self.too_large:
+            self.failed = True
             self._own.clear()
             self._steps.clear()
             return
@@ -174,7 +180,7 @@ class _Recorder(TorchDispatchMode):
 
     def tape(self, inputs: list[Tensor | None], output: Tensor) -> _Tape | None:
         """What repeats it, or None where that cannot be or would keep too much."""
-        if self._failed or _start(output) not in self._own:
+        if self.failed or _start(output) not in self._own:
             return None
         first: dict[int, int] = {}
         last: dict[int, int] = {}

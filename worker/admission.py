@@ -38,6 +38,7 @@ class Admission:
         # rows that may come in beyond those that run, to push others aside; one large job may have overshot by so many
         self._spare = max(2 * MAX_IMAGES, max_rows // 4)
         self._turn = self._given_back = 0
+        self.closed = False  # a job that must run alone is here, or waits for all others to end
 
     def admit(self, room: int) -> list[EngineJob]:
         """Leases jobs until `room` rows are filled; the last one may overshoot. Raises what Redis raises.
@@ -45,7 +46,8 @@ class Admission:
         Without room only jobs that have a right to others' rows come in.
         """
         holds = self._held.all()
-        if any(held.alone for held in holds):
+        self.closed = any(held.alone for held in holds)
+        if self.closed:
             return []
         priorities: Sequence[Priority] = PRIORITIES
         passed: list[str] = []
@@ -59,10 +61,11 @@ class Admission:
         bases = [
             queue_name(m, priority) if priority in priorities else "" for priority in PRIORITIES for m in self._models
         ]
-        taken = scripts.admit.run(self._redis, *arguments, *bases, *passed)
+        taken, waits = scripts.admit.run(self._redis, *arguments, *bases, *passed)
         self._turn += len(taken)
         before = self._given_back
         jobs = [job for reply in taken if (job := self._prepare(*reply)) is not None]
+        self.closed = bool(waits) or any(held.alone for held in self._held.all())
         if self._given_back > before and not jobs:
             raise ConnectionError("the store of pictures does not answer")  # so that the next try waits a moment
         return jobs

@@ -74,13 +74,13 @@ class BatchWorker(BaseWorker):
         self._held = Holdings()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signals = 0
-        self._full = False  # when it last looked for jobs
+        self._closed = False  # when it last looked for jobs, it could take no more
         self._pause = 0.0
         self._redis, self._blobs, self._cards, self._metrics = redis, blobs, dict(cards), metrics
         self.clerk = Clerk(
             redis, blobs, self._held, metrics,
             worker=name, heard=self._heard,
-            settled=lambda: self._wake.put(None),
+            settled=self._settled,
         )  # fmt: skip
 
     @property
@@ -89,12 +89,13 @@ class BatchWorker(BaseWorker):
         return int(SOCKET_TIMEOUT_S)
 
     def emit(self, events: Sequence[Event]) -> None:
-        """What the engine calls. To a full worker all of it is a chance: a row may be free, or taken from another.
-
-        While there is room, the bells tell of new jobs.
-        """
+        """What the engine calls."""
         self.clerk.emit(events)
-        if self._full:
+        self._settled()
+
+    def _settled(self) -> None:
+        """Something has moved or gone: where no job could come in, one may now. Else the bells tell of new ones."""
+        if self._closed:
             self._wake.put(None)
 
     def serve(self, engine: Engine) -> None:
@@ -181,7 +182,7 @@ class BatchWorker(BaseWorker):
                 if not self._signals:
                     for job in self._admission.admit(room):
                         self._engine.submit(job)
-            self._full = self._engine.free_rows() <= 0
+            self._closed = self._admission.closed or self._engine.free_rows() <= 0
             self._pause = 0.0
         except AWAY:
             self._pause = min(max(2 * self._pause, 0.1), 2.0)  # the leases say it in the log

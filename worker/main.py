@@ -43,7 +43,6 @@ def main() -> int:
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
     metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
-    metrics.serve(settings.metrics_host, settings.metrics_port)  # who asks whether it lives need not wait for compiling
     if settings.compile:
         keep_compiled(settings.data_dir)
         compile_all = partial(compile_models, models, rows)
@@ -51,6 +50,7 @@ def main() -> int:
             compile_all()  # cuDNN plans by thread, and a captured graph outlives one that ends
         else:
             apart(compile_all)
+    metrics.serve(settings.metrics_host, settings.metrics_port)  # it is ready for jobs
     cards = {model_id: model.card for model_id, model in models.items()}
     worker = BatchWorker(
         connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings
@@ -83,8 +83,9 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
 def keep_compiled(data_dir: Path) -> None:
     """Tells inductor to keep its work where the next start finds it, also that of another container."""
     folder = data_dir / "compiled"
-    with suppress(OSError):  # a directory that cannot be written: it keeps it among temporary files
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK | os.X_OK):  # else it keeps it among temporary files
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 

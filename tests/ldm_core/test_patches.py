@@ -46,3 +46,16 @@ def test_a_large_picture_is_not_taken_whatever_the_rows() -> None:
     assert patches.takes(torch.empty(100, 64, 32, 32, device="meta"), weight)
     assert not patches.takes(torch.empty(1, 64, 64, 64, device="meta"), weight)
     assert not patches.takes(torch.empty(1, 64, 32, 32, device="meta"), weight[:, :, :1, :1])
+    assert not patches.takes(torch.empty(1, 63, 32, 32, device="meta"), weight)  # for torch to refuse
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_halves)])
+@torch.inference_mode()
+def test_rows_do_not_see_each_other(dtype: torch.dtype) -> None:
+    x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((4, 9, 6, 5), (32, 9, 3, 3), (32,)))
+    before, matrix = [x[i].clone() for i in range(4)], patches.matrix(weight)
+    found = patches.convolve(x, matrix, bias, 1, 1)
+    x[1:] = torch.nan
+    assert torch.equal(patches.convolve(x, matrix, bias, 1, 1)[0], found[0])
+    x[3] = before[0]
+    assert torch.equal(patches.convolve(x, matrix, bias, 1, 1)[3], found[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core import recorded
+from ldm_core import native, patches, recorded
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.layers import GroupNorm
 from ldm_core.packed import Conv2d, for_inference
 from ldm_core.recorded import Recorded, _places
 from ldm_core.unet import UNet
@@ -208,13 +210,36 @@ def test_what_takes_or_keeps_too_much_memory_is_called(limit: str, size: int, mo
 
 
 def test_weights_that_were_packed_for_a_shape_count_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = for_inference(Conv2d(8, 8, 3, stride=2, padding=1))  # oneDNN's
+    monkeypatch.setattr(patches, "SMALL", 0)  # so that the convolution is oneDNN's
+    layer, size = for_inference(Conv2d(8, 8, 3, stride=2, padding=1)), 8 * 2 * 2 * 4
+    for limit, expected in ((size, [0]), (size + layer.weight.nbytes, [1])):
+        kept = Recorded()
+        monkeypatch.setattr(recorded, "SMALL", limit)
+        with torch.inference_mode():
+            for x in torch.randn(CALLS, 1, 8, 4, 4):
+                assert torch.equal(kept(layer, None, x), layer(x))
+        assert tapes(kept) == expected
+
+
+@pytest.mark.skipif(not native.present(), reason="not compiled here")
+@torch.inference_mode()
+def test_what_has_become_too_large_is_no_longer_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "ROOM", 1000)
+    norm = for_inference(GroupNorm(8, 16))
+    results: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def call(x: Tensor) -> Tensor:
+        for _ in range(4):
+            x = norm(x)
+            results.append(weakref.ref(x))
+            alive.append(sum(ref() is not None for ref in results))
+        return x
+
     kept = Recorded()
-    monkeypatch.setattr(recorded, "SMALL", 1024)
-    with torch.inference_mode():
-        for x in torch.randn(CALLS, 1, 8, 4, 4):
-            assert torch.equal(kept(layer, None, x), layer(x))
-    assert tapes(kept) == [0]
+    for x in torch.randn(CALLS, 1, 16, 8, 8):  # 4 KiB each
+        assert torch.equal(kept(call, None, x), norm(norm(norm(norm(x)))))
+    assert max(alive) <= 2  # as in a plain call: the one before, while the next is computed
 
 
 def test_an_error_while_it_is_recorded_is_the_callers() -> None:

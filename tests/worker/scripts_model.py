@@ -102,8 +102,8 @@ class Jobs:
                 return job_id
         return None
 
-    def taken(self, room: int, turn: int, held: int) -> list[str]:
-        """Takes whom an admission should take, in which order."""
+    def taken(self, room: int, turn: int, held: int) -> tuple[list[str], bool]:
+        """Takes whom an admission should take, in which order; and whether one waits to run alone."""
         taken: list[str] = []
         while room > 0:
             order = [BASES[i] for i in TURNS.get((turn + len(taken)) % 8, (0, 1, 2))]
@@ -114,8 +114,8 @@ class Jobs:
             alone = job.retries <= 2
             if alone and held + len(taken):
                 self.to_front(job)
-                break
+                return taken, True
             job.status, job.resumed = "started", job.saved
             taken.append(job.id)
             room = 0 if alone else room - job.rows
-        return taken
+        return taken, False

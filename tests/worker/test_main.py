@@ -90,6 +90,11 @@ def test_compiled_code_is_kept_in_the_data_directory_where_that_can_be_written(
     (tmp_path / "a file").touch()
     keep_compiled(tmp_path / "a file")
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    if os.geteuid():  # root may write everywhere
+        (tmp_path / "of another/compiled").mkdir(parents=True)
+        (tmp_path / "of another/compiled").chmod(0o500)
+        keep_compiled(tmp_path / "of another")
+        assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     keep_compiled(tmp_path)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
     keep_compiled(tmp_path / "other")

@@ -4,12 +4,13 @@
 # normal, low) MODEL.PRIORITY of every model, or nothing where none may be taken from it, then the queues to pass over
 # Strictly high before normal before low, but of every eight jobs one comes from normal first and one from low first.
 # A job under which a worker crashed, or four were killed, may be the cause: it runs alone and takes no others with it.
+# -> what was taken, and whether such a job waits for this worker to have no other
 ADMIT = """
 local worker, token, iso = ARGV[1], ARGV[2], ARGV[6]
 local lease, room, turn, held, width =
   tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local kept, taken = math.ceil(lease) + 60, {}
-if call('EXISTS', RQ..':suspended') == 1 then return taken end
+local kept, taken, waits = math.ceil(lease) + 60, {}, 0
+if call('EXISTS', RQ..':suspended') == 1 then return {taken, waits} end
 
 local passed = {}
 for i = 9 + 3 * width, #ARGV do passed[ARGV[i]] = true end
@@ -45,6 +46,7 @@ while room > 0 do
     if alone and held + #taken > 0 then
       call('LPUSH', RQ..':queue:'..queue, id)
       in_ring(queue, 'LPUSH')
+      waits = 1
       break
     end
     local exe, key = token..'-'..#taken, job_key(id)
@@ -69,7 +71,7 @@ while room > 0 do
   end
 end
 if #taken > 0 then set_state(worker, 'busy') end
-return taken
+return {taken, waits}
 """
 
 # id, execution, step, ... -> executions to cancel, executions that are no longer ours, executions somebody looks at
