@@ -208,7 +208,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, picture: Tensor) -> Tensor:
         """What the encoder says of pictures in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
-        return self._encodes(self._encoded, self._weights.state(), picture)
+        return self._encodes(self._encoded, self._weights.state, picture)
 
     def _encoded(self, picture: Tensor) -> Tensor:
         h = self.encoder(picture)
@@ -233,7 +233,7 @@ class Autoencoder(nn.Module):
         z = latents / self.config.scaling_factor
         if self.quantize is not None and quantize:
             z = self.quantize(z)
-        return self._decodes(self._decoded, self._weights.state(), z)
+        return self._decodes(self._decoded, self._weights.state, z)
 
     def _decoded(self, z: Tensor) -> Tensor:
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

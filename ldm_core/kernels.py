@@ -83,6 +83,13 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     return y
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What F.linear computes of (..., K) with (N, K), by an operator that recorded.py can give a place."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
+    return y.view(*x.shape[:-1], len(weight))
+
+
 def _ours(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take them, and are there."""
     taken = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in DTYPES and only_infers(x.device)

@@ -27,6 +27,9 @@ Address, Count = ctypes.c_void_p, ctypes.c_int64
 VERSION = 4
 LANES = 16  # numbers that they take at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
+FUNCTIONS = (
+    "group_norm", "layer_norm", "geglu", "patches", "half_product", "half_convolution", "to_tiles", "from_tiles",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +117,6 @@ def _declared(kernels: Any) -> Any:
     """Says what the functions of *.c take. Raises AttributeError where they are others."""
     if kernels.version() != VERSION:
         raise AttributeError(f"they are version {kernels.version()}, not {VERSION}; install the package again")
-    for name in (
-        "group_norm",
-        "layer_norm",
-        "geglu",
-        "patches",
-        "half_product",
-        "half_convolution",
-        "to_tiles",
-        "from_tiles",
-    ):
+    for name in FUNCTIONS:
         getattr(kernels, name).argtypes = (Address,)
     return kernels

@@ -53,7 +53,7 @@ class Conv2d(nn.Conv2d):
             matrix = self._matrices.get(weight)
             return halves.linear(x.permute(0, 2, 3, 1), matrix, bias, add=added).permute(0, 3, 1, 2)
         elif self.kernel_size == (1, 1) and x.dtype == torch.float32:
-            y = _product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+            y = kernels.product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         elif self.stride == self.padding == (1, 1) and winograd.takes(weight):
             assert bias is not None
             return winograd.convolve(x, self._matrices.get(weight), bias, add)
@@ -94,7 +94,7 @@ class Linear(nn.Linear):
         if not ready:
             y = F.linear(x, weight, bias)
         elif x.dtype == torch.float32:
-            y = _product(x, weight, bias)
+            y = kernels.product(x, weight, bias)
         else:
             packed = self._packed.get(weight, x.shape[:-1])
             y = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
@@ -145,13 +145,6 @@ def arithmetic() -> str:
     has = torch.cpu.get_capabilities()
     more = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if has.get(name)]
     return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, ours])
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What F.linear computes, by an operator that can be recorded (recorded.py)."""
-    rows = x.reshape(-1, x.shape[-1])
-    y = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
-    return y.view(*x.shape[:-1], len(weight))
 
 
 def _is_plain(weight: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core import halves
+from ldm_core import halves, kernels
 from ldm_core.halves import Halves
 from ldm_core.native import LANES, Address, Count, library, run
 
@@ -57,6 +57,4 @@ def convolve(x: Tensor, matrix: Tensor | Halves, bias: Tensor | None, stride: in
     run("patches", _Patches, x, seen, *size, stride, padding, x.element_size())
     if isinstance(matrix, Halves):
         return halves.linear(seen, matrix, bias).permute(0, 3, 1, 2)
-    flat = seen.flatten(0, 2)
-    y = flat.mm(matrix) if bias is None else torch.addmm(bias, flat, matrix)
-    return y.view(rows, down, across, -1).permute(0, 3, 1, 2)
+    return kernels.product(seen, matrix.t(), bias).permute(0, 3, 1, 2)

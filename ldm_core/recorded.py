@@ -44,14 +44,14 @@ class Recorded:
     def __init__(self) -> None:
         self._shapes: Latest[Latest[_Shape]] = Latest()  # by weights, then by shapes
 
-    def __call__(self, call: Callable[..., Tensor], weights: Hashable, *parts: Tensor | None) -> Tensor:
-        """call(*parts), which must depend on nothing else but the weights that `weights` is the state of.
+    def __call__(self, call: Callable[..., Tensor], weights: Callable[[], Hashable], *parts: Tensor | None) -> Tensor:
+        """call(*parts), which must depend on nothing else but the weights that `weights` tells the state of.
 
         In training and elsewhere than on a CPU it is just called.
         """
         if not all(part is None or part.is_cpu for part in parts) or not only_infers(CPU):
             return call(*parts)
-        shapes = self._shapes.get(weights, Latest, 1)
+        shapes = self._shapes.get(weights(), Latest, 1)
         signature = tuple(None if part is None else (part.dtype, part.shape) for part in parts)
         shape = shapes.get((torch.is_inference_mode_enabled(), signature), _Shape, KEPT)
         try:

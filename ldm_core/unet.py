@@ -118,7 +118,7 @@ class UNet(nn.Module):
         weights = self._weights.state()
         labels = [None] * len(x) if class_labels is None else class_labels.tolist()
         rows = [self._time(*each, x.dtype, weights) for each in zip(t.tolist(), labels, strict=True)]
-        return self._recorded(self._denoise, weights, x, torch.cat(rows), context)
+        return self._recorded(self._denoise, lambda: weights, x, torch.cat(rows), context)
 
     def _denoise(self, x: Tensor, projected: Tensor, context: Tensor | None) -> Tensor:
         """(B, in_channels, H, W), (B, what `_project` gives, side by side), (B, L, D) → (B, out_channels, H, W)."""

@@ -152,12 +152,16 @@ def test_threads_do_not_meet_in_one_tape() -> None:
     assert not wrong
 
 
+def no_weights() -> None:
+    """The state of none."""
+
+
 def repeated(call: Callable[..., Tensor]) -> tuple[Recorded, bool]:
     """Whether all of its calls gave what a plain call does."""
     kept = Recorded()
     with torch.inference_mode():
         work = [torch.full((4, 4), float(i)) for i in range(CALLS)]
-        return kept, all(torch.equal(kept(call, None, x), call(x)) for x in work)
+        return kept, all(torch.equal(kept(call, no_weights, x), call(x)) for x in work)
 
 
 CALLABLE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -217,7 +221,7 @@ def test_weights_that_were_packed_for_a_shape_count_as_kept(monkeypatch: pytest.
         monkeypatch.setattr(recorded, "SMALL", limit)
         with torch.inference_mode():
             for x in torch.randn(CALLS, 1, 8, 4, 4):
-                assert torch.equal(kept(layer, None, x), layer(x))
+                assert torch.equal(kept(layer, no_weights, x), layer(x))
         assert tapes(kept) == expected
 
 
@@ -238,7 +242,7 @@ def test_what_has_become_too_large_is_no_longer_kept(monkeypatch: pytest.MonkeyP
 
     kept = Recorded()
     for x in torch.randn(CALLS, 1, 16, 8, 8):  # 4 KiB each
-        assert torch.equal(kept(call, None, x), norm(norm(norm(norm(x)))))
+        assert torch.equal(kept(call, no_weights, x), norm(norm(norm(norm(x)))))
     assert max(alive) <= 2  # as in a plain call: the one before, while the next is computed
 
 
@@ -253,9 +257,9 @@ def test_an_error_while_it_is_recorded_is_the_callers() -> None:
     with torch.inference_mode():
         for _ in range(3):
             with pytest.raises(ValueError, match="not now"):
-                kept(call, None, torch.ones(2))
+                kept(call, no_weights, torch.ones(2))
         broken[0] = False
-        assert all(torch.equal(kept(call, None, x), call(x)) for x in torch.randn(CALLS, 2))
+        assert all(torch.equal(kept(call, no_weights, x), call(x)) for x in torch.randn(CALLS, 2))
         assert tapes(kept) == [0]  # it has had its chances
 
 
