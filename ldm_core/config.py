@@ -9,6 +9,7 @@ from typing import Any
 
 from ldm_core.directory import find_components, read_json
 from ldm_core.errors import InvalidImage, InvalidParameter, ModelError, UnsupportedTask
+from ldm_core.job_warning import JobWarning, warnings_from_json
 from ldm_core.params import MAX_STEPS, SAMPLERS, GenerationParams, Task
 
 TEXT = ("CLIPTextModel", "LDMBertModel", "CLIPModel")
@@ -50,6 +51,9 @@ class ModelCard:
     max_neighbors: int = 0  # pictures that a retrieval-augmented model is given to look at
     neighbor_size: int = 0  # side of the square, in pixels, in which it sees each of them
     noise_level: int = 20  # super-resolution: how much noise goes onto the small picture, an index of its schedule
+    warnings: tuple[
+        JobWarning, ...
+    ] = ()  # settings of the directory that cannot be followed; each of its jobs has them
     created: int = 0
     owned_by: str = "ldm-service"
 
@@ -70,7 +74,7 @@ class ModelCard:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(**{**data, **lists})
+        return cls(**{**data, **lists, "warnings": warnings_from_json(data.get("warnings", ()))})
 
     def with_id(self, model_id: str) -> ModelCard:
         return replace(self, id=model_id)

@@ -56,6 +56,11 @@ JOB = _always(
     request={"type": "object", "description": "every parameter, with defaults resolved, but the pictures"},
     images={"type": "array", "items": STORED_IMAGE},
     error={"type": ["object", "null"], "description": "why it failed, as a problem"},
+    warnings={
+        "type": "array",
+        "items": _always(code=TEXT, detail=TEXT, pointer=TEXT),
+        "description": "what was asked for and not honoured; empty when all was",
+    },
     urls={"type": "object", "additionalProperties": TEXT},
 )
 MODEL = _always(

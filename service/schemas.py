@@ -160,6 +160,7 @@ def job_json(view: JobView) -> dict[str, Any]:
         "request": _request_json(view),
         "images": [{"url": f"{url}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
         "error": dict(view.error) | {"instance": url} if view.error else None,
+        "warnings": [warning.to_json() for warning in view.warnings],
         "urls": {"self": url, "events": f"{url}/events", "cancel": url},
     }
 

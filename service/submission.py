@@ -64,6 +64,7 @@ async def prepare(
         owner=caller.name,
         timeout_s=timeout_s,
         inputs=tuple(inputs.pictures),
+        warnings=card.warnings,
     )
     return payload, inputs
 

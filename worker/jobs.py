@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ldm_core.config import ModelCard
+from ldm_core.job_warning import JobWarning, warnings_from_json
 from ldm_core.params import GenerationParams
 
 Priority = Literal["low", "normal", "high"]
@@ -33,14 +34,20 @@ class JobPayload:
     owner: str = ""  # the name of the API key that sent it; none where no keys are configured
     timeout_s: int | None = None  # how long it may run; None: the operator's limit
     inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
+    warnings: tuple[JobWarning, ...] = ()  # what the gateway knows will not be honoured
 
     def to_json(self) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**values, "params": self.params.to_json(), "metadata": dict(self.metadata)}
+        warnings = [warning.to_json() for warning in self.warnings]
+        return {**values, "params": self.params.to_json(), "metadata": dict(self.metadata), "warnings": warnings}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
-        given = {"params": GenerationParams.from_json(data["params"]), "inputs": tuple(data["inputs"])}
+        given = {
+            "params": GenerationParams.from_json(data["params"]),
+            "inputs": tuple(data["inputs"]),
+            "warnings": warnings_from_json(data.get("warnings", ())),
+        }
         return cls(**{**data, **given})
 
 
@@ -73,11 +80,17 @@ class JobView:
     expires_at: float | None = None
     images: tuple[StoredImage, ...] = ()
     error: Mapping[str, Any] | None = None
+    worker_warnings: tuple[JobWarning, ...] = ()  # what only the worker could see, such as tokens cut
     event_id: str = "0-0"  # of the last change of its status, in the stream of events
 
     @property
     def steps(self) -> int:
         return self.payload.params.steps
+
+    @property
+    def warnings(self) -> tuple[JobWarning, ...]:
+        """Everything that was asked for and not honoured."""
+        return self.payload.warnings + self.worker_warnings
 
     @property
     def progress(self) -> float:

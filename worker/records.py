@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from ldm_core.errors import DeadlineExceeded, LdmError, RequestError
+from ldm_core.job_warning import warnings_from_json
 from worker.jobs import FUNCTION, JobPayload, JobView, Status, StoredImage, queue_name
 
 MAX_RETRIES = 6  # what a death or an error costs of them: `worker/lua/prelude.py`
@@ -113,6 +114,7 @@ def view_of(record: Mapping[bytes, bytes]) -> JobView:
         expires_at=expires,
         images=() if gone else tuple(StoredImage(**image) for image in json.loads(text.get("x_images", b"[]"))),
         error=error if status == "failed" else None,
+        worker_warnings=warnings_from_json(json.loads(text.get("x_warnings", b"[]"))),
         event_id=text.get("x_event", b"0-0").decode(),
     )
 

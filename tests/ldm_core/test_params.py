@@ -10,6 +10,7 @@ import pytest
 
 from ldm_core.config import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
+from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
 
 PARAMS = GenerationParams(task="txt2img", width=64, height=64, steps=20, guidance_scale=4.0, seed=1, prompt="a house")
@@ -82,4 +83,5 @@ def test_a_card_refuses_pictures_too_small_or_too_large(size: tuple[int, int]) -
 def test_a_card_survives_json() -> None:
     import json
 
-    assert ModelCard.from_json(json.loads(json.dumps(CARD.to_json()))) == CARD
+    card = replace(CARD, warnings=(JobWarning("sampler_replaced", "the directory names 'heun'; 'ddim' is used"),))
+    assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card

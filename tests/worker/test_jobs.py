@@ -9,6 +9,8 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from ldm_core.job_warning import JobWarning
+from service.schemas import job_json
 from tests.worker.processes import payload
 from worker.jobs import FUNCTION, JobPayload, queue_name
 from worker.records import new_record, payload_of, view_of
@@ -43,3 +45,12 @@ def test_another_function_on_the_queue_is_refused_without_an_import() -> None:
 def test_an_id_that_could_be_read_as_something_else_is_refused(job_id: str) -> None:
     with pytest.raises(ValueError, match="job id"):
         new_record(payload(id=job_id), timeout_s=60, result_ttl_s=30)
+
+
+def test_a_job_shows_the_warnings_of_gateway_and_worker() -> None:
+    known = JobWarning("sampler_replaced", "the directory names 'heun'; 'ddim' is used")
+    found = JobWarning("prompt_truncated", "the last 40 tokens were cut", "/prompt")
+    record = new_record(payload(warnings=(known,)), timeout_s=60, result_ttl_s=30)
+    record["x_warnings"] = json.dumps([found.to_json()])
+    stored = {key.encode(): value if isinstance(value, bytes) else str(value).encode() for key, value in record.items()}
+    assert job_json(view_of(stored))["warnings"] == [known.to_json(), found.to_json()]
