@@ -12,7 +12,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from ldm_core.errors import InvalidImage
 from ldm_core.picture_parts import too_many_parts
@@ -23,6 +23,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGED = Exception  # Pillow's parsers raise whatever a file makes them stumble over: IndexError, AssertionError, ...
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 HALF_GREY = 128
+TWO_MEANINGS = (
+    "has white pixels and transparent ones, and both can mean repaint: send white = repaint on black without "
+    "transparency, or a copy of the image that is transparent where it shall be repainted"
+)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +58,11 @@ def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
 
 
 def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
-    """Decodes a mask of exactly `size`: L, 255 where it is at least half grey, 0 elsewhere. Raises InvalidImage."""
+    """Decodes a mask of exactly `size` to L: 255 where the image is repainted, 0 elsewhere. Raises InvalidImage.
+
+    Repainted is what is at least half grey, or, in a mask that has transparent pixels, what is transparent: a copy of
+    the image with a hole is a mask as OpenAI's image edit has it.
+    """
 
     def check_size(name: str, width: int, height: int) -> None:
         if sorted((width, height)) != sorted(size):
@@ -65,7 +73,12 @@ def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
         raise InvalidImage(
             field, f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
         )
-    return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
+    hole = mask_of_transparency(mask)
+    if hole is None or hole.getbbox() is None:
+        return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
+    if _is_black_and_white(mask, hole):
+        raise InvalidImage(field, TWO_MEANINGS)
+    return hole
 
 
 def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> Image.Image:
@@ -95,6 +108,15 @@ def mask_of_transparency(picture: Image.Image) -> Image.Image | None:
     if picture.mode != "RGBA":
         return None
     return _thresholded(ImageOps.invert(picture.getchannel("A")))
+
+
+def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
+    """Whether the opaque pixels have no colour and some are white, as a brush leaves them."""
+    red, green, blue, _ = mask.split()
+    opaque = ImageOps.invert(hole)
+    coloured = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    white = ImageChops.darker(_thresholded(green), opaque)
+    return ImageChops.darker(coloured, opaque).getbbox() is None and white.getbbox() is not None
 
 
 def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
