@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from ldm_core.conditioning import Condition, Tokenizer, tokenize
+from ldm_core.conditioning import Condition, Tokenizer, tokenize, truncations
 from ldm_core.image import Pictures, central_square
+from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on, R, G, B
@@ -39,6 +40,9 @@ class ClipEmbedder(Condition):
         if not params.negative_prompt:
             return torch.zeros_like(context)
         return self.of_text(params.negative_prompt)[:, None].expand_as(context)
+
+    def warnings(self, params: GenerationParams) -> tuple[JobWarning, ...]:
+        return truncations(self.tokenizer, params, self.max_tokens)
 
     def of_text(self, prompt: str) -> Tensor:
         """(1, D)."""

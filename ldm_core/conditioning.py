@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from ldm_core.component import read_config
 from ldm_core.image import Pictures
+from ldm_core.job_warning import JobWarning
 from ldm_core.latest import Latest, only_infers, version
 from ldm_core.params import GenerationParams, LayoutObject
 from ldm_core.text_transformer import TextTransformer
 
+SHOWN = 40  # characters of what was cut
 KEPT = 32  # encoded prompts; of Stable Diffusion 2.x they are 10 MB
 
 
@@ -31,12 +33,25 @@ class Tokenizer(Protocol):
     model_max_length: int
 
     def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
+    def decode(self, token_ids: list[int]) -> str: ...
 
 
 def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], length: int) -> Tensor:
     """(B, length) int64, on the CPU: padded or cut."""
     batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return torch.as_tensor(batch["input_ids"])
+
+
+def truncations(tokenizer: Tokenizer, params: GenerationParams, length: int) -> tuple[JobWarning, ...]:
+    """A warning for each prompt that is longer than `length` tokens, of which the first and the last are the ends."""
+    found = []
+    for field in ("prompt", "negative_prompt"):
+        ids = [*tokenizer([getattr(params, field)], verbose=False)["input_ids"][0]]
+        if len(ids) > length:
+            begins = tokenizer.decode(ids[length - 1 : -1])[:SHOWN]
+            detail = f"It has {len(ids) - 2} tokens, the model reads {length - 2}; cut from {begins!r} on."
+            found.append(JobWarning("prompt_truncated", detail, f"/{field}"))
+    return tuple(found)
 
 
 class Condition(nn.Module):
@@ -49,6 +64,10 @@ class Condition(nn.Module):
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor | None:
         """What takes the place of `context` in the unconditional rows of guidance; None: the model has no guidance."""
         return None
+
+    def warnings(self, params: GenerationParams) -> tuple[JobWarning, ...]:
+        """What of a request the encoder does not take in."""
+        return ()
 
 
 class TextEncoder(Condition):
@@ -72,6 +91,9 @@ class TextEncoder(Condition):
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor:
         return self._encode(params.negative_prompt)
+
+    def warnings(self, params: GenerationParams) -> tuple[JobWarning, ...]:
+        return truncations(self.tokenizer, params, self.max_tokens)
 
     def _encode(self, prompt: str) -> Tensor:
         weight = next(self.transformer.parameters())

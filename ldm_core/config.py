@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ class ModelCard:
     native_size: tuple[int, int]
     size_multiple: int
     max_pixels: int
+    max_side: int = 0  # pixels; 0: any side, as long as there are no more than `max_pixels`
     default_steps: int
     default_guidance_scale: float
     inpaint_guidance_scale: float | None = None  # where it is not the other tasks': strong guidance shows as a seam
@@ -44,6 +46,7 @@ class ModelCard:
     scale: int = 1
     tile: int = 0  # pixels of output along a side beyond which decoding and super-resolution work in windows; 0: never
     text: bool = True
+    vocabulary: tuple[str, ...] | None = None  # every word it was trained with; None: any text means something to it
     guidance: bool = True
     labels: tuple[str, ...] = ()  # names of classes or of things in maps and layouts, by id
     label_count: int = 0  # ids go from 0 to one below it; 0: this model knows no labels
@@ -96,8 +99,8 @@ class ModelCard:
         for name, value in (("width", width), ("height", height)):
             if value % self.size_multiple:
                 raise InvalidParameter(name, f"must be a multiple of {self.size_multiple}, got {value}")
-        if width * height > self.max_pixels:
-            raise InvalidParameter("width", f"{width}x{height} is over this model's {self.max_pixels} pixels")
+        if self._is_too_large(width, height):
+            raise InvalidParameter("width", f"{width}x{height} is too large for model {self.id!r}: {self._limit(1)}")
 
     def _check_labels(self, params: GenerationParams) -> None:
         if params.guidance_scale != 1 and not self.guidance:
@@ -131,9 +134,21 @@ class ModelCard:
 
     def check_max_pixels(self, field: str, width: int, height: int) -> None:
         """Holds an input picture against the largest this model takes. Raises InvalidImage."""
-        if width * height * self.scale**2 > self.max_pixels:
-            limit = self.max_pixels // self.scale**2
-            raise InvalidImage(field, f"is {width}x{height}, at most {limit} pixels are taken by model {self.id!r}")
+        if self._is_too_large(width * self.scale, height * self.scale):
+            raise InvalidImage(
+                field, f"is {width}x{height}, too large for model {self.id!r}: {self._limit(self.scale)}"
+            )
+
+    def _is_too_large(self, width: int, height: int) -> bool:
+        return width * height > self.max_pixels or max(width, height) > (self.max_side or math.inf)
+
+    def _limit(self, scale: int) -> str:
+        """The largest size as people read it, of an image that comes out `scale` times as large."""
+        side = math.isqrt(self.max_pixels) // self.size_multiple * self.size_multiple // scale
+        if self.max_side:
+            side = min(side, self.max_side // scale)
+            return f"at most {side}x{side}"
+        return f"at most {side}x{side}, or as many pixels in another shape"
 
 
 def read_card(directory: Path | str) -> ModelCard:

@@ -17,6 +17,7 @@ from service.auth import ApiKey, Forbidden
 from service.broker import Broker
 from service.errors import Problem
 from service.inputs import Inputs, open_inputs
+from service.job_warnings import job_warnings
 from service.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
 from worker.jobs import JobPayload, LiveModel
 
@@ -28,9 +29,13 @@ IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffuse
 
 
 async def prepare(
-    broker: Broker, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int
-) -> tuple[JobPayload, Inputs]:
-    """Resolves every default. Raises RequestError for what the model does not take, Forbidden, Problem."""
+    broker: Broker, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int,
+    one_image: bool = False,
+) -> tuple[JobPayload, Inputs]:  # fmt: skip
+    """Resolves every default. `one_image`: the answer will be the bytes of the first image.
+
+    Raises RequestError for what the model does not take, Forbidden, Problem.
+    """
     timeout_s = _timeout(body, max_timeout_s)
     card = await _find_card(broker, task, body.model, caller)
     _refuse_unused(card, body)
@@ -64,7 +69,7 @@ async def prepare(
         owner=caller.name,
         timeout_s=timeout_s,
         inputs=tuple(inputs.pictures),
-        warnings=card.warnings,
+        warnings=job_warnings(card, params, body, one_image=one_image),
     )
     return payload, inputs
 

@@ -59,7 +59,13 @@ async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) ->
     headers = {"Location": f"/v1/jobs/{job_id}", "X-Job-ID": job_id, "X-Seed": str(seed), **headers}
     data = await broker.image(view.payload.id, 0) if view.images else None
     if data is not None:
-        return Response(data, media_type=view.images[0].content_type, headers=headers)
+        response = Response(data, media_type=view.images[0].content_type, headers=headers)
+        for index in range(1, len(view.images)):
+            response.headers.append("Link", f'</v1/jobs/{job_id}/images/{index}>; rel="related"')
+        for warning in view.warnings:  # headers are ASCII, and prompts are not
+            text = f"{warning.code}: {warning.detail}".encode("ascii", "backslashreplace").decode()
+            response.headers.append("X-Job-Warning", text)
+        return response
     if view.status == "succeeded":
         raise Problem(410, "The pictures of this job are no longer stored.", headers=headers)
     error = view.error or {"status": 409, "detail": f"The job was {view.status}."}

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from redis import Redis
 
+from ldm_core.job_warning import JobWarning
 from worker import scripts
 from worker.blobs import BlobStore, blobs_of, checkpoint_name, output_name
 from worker.connection import AWAY, able
@@ -156,7 +157,7 @@ class Clerk:
     def _commit(self, held: Held, event: Finished | Failed | Cancelled) -> str:
         if isinstance(event, Finished):
             images = self._store(held, event.images)
-            became = self._write(held, "finished", images=images)
+            became = self._write(held, "finished", images=images, warnings=event.warnings)
             if became != "finished":
                 self._blobs.delete(*(output_name(held.job_id, held.execution, i) for i in range(len(images))))
         elif isinstance(event, Failed):
@@ -183,7 +184,7 @@ class Clerk:
 
     def _write(
         self, held: Held, status: str, *, images: Sequence[StoredImage] = (), error: Exception | None = None,
-        retry: bool = False,
+        warnings: Sequence[JobWarning] = (), retry: bool = False,
     ) -> str:  # fmt: skip
         stored = [image.to_json() for image in images]
         problem = json.dumps(problem_of(error)) if error else ""
@@ -191,7 +192,7 @@ class Clerk:
         seconds = time.monotonic() - held.admitted_at
         became: bytes = scripts.commit.run(
             self._redis, self._worker, held.job_id, held.execution, status, int(retry), iso_now(), seconds,
-            json.dumps(stored), problem, *result,
+            json.dumps(stored), problem, json.dumps([warning.to_json() for warning in warnings]), *result,
         )  # fmt: skip
         return became.decode()
 

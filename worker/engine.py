@@ -226,7 +226,8 @@ class Engine:
             request.done[run.index] = result
             if len(request.done) == len(request.runs) and request.job.id in self._requests:
                 images = tuple(request.done[index] for index in range(len(request.runs)))
-                self._end(request, Finished(request.job.id, images))
+                warnings = self._models[request.job.model].condition.warnings(request.job.params)
+                self._end(request, Finished(request.job.id, images, warnings))
 
     def _fail(self, request: Request, error: Exception) -> None:
         """The job's own fault is final, and so is what we foresaw; an unforeseen error may be worth another try."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
 from worker.jobs import Format, Priority
 
@@ -70,10 +71,11 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job's pictures, in order."""
+    """The job's pictures, in order, and what of its request the networks could not take."""
 
     job_id: str
     images: tuple[EncodedImage, ...]
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ldm_core.training.first_stage import train_autoencoder
 from ldm_core.training.loop import Session, TimeUp
 from ldm_core.training.recipe import RECIPES, Recipe
 from ldm_core.training.scenes import dataset
+from ldm_core.training.scenes.captions import vocabulary
 from ldm_core.training.scenes.tokenizer import write_tokenizer
 from ldm_core.training.second_stage import train_superres, train_unet
 from ldm_core.training.text_stage import train_text
@@ -82,14 +83,14 @@ class Run:
     def export(self) -> None:
         autoencoder, text = self.autoencoder(), self.text()
         size = self.recipe.size
-        shared = {"created": int(time.time()), "native_size": [size, size]}
+        shared = {"created": int(time.time()), "native_size": [size, size], "vocabulary": vocabulary()}
         services = {
             "scenes": {"default_steps": 25, "default_guidance_scale": 4.0, "inpaint_guidance_scale": 2.0,
-                       "default_for": ["txt2img", "inpaint"]},
+                       "default_for": ["txt2img", "inpaint"], "max_side": 2 * size},
             "scenes-superres": {"default_steps": 10, "default_guidance_scale": 1.0, "default_for": ["superres"],
                                 "noise_level": 0},
         }  # fmt: skip
-        limits = {"scenes": (4 * size) ** 2, "scenes-superres": (16 * size) ** 2}
+        limits = {"scenes": (2 * size) ** 2, "scenes-superres": (16 * size) ** 2}
         for name, unet in {"scenes": self.unet(), "scenes-superres": self.superres()}.items():
             export_model(
                 self.folder / "models" / name,

@@ -90,8 +90,9 @@ async def _submit(
         body.format = wish.format
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
-        broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s
-    )
+        broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
+        one_image=wish.picture,
+    )  # fmt: skip
     return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
 
 

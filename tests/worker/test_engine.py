@@ -285,3 +285,17 @@ def test_what_has_ended_frees_its_pictures_and_latents_at_once() -> None:
     kept.events.clear()
     assert kept.engine.unfinished() == []
     assert [thing for thing in gc.get_objects() if type(thing) in {Request, ImageRun, Sample}] == []
+
+
+def test_tokens_that_are_cut_stand_in_the_outcome() -> None:
+    kept = Kept()
+    prompt = "a red house by the sea " * 20
+    kept.engine.submit(job(prompt=prompt, negative_prompt="a boat", steps=1))
+    kept.run_all()
+    event = kept.outcome("job")
+    assert isinstance(event, Finished)
+    (warning,) = event.warnings
+    assert (warning.code, warning.pointer) == ("prompt_truncated", "/prompt")
+    tokens = len(tiny_models()["scenes"].condition.tokenizer([prompt])["input_ids"][0]) - 2
+    assert f"It has {tokens} tokens" in warning.detail
+    assert "house" in warning.detail or "sea" in warning.detail  # where the cut begins

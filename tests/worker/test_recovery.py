@@ -47,7 +47,7 @@ def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
 def commit(redis: Redis, worker: str, taken: list[Any]) -> str:
     job_id, _, execution = (part.decode(errors="replace") for part in taken[:3])
     result = result_fields(job_id, [], None, worker, execution)
-    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, iso_now(), 0.1, "[]", "", *result)
+    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, iso_now(), 0.1, "[]", "", "[]", *result)
     return str(reply.decode())
 
 

@@ -141,7 +141,8 @@ class Machine(RuleBasedStateMachine):
     def committed(self, worker: str, job_id: str, execution: str, outcome: str) -> str:
         status, error = ("finished", None) if outcome == "finished" else ("failed", "went wrong")
         result = result_fields(job_id, [], error, worker, execution)
-        arguments = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1, "[]", "{}", *result)
+        job = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1)
+        arguments = (*job, "[]", "{}", "[]", *result)
         return str(scripts.commit.run(self.redis, *arguments).decode())
 
     @precondition(any_held)

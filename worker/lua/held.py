@@ -119,8 +119,8 @@ end
 return {cancel, lost}
 """
 
-# worker, id, execution, status, may retry (1 or 0), iso time, seconds worked, images, error, then RQ's result: field,
-# value, ... -> what became of the job, or 'lost' where another execution owns it by now
+# worker, id, execution, status, may retry (1 or 0), iso time, seconds worked, images, error, warnings, then RQ's
+# result: field, value, ... -> what became of the job, or 'lost' where another execution owns it by now
 COMMIT = """
 local worker, id, exe, status, retry, iso, seconds = unpack(ARGV, 1, 7)
 if not mine(id, exe) then
@@ -131,12 +131,12 @@ call('HINCRBYFLOAT', RQ..':worker:'..worker, 'total_working_time', seconds)
 if call('HEXISTS', job_key(id), 'x_cancel') == 1 then status = 'canceled' end
 if retry == '1' and status == 'failed' then return try_again(id, iso, ARGV[9], ERROR) end
 if status == 'finished' then
-  call('HSET', job_key(id), 'x_images', ARGV[8], 'x_step', get(id, 'x_steps'))
+  call('HSET', job_key(id), 'x_images', ARGV[8], 'x_warnings', ARGV[10], 'x_step', get(id, 'x_steps'))
 elseif status == 'failed' then
   call('HSET', job_key(id), 'x_error', ARGV[9])
 end
 if status ~= 'canceled' then
-  call('XADD', RQ..':results:'..id, 'MAXLEN', 10, '*', unpack(ARGV, 10))
+  call('XADD', RQ..':results:'..id, 'MAXLEN', 10, '*', unpack(ARGV, 11))
   call('HINCRBY', RQ..':worker:'..worker, status == 'finished' and 'successful_job_count' or 'failed_job_count', 1)
 end
 finish(id, status, iso)
