@@ -22,7 +22,7 @@ EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README l
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     if args.command == "import":
         return _import(args)
     if args.command == "key":
@@ -36,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return {"serve": _serve, "worker": _worker, "gateway": _gateway, "models": _models}[args.command]()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"ldm-service {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The options of `ldm` and of each of its commands."""
+    ldm = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
+    ldm.add_argument("--version", action="version", version=f"ldm-service {_version()}")
+    commands = ldm.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help=SERVE, description=SERVE, epilog=EPILOG)
     worker = commands.add_parser("worker", help="one worker, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
     gateway = commands.add_parser("gateway", help="one gateway, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="DIR", action="append", dest="model_dirs", help="a model directory; may be repeated"
         )
-    return parser
+    return ldm
 
 
 def _serve() -> int:
@@ -164,7 +165,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _worker_installed() -> bool:
     if find_spec("torch") is None:
-        print("ldm: no worker is installed here; to have one: pip install 'ldm-service[worker]'", file=sys.stderr)
+        print("ldm: no worker is installed here; to have one, in the clone: pip install '.[worker]'", file=sys.stderr)
         return False
     return True
 

@@ -55,4 +55,5 @@ def set_up_logging(log_format: Literal["json", "text"], level: int = logging.INF
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines for a start and a stop
     logging.getLogger("rq.worker").setLevel(logging.CRITICAL)  # what it says at length, we say in a line

@@ -143,9 +143,8 @@ class Supervisor:
             self._keep_redis()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
-                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL} and not ready:  # it has said why, and would again
-                    say(f"the {child.name} cannot start")
-                    return code
+                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL} and not ready:
+                    return code  # it would fail again; its error stays the last line
                 if code is not None:
                     say(f"the {child.name} ended with {how_it_ended(code)}; starting it again")
                 if child.process is None and time.monotonic() >= child.not_before:

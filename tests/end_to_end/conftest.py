@@ -30,6 +30,17 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_dirs: list[Path]) -> I
         service.stop()
 
 
+@pytest.fixture(scope="session")
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The service as `make run` starts it, with the models that come with it."""
+    service = Served(tmp_path_factory.mktemp("builtin") / "data", models=[])
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.stop()
+
+
 @pytest.fixture
 def serve(tmp_path: Path, tiny_dirs: list[Path]) -> Iterator[Callable[..., Served]]:
     """Starts a service with tiny models. A second one in the same test has the same data folder."""

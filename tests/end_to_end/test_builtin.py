@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from PIL import Image
 from ldm_core.training.scenes.captions import vocabulary
 from tests.end_to_end.bodies import TASKS, model_for, output_size, request
 from tests.end_to_end.serving import Served
-
-
-@pytest.fixture(scope="module")
-def builtin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    service = Served(tmp_path_factory.mktemp("builtin") / "data", models=[])
-    try:
-        service.wait_until_ready()
-        yield service
-    finally:
-        service.stop()
 
 
 def test_every_task_has_a_model_by_default(builtin: Served) -> None:
