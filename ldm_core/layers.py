@@ -49,30 +49,42 @@ class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with the timestep added in between and a residual around it.
 
     `time_dim` None makes the autoencoder's kind, which knows no time. `time` is what `time_emb_proj` makes of the
-    timestep after its SiLU; the U-Net asks all its blocks' at once. `resize` makes the kind that halves ("down", by
-    averaging) or enlarges ("up") on its way, as the paper's inpainting U-Net does instead of plain convolutions.
+    timestep after its SiLU; the U-Net asks all its blocks' at once. With `scale_shift` its first half scales what the
+    second norm gives and its second half is added to it (adaptive group normalisation, Dhariwal & Nichol 2021).
+    `resize` makes the kind that halves ("down", by averaging) or enlarges ("up") on its way, as the paper's inpainting
+    U-Net does instead of plain convolutions.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_dim: int | None, resize: str = ""
-    ) -> None:
+        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_dim: int | None, resize: str = "",
+        scale_shift: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.resize = resize
+        self.resize, self.scale_shift = resize, scale_shift
         self.norm1 = GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = None if time_dim is None else Linear(time_dim, out_channels)
+        times = 2 * out_channels if scale_shift else out_channels
+        self.time_emb_proj = None if time_dim is None else Linear(time_dim, times)
         self.norm2 = GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor | None = None, size: Size = None) -> Tensor:  # (B, C, H, W), (B, out)
+    def forward(self, x: Tensor, time: Tensor | None = None, size: Size = None) -> Tensor:
+        """(B, C, H, W), (B, out) or with `scale_shift` (B, 2 · out) → (B, out, H, W)."""
         h = self.norm1(x, silu=True)
         if self.resize == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.resize == "up":
             x, h = enlarged(x, size), enlarged(h, size)
-        h = self.conv1(h)
-        return self.conv2(self.norm2(h, time, silu=True), x if self.conv_shortcut is None else self.conv_shortcut(x))
+        h = self._timed(self.conv1(h), time)
+        return self.conv2(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def _timed(self, h: Tensor, time: Tensor | None) -> Tensor:
+        """The second norm with its SiLU, and the timestep before or after it."""
+        if not self.scale_shift or time is None:
+            return self.norm2(h, time, silu=True)
+        scale, shift = time[:, :, None, None].chunk(2, dim=1)
+        return F.silu(self.norm2(h) * (1 + scale) + shift)
 
 
 def enlarged(x: Tensor, size: Size) -> Tensor:
@@ -132,15 +144,16 @@ class Attention(nn.Module):
 
 
 class SpatialAttention(Attention):
-    """Self-attention over the positions of a feature map, with norm and residual; it takes no context."""
+    """Self-attention over the positions of a feature map, with residual, and norm unless `groups` is None."""
 
-    def __init__(self, channels: int, heads: int, *, groups: int, eps: float) -> None:
+    def __init__(self, channels: int, heads: int, *, groups: int | None, eps: float) -> None:
         super().__init__(channels, channels, heads, bias=True)
-        self.group_norm = GroupNorm(groups, channels, eps=eps)
+        self.group_norm = None if groups is None else GroupNorm(groups, channels, eps=eps)
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:  # type: ignore[override]  # (B, C, H, W)
         positions = x.flatten(2).transpose(1, 2)  # (B, N, C)
-        h = super().forward(self.group_norm(x).flatten(2).transpose(1, 2), add=positions)
+        normed = positions if self.group_norm is None else self.group_norm(x).flatten(2).transpose(1, 2)
+        h = super().forward(normed, add=positions)
         return h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 

@@ -25,7 +25,7 @@ from ldm_core.recorded import Recorded
 from ldm_core.unet_config import UNetConfig
 
 KEPT = 1024  # timesteps; of Stable Diffusion 1.x they are 80 MB
-Times = Mapping[nn.Module, Tensor]  # what each residual block adds for the timestep, (B, its channels)
+Times = Mapping[nn.Module, Tensor]  # what each residual block is given for the timestep, (B, its width)
 Attend = Callable[[], nn.Module] | None
 TIMES = 16  # timesteps are embedded so many at once, whatever rows there are: few rows are added up in another order
 
@@ -65,7 +65,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.block_out_channels
-        last = len(widths) - 1
+        last, groups = len(widths) - 1, config.norm_num_groups
 
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], config.time_dim)
@@ -76,7 +76,7 @@ class UNet(nn.Module):
         skips = [widths[0]]
         for i, width in enumerate(widths):
             ins = [skips[-1], *[width] * (config.layers_per_block - 1)]
-            level = Level([self._resnet(n, width) for n in ins], self._attend(config.down_attention(i), i))
+            level = Level([self._resnet(n, width) for n in ins], self._attend(config.down_attention(i), i, groups))
             skips += [width] * config.layers_per_block
             if i < last:
                 resnet = config.down_resnet(i)
@@ -86,7 +86,7 @@ class UNet(nn.Module):
             self.down_blocks.append(level)
 
         middle = [self._resnet(widths[-1], widths[-1]) for _ in range(2)]
-        self.mid_block = MidBlock(middle, self._attend(config.mid_attention, last))
+        self.mid_block = MidBlock(middle, self._attend(config.mid_attention, last, config.mid_attention_groups))
 
         self.up_blocks = nn.ModuleList()
         below = widths[-1]
@@ -95,7 +95,7 @@ class UNet(nn.Module):
             for _ in range(config.layers_per_block + 1):
                 ins.append(below + skips.pop())
                 below = width
-            level = Level([self._resnet(n, width) for n in ins], self._attend(config.up_attention(i), last - i))
+            level = Level([self._resnet(n, width) for n in ins], self._attend(config.up_attention(i), last - i, groups))
             if i < last:
                 up = self._resnet(width, width, "up") if config.up_resnet(i) else Upsample(width)
                 level.upsamplers = nn.ModuleList([up])
@@ -122,7 +122,7 @@ class UNet(nn.Module):
 
     def _denoise(self, x: Tensor, projected: Tensor, context: Tensor | None) -> Tensor:
         """(B, in_channels, H, W), (B, what `_project` gives, side by side), (B, L, D) → (B, out_channels, H, W)."""
-        parts = projected.split([block.conv1.out_channels for block in self._timed], dim=-1)
+        parts = projected.split([cast("Linear", block.time_emb_proj).out_features for block in self._timed], dim=-1)
         times: Times = dict(zip(self._timed, parts, strict=True))
         h = self.conv_in(x)
         skips = [h]
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         return self.conv_out(self.conv_norm_out(h, silu=True))
 
     def _time(self, t: float, label: int | None, dtype: torch.dtype, weights: Hashable) -> Tensor:
-        """What all residual blocks add for one timestep, side by side: (1, the sum of their channels)."""
+        """What all residual blocks are given for one timestep, side by side: (1, the sum of their widths)."""
 
         def computed() -> Tensor:
             labels = None if label is None else torch.tensor([label])
@@ -173,14 +173,20 @@ class UNet(nn.Module):
 
     def _resnet(self, ins: int, out: int, resize: str = "") -> ResnetBlock:
         c = self.config
-        return ResnetBlock(ins, out, groups=c.norm_num_groups, eps=c.norm_eps, time_dim=c.time_dim, resize=resize)
+        return ResnetBlock(
+            ins, out, groups=c.norm_num_groups, eps=c.norm_eps, time_dim=c.time_dim, resize=resize,
+            scale_shift=c.scale_shift,
+        )  # fmt: skip
 
-    def _attend(self, kind: str | None, level: int) -> Attend:
-        """What makes the attention of one level: over the context too ("cross"), over the latents alone ("self")."""
+    def _attend(self, kind: str | None, level: int, groups: int | None) -> Attend:
+        """What makes the attention of one level: over the context too ("cross"), over the latents alone ("self").
+
+        `groups` are those of the norm before the latter, None for no norm.
+        """
         config = self.config
         channels, heads = config.block_out_channels[level], config.heads(kind, level)
         if kind == "self":
-            return lambda: SpatialAttention(channels, heads, groups=config.norm_num_groups, eps=config.norm_eps)
+            return lambda: SpatialAttention(channels, heads, groups=groups, eps=config.norm_eps)
         if kind == "cross":
             assert config.cross_attention_dim is not None
             context_dim = config.cross_attention_dim

@@ -30,7 +30,7 @@ ONLY = {
     CONDITIONAL: (
         "transformer_layers_per_block", "only_cross_attention", "cross_attention_dim", "use_linear_projection",
     ),
-    UNCONDITIONAL: ("downsample_type", "upsample_type"),
+    UNCONDITIONAL: ("downsample_type", "upsample_type", "attn_norm_num_groups"),
 }  # fmt: skip
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     CONDITIONAL: {},
@@ -54,11 +54,9 @@ FIXED = {
     "dropout": (0.0, 0),
     "act_fn": ("silu",),
     "class_embed_type": (None,),
-    "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional",),
     "time_embedding_dim": (None,),
     # of UNet2DModel
-    "attn_norm_num_groups": (None,),
     "add_attention": (True,),
     "num_train_timesteps": (None,),
     # of UNet2DConditionModel
@@ -104,11 +102,13 @@ class UNetConfig:
     layers_per_block: int = 2
     downsample_type: str = "conv"
     upsample_type: str = "conv"
+    resnet_time_scale_shift: str = "default"
     transformer_layers_per_block: int = 1
     attention_head_dim: int | tuple[int, ...] | None = 8
     only_cross_attention: bool | tuple[bool, ...] = False
     cross_attention_dim: int | None = 1280
     norm_num_groups: int = 32
+    attn_norm_num_groups: int | None = None
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
@@ -123,6 +123,7 @@ class UNetConfig:
             **dict.fromkeys(("down_block_types", "up_block_types"), TYPES[kind]),
             "mid_block_type": MID[kind],
             **dict.fromkeys(("downsample_type", "upsample_type"), ("conv", "resnet")),
+            "resnet_time_scale_shift": ("default", "scale_shift"),
         }
         return read_config(cls, {**DEFAULTS[kind], **data}, path, fixed=FIXED, choices=choices)
 
@@ -163,6 +164,16 @@ class UNetConfig:
             width = self.block_out_channels[level]
             return width // (number or width)
         return number or 1
+
+    @property
+    def scale_shift(self) -> bool:
+        """Whether the timestep scales and shifts after a residual block's second norm instead of being added before."""
+        return self.resnet_time_scale_shift == "scale_shift"
+
+    @property
+    def mid_attention_groups(self) -> int | None:
+        """Groups of the norm before the middle block's self-attention; None: diffusers' class has no norm there."""
+        return self.attn_norm_num_groups or (None if self.scale_shift else self.norm_num_groups)
 
     def only_cross(self, level: int) -> bool:
         """Whether the first of a transformer's two attentions looks at the context as well."""

@@ -82,7 +82,6 @@ def unet_config(path: Path, node: Any) -> UNetConfig:
     read = params_of(path, "unet_config", node, UNET)
     read.only("dims", 2)
     read.only("conv_resample", True)
-    read.only("use_scale_shift_norm", False)
     read.only("use_new_attention_order", False)
     read.only("num_heads_upsample", -1)
     read.only("n_embed", None)
@@ -93,6 +92,7 @@ def unet_config(path: Path, node: Any) -> UNetConfig:
     resolutions = read.take("attention_resolutions")
     attends = [2**level in resolutions for level in range(len(widths))]
     cross, resnets = read.take("use_spatial_transformer", False), read.take("resblock_updown", False)
+    scale_shift = read.take("use_scale_shift_norm", False)
     heads, head_width = read.take("num_heads", -1), read.take("num_head_channels", -1)
     if heads == -1 and head_width == -1:
         raise ModelError(path, "unet_config names neither num_heads nor num_head_channels")
@@ -108,6 +108,9 @@ def unet_config(path: Path, node: Any) -> UNetConfig:
         layers_per_block=read.take("num_res_blocks"),
         downsample_type="resnet" if resnets else "conv",
         upsample_type="resnet" if resnets else "conv",
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+        # where diffusers' class would do without a norm
+        attn_norm_num_groups=32 if scale_shift and not cross else None,
         transformer_layers_per_block=read.take("transformer_depth", 1),
         attention_head_dim=_plain(per_level if cross else [w // h for w, h in zip(widths, per_level, strict=True)]),
         cross_attention_dim=read.take("context_dim") if cross else None,

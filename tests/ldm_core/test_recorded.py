@@ -39,6 +39,11 @@ KINDS = {
         up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=None,
         downsample_type="resnet", upsample_type="resnet",
     ),
+    "scaled and shifted by the timestep": UNetConfig(
+        block_out_channels=(32, 64), layers_per_block=1, down_block_types=(ATTENDS[0], "DownBlock2D"),
+        up_block_types=("UpBlock2D", ATTENDS[1]), cross_attention_dim=48, attention_head_dim=2, norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+    ),
 }  # fmt: skip
 
 
