@@ -20,8 +20,8 @@ def main() -> int:
     folders = [folder for given in parser.parse_args().folders for folder in _cases(given)]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as work:
-        for folder in folders:
-            for row in compare(Case(folder, Path(work))):
+        for number, folder in enumerate(folders):
+            for row in compare(Case(folder, Path(work) / str(number))):
                 print(_line(row), flush=True)
                 rows.append(row)
     missed = [row for row in rows if not row.ok]

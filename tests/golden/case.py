@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,9 +43,24 @@ class Case:
     def get(self, name: str) -> Tensor | None:
         return self._tensors.get(name)
 
+    def about(self, name: str) -> Mapping[str, Any]:
+        """What `case.json` says of a tensor."""
+        return dict(self.info["tensors"].get(name, {}))
+
     def outputs(self) -> list[str]:
-        """The quantities that have to be compared."""
-        return [name for name, about in self.info["tensors"].items() if about["role"] == "output"]
+        """The quantities that have to be compared: all that the case does not call an input."""
+        names = dict.fromkeys([*self.info["tensors"], *self._tensors])
+        return [name for name in names if self.about(name).get("role") != "input"]
+
+    @property
+    def runs(self) -> Mapping[str, Mapping[str, Any]]:
+        """The parameters of each sampling run."""
+        return dict(self.info.get("runs") or {})
+
+    def context_and_channels(self) -> tuple[Tensor | None, Tensor | None]:
+        """What the U-Net attends to, and what goes behind x along the channels."""
+        context, channels = self.get("cond/context"), self.get("unet/cond")
+        return (None, context) if self.kind == "semantic" else (context, channels)
 
     @property
     def kind(self) -> str:
@@ -53,21 +69,26 @@ class Case:
     @cached_property
     def model(self) -> LatentDiffusion:
         """The imported model, with the research code's own timesteps."""
-        return self._loaded("model", ema=None)
+        return self._loaded(self.imported)
 
     @cached_property
     def raw_model(self) -> LatentDiffusion:
         """The same with the weights that were not averaged."""
-        return self._loaded("raw", ema=False)
+        return self._loaded(self._imported("raw", ema=False))
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
         if self.kind != "ae":
             return self.model.autoencoder
-        return load_first_stage(self._imported("model", ema=None) / "vqvae")
+        return load_first_stage(self.imported / "vqvae")
 
-    def _loaded(self, name: str, ema: bool | None) -> LatentDiffusion:
-        model = load_model(self._imported(name, ema), "cpu", torch.float32)
+    @cached_property
+    def imported(self) -> Path:
+        """The directory that `ldm import` writes."""
+        return self._imported("model", ema=None)
+
+    def _loaded(self, directory: Path) -> LatentDiffusion:
+        model = load_model(directory, "cpu", torch.float32)
         return replace(model, schedule=replace(model.schedule, timestep_spacing="compvis"))
 
     def _imported(self, name: str, ema: bool | None) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from ldm_core.tiling import Tiling, tiled
 from tests.golden.case import Case
 from tests.golden.parts import Quantities, hole, hole_channels, quantised
 
+About = Mapping[str, Any]  # what `case.json` says of a run
+
 
 class Recorded(NoiseSource):
     """Noise that was drawn before."""
@@ -31,33 +34,74 @@ class Recorded(NoiseSource):
 
 
 def run(case: Case, name: str) -> Quantities:
-    """A run from x_T with the first rows of the conditioning."""
-    about = case.info["runs"][name]
-    plan = make_plan(case.model.schedule, about["sampler"], about["steps"], about["eta"])
+    """A run of `case.json`; those of `SPECIAL` begin elsewhere than at x_T or do something more."""
+    about = case.runs[name]
     yield from _tables(case, name, about)
-    samples = list(_samples(case, about, plan, case.get(f"{name}/noise")))
-    states = [torch.cat([sample.x for sample in samples])]
-    while not samples[0].done:
-        case.model.step(samples, rows=sum(sample.rows for sample in samples))
-        states.append(torch.cat([sample.x for sample in samples]))
-    yield f"{name}/samples", states[-1]
-    yield f"{name}/x_inter", torch.stack(states)
-    yield f"{name}/pred_x0_last", torch.cat([sample.x0 for sample in samples if sample.x0 is not None])
-    yield from _decoded(case, name, samples[0])
+    yield from SPECIAL.get(name, _plain)(case, name, about)
 
 
-def special_runs(case: Case) -> Quantities:
-    """Those that begin elsewhere or do something more."""
-    runs = case.info["runs"]
-    if "img2img" in runs:
-        yield from _img2img(case, runs["img2img"])
-    if "masked" in runs:
-        yield from _masked(case, runs["masked"])
-    if "split" in runs:
-        yield from _split(case, runs["split"])
+def _plain(case: Case, name: str, about: About) -> Quantities:
+    """From x_T with the first rows of the conditioning."""
+    samples = list(_samples(case, about, _plan(case, about), case.get(f"{name}/noise")))
+    yield from _walked(case, name, samples)
+    yield from _decoded(case, name, samples[0], case.autoencoder.decode)
 
 
-def _tables(case: Case, name: str, about: dict[str, Any]) -> Quantities:
+def _img2img(case: Case, name: str, about: About) -> Quantities:
+    """The reference noises to the level of one timestep later than the one from which it walks back."""
+    schedule, kept = case.model.schedule, about["t_enc"]
+    visited, following = schedule.timesteps(about["steps"])
+    noise = case[f"{name}/noise"]
+    t = torch.tensor([visited[::-1][kept]]).expand(len(noise))
+    noised = schedule.add_noise(case[f"{name}/init_latent"].expand_as(noise), noise, t)
+    yield f"{name}/z_enc", noised
+    plan = SAMPLERS[about["sampler"]](schedule, visited[-kept:], following[-kept:], about["eta"])
+    samples = list(_samples(case, about, plan, None))
+    for i, sample in enumerate(samples):
+        sample.x = noised[i : i + 1]
+    yield from _walked(case, name, samples)
+    yield from _decoded(case, name, samples[0], case.autoencoder.decode)
+
+
+def _masked(case: Case, name: str, about: About) -> Quantities:
+    """What is known is noised anew before every step."""
+    samples = list(_samples(case, about, _plan(case, about), case[f"{name}/q_noise"]))
+    for i, sample in enumerate(samples):
+        sample.kept = case[f"{name}/x0"][i : i + 1], case[f"{name}/mask"][i : i + 1]
+        sample.x = keep_known(case.model.schedule, sample, sample.x, 0)
+    yield from _walked(case, name, samples)
+    yield from _decoded(case, name, samples[0], case.autoencoder.decode)
+
+
+def _split(case: Case, name: str, about: About) -> Quantities:
+    """Patch-wise: every prediction is made in windows, and so is the decoding."""
+    given = about["split_input_params"]
+    low, high = given["clip_min_weight"], given["clip_max_weight"]
+    tiling = Tiling(size=tuple(given["ks"]), stride=tuple(given["stride"]), low=low, high=high)
+    samples = list(_samples(case, about, _plan(case, about), case.get(f"{name}/noise")))
+    t = torch.tensor([500])
+    yield f"{name}/eps", case.model.predict(case["x_T"][:1], t, samples[0].context, samples[0].concat, tiling=tiling)
+    for sample in samples:
+        sample.tiling = tiling
+    yield from _walked(case, name, samples)
+
+    def decode(x: Tensor, *, quantize: bool = True) -> Tensor:
+        of_window = partial(case.autoencoder.decode, quantize=quantize)
+        return tiled(x, lambda part, _: of_window(part), tiling, case.autoencoder.config.factor)
+
+    yield from _decoded(case, name, samples[0], decode)
+
+
+SPECIAL: Mapping[str, Callable[[Case, str, About], Quantities]] = {
+    "img2img": _img2img, "masked": _masked, "split": _split,
+}  # fmt: skip
+
+
+def _plan(case: Case, about: About) -> Plan:
+    return make_plan(case.model.schedule, about["sampler"], about["steps"], about["eta"])
+
+
+def _tables(case: Case, name: str, about: About) -> Quantities:
     """Ascending, as the reference holds them; PLMS walks along DDIM's."""
     schedule = case.model.schedule
     visited, following = schedule.timesteps(about["steps"])
@@ -68,11 +112,8 @@ def _tables(case: Case, name: str, about: dict[str, Any]) -> Quantities:
     yield f"{name}/sigmas", plan.weights[:, NOISE].flip(0).double()
 
 
-def _samples(case: Case, about: dict[str, Any], plan: Plan, noise: Tensor | None) -> Iterator[Sample]:
-    context = case.get("cond/context")
-    concat = case.get("unet/cond")
-    if case.kind == "semantic":
-        context, concat = None, context
+def _samples(case: Case, about: About, plan: Plan, noise: Tensor | None) -> Iterator[Sample]:
+    context, concat = case.context_and_channels()
     if case.kind == "inpaint":
         concat = hole_channels(case)
     elif case.kind == "sr":
@@ -94,63 +135,26 @@ def _samples(case: Case, about: dict[str, Any], plan: Plan, noise: Tensor | None
         )
 
 
-def _decoded(case: Case, name: str, sample: Sample) -> Quantities:
-    autoencoder = case.autoencoder
-    if autoencoder.quantize is not None:
-        yield f"{name}/decoded_noquant", autoencoder.decode(sample.x, quantize=False)
-        latents = sample.x / autoencoder.config.scaling_factor
-        yield from quantised(f"{name}/vq_indices", autoencoder.quantize, latents)
-    yield f"{name}/decoded", autoencoder.decode(sample.x)
+def _walked(case: Case, name: str, samples: list[Sample]) -> Quantities:
+    """All steps of a run."""
+    states = [torch.cat([sample.x for sample in samples])]
+    while not samples[0].done:
+        case.model.step(samples, rows=sum(sample.rows for sample in samples))
+        states.append(torch.cat([sample.x for sample in samples]))
+    yield f"{name}/samples", states[-1]
+    yield f"{name}/x_inter", torch.stack(states)
+    yield f"{name}/pred_x0_last", torch.cat([sample.x0 for sample in samples if sample.x0 is not None])
+
+
+def _decoded(case: Case, name: str, sample: Sample, decode: Callable[..., Tensor]) -> Quantities:
+    """Row 0 as an image."""
+    codebook = case.autoencoder.quantize
+    if codebook is not None:
+        yield f"{name}/decoded_noquant", decode(sample.x, quantize=False)
+        yield from quantised(f"{name}/vq_indices", codebook, sample.x / case.autoencoder.config.scaling_factor)
+    yield f"{name}/decoded", decode(sample.x)
     yield f"{name}/image_uint8", torch.from_numpy(np.array(tasks.finish(case.model, sample)))
     if case.kind == "inpaint" and name == "ddim_eta0":
         sample.known = hole(case)
         yield "inpaint/inpainted", tasks.decode(case.model, sample)[None]
         yield "inpaint/inpainted_uint8", torch.from_numpy(np.array(tasks.finish(case.model, sample)))
-
-
-def _img2img(case: Case, about: dict[str, Any]) -> Quantities:
-    """The reference noises to the level of one timestep later than the one from which it walks back."""
-    schedule, kept = case.model.schedule, about["t_enc"]
-    visited, following = schedule.timesteps(about["steps"])
-    noise = case["img2img/noise"]
-    t = torch.tensor([visited[::-1][kept]]).expand(len(noise))
-    noised = schedule.add_noise(case["img2img/init_latent"].expand_as(noise), noise, t)
-    yield "img2img/z_enc", noised
-    plan = SAMPLERS[about["sampler"]](schedule, visited[-kept:], following[-kept:], about["eta"])
-    samples = list(_samples(case, about, plan, None))
-    for i, sample in enumerate(samples):
-        sample.x = noised[i : i + 1]
-    yield "img2img/samples", _walked(case, samples)
-
-
-def _masked(case: Case, about: dict[str, Any]) -> Quantities:
-    plan = make_plan(case.model.schedule, about["sampler"], about["steps"], about["eta"])
-    samples = list(_samples(case, about, plan, case["masked/q_noise"]))
-    for i, sample in enumerate(samples):
-        sample.kept = case["masked/x0"][i : i + 1], case["masked/mask"][i : i + 1]
-        sample.x = keep_known(case.model.schedule, sample, sample.x, 0)
-    yield "masked/samples", _walked(case, samples)
-
-
-def _split(case: Case, about: dict[str, Any]) -> Quantities:
-    """Patch-wise: every prediction is made in windows, and so is the decoding."""
-    given = about["split_input_params"]
-    low, high = given["clip_min_weight"], given["clip_max_weight"]
-    tiling = Tiling(size=tuple(given["ks"]), stride=tuple(given["stride"]), low=low, high=high)
-    small = case["sr/LR_image"]
-    t = torch.tensor([500])
-    yield "split/eps", case.model.predict(case["x_T"], t, concat=small, tiling=tiling)
-    plan = make_plan(case.model.schedule, about["sampler"], about["steps"], about["eta"])
-    samples = list(_samples(case, about, plan, None))
-    for sample in samples:
-        sample.tiling = tiling
-    x = _walked(case, samples)
-    yield "split/samples", x
-    decode = lambda z, _: case.autoencoder.decode(z, quantize=False)  # noqa: E731
-    yield "split/decoded_noquant", tiled(x, decode, tiling, case.autoencoder.config.factor)
-
-
-def _walked(case: Case, samples: list[Sample]) -> Tensor:
-    while not samples[0].done:
-        case.model.step(samples, rows=sum(sample.rows for sample in samples))
-    return torch.cat([sample.x for sample in samples])
