@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
+from ldm_core.errors import ModelError
 from ldm_core.latest import Weights
 from ldm_core.layers import Downsample, GroupNorm, ResnetBlock, SpatialAttention, Upsample
 from ldm_core.packed import Conv2d
 from ldm_core.recorded import Recorded
+from ldm_core.unet_config import MAX_LEVELS, Blocks, Count, Names
 
 EPS = 1e-6
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -38,29 +41,44 @@ class AutoencoderConfig:
     With `num_vq_embeddings` the latents are quantised (VQ), without it they are Gaussian (KL).
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    sample_size: int | None = None
-    latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",) * 4
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",) * 4
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    scaling_factor: float = 0.18215
+    in_channels: Count = 3
+    out_channels: Count = 3
+    sample_size: Count | None = None
+    latent_channels: Count = 4
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=MAX_LEVELS)] = (128, 256, 512, 512)
+    down_block_types: Names = ("DownEncoderBlock2D",) * 4
+    up_block_types: Names = ("UpDecoderBlock2D",) * 4
+    layers_per_block: Blocks = 2
+    norm_num_groups: Count = 32
+    scaling_factor: Annotated[float, Field(gt=0, le=1e6)] = 0.18215
     mid_block_add_attention: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
-    num_vq_embeddings: int | None = None
-    vq_embed_dim: int | None = None
+    num_vq_embeddings: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    vq_embed_dim: Count | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "vae/config.json") -> AutoencoderConfig:
         """Raises ModelError, naming the key, for what this network does not do."""
         defaults: dict[str, Any] = {"num_vq_embeddings": 256} if data.get("_class_name") == VQ else {}
-        return read_config(
-            cls, {**defaults, **data}, path, fixed=FIXED, choices={"down_block_types": DOWN, "up_block_types": UP}
-        )
+        choices = {"down_block_types": DOWN, "up_block_types": UP}
+        return read_config(cls, {**defaults, **data}, path, fixed=FIXED, choices=choices).checked(path)
+
+    def checked(self, path: str) -> AutoencoderConfig:
+        """This configuration, if its fields fit each other. Raises ModelError."""
+        if (problem := next(self._problems(), None)) is not None:
+            raise ModelError(path, problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        widths = self.block_out_channels
+        for key in ("down_block_types", "up_block_types"):
+            if (entries := len(getattr(self, key))) != len(widths):
+                yield f"{key} has {entries} entries, block_out_channels has {len(widths)}"
+        if any(width % self.norm_num_groups for width in widths):
+            yield f"block_out_channels = {widths} are not all multiples of norm_num_groups = {self.norm_num_groups}"
+        if self.num_vq_embeddings is None and self.vq_embed_dim is not None:
+            yield "vq_embed_dim is for a codebook, and num_vq_embeddings names none"
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, for the diffusers class that it names."""

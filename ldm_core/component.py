@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from ldm_core.errors import ModelError
+from ldm_core.field_types import check_fields
 
 Config = TypeVar("Config")
 
@@ -22,7 +23,8 @@ def read_config(
     """Builds `cls` from a diffusers config. Keys with a leading underscore are bookkeeping and skipped.
 
     `fixed` lists, for keys that are known and have no field, the values that change nothing here, None for any;
-    `choices` what the entries of a field may be. Raises ModelError naming file, key and value.
+    `choices` what the entries of a field may be. Raises ModelError naming file, key and value, also for one of another
+    type than the field's.
     """
     known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -30,11 +32,13 @@ def read_config(
         if key.startswith("_"):
             continue
         if key in known:
-            values[key] = tuple(value) if isinstance(value, list) else value
+            values[key] = value
         elif key not in fixed:
-            raise ModelError(path, f"unknown key {key!r}")
+            if value is not None:  # what a later version of the library added, and left out here
+                raise ModelError(path, f"unknown key {key!r}")
         elif (allowed := fixed[key]) is not None and value not in allowed:
             raise ModelError(path, f"{key} = {value!r} is not supported (only {allowed[0]!r})")
+    values = check_fields(cls, values, path)
     for key, known_entries in (choices or {}).items():
         for entry in _entries(values.get(key, ())):
             if entry not in known_entries:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
+from ldm_core.errors import ModelError
 from ldm_core.image import Pictures
 from ldm_core.job_warning import JobWarning
 from ldm_core.latest import Latest, only_infers, version
 from ldm_core.params import GenerationParams, LayoutObject
 from ldm_core.text_transformer import TextTransformer
+from ldm_core.unet_config import Count
 
 SHOWN = 40  # characters of what was cut
 KEPT = 32  # encoded prompts; of Stable Diffusion 2.x they are 10 MB
@@ -112,13 +115,17 @@ class TextEncoder(Condition):
 class ClassEmbedderConfig:
     """`unconditional_class` stands for "no class" in guidance, as 1000 does for ImageNet's 1000 classes."""
 
-    n_classes: int = 1001
-    embed_dim: int = 512
-    unconditional_class: int | None = 1000
+    n_classes: Annotated[int, Field(ge=1, le=2**20)] = 1001
+    embed_dim: Count = 512
+    unconditional_class: Annotated[int, Field(ge=0)] | None = 1000
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> ClassEmbedderConfig:
-        return read_config(cls, data, path, fixed={})
+        """Raises ModelError, naming the key."""
+        config = read_config(cls, data, path, fixed={})
+        if config.unconditional_class is not None and config.unconditional_class >= config.n_classes:
+            raise ModelError(path, f"unconditional_class = {config.unconditional_class} is not below n_classes")
+        return config
 
     def to_json(self) -> dict[str, Any]:
         return {"_class_name": "ClassEmbedder", **asdict(self)}
@@ -177,9 +184,9 @@ class LayoutEncoder(Condition):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpatialRescalerConfig:
-    n_stages: int = 2
-    in_channels: int = 182
-    out_channels: int = 3
+    n_stages: Annotated[int, Field(ge=0, le=10)] = 2
+    in_channels: Count = 182
+    out_channels: Count = 3
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> SpatialRescalerConfig:

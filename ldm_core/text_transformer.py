@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ldm_core.component import read_config
+from ldm_core.unet_config import Count
 
 FIXED = {
     "activation_function": ("gelu",),
@@ -29,13 +31,13 @@ FIXED = {
 class TextTransformerConfig:
     """The fields of diffusers' `bert/config.json` that this network honours."""
 
-    vocab_size: int = 30522
-    max_position_embeddings: int = 77
-    encoder_layers: int = 32
-    encoder_ffn_dim: int = 5120
-    encoder_attention_heads: int = 8
-    head_dim: int = 64
-    d_model: int = 1280
+    vocab_size: Annotated[int, Field(ge=2, le=2**20)] = 30522
+    max_position_embeddings: Annotated[int, Field(ge=2, le=2**16)] = 77
+    encoder_layers: Annotated[int, Field(ge=1, le=256)] = 32
+    encoder_ffn_dim: Count = 5120
+    encoder_attention_heads: Annotated[int, Field(ge=1, le=256)] = 8
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
+    d_model: Count = 1280
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "bert/config.json") -> TextTransformerConfig:

@@ -65,7 +65,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.block_out_channels
-        last, groups = len(widths) - 1, config.norm_num_groups
+        last = len(widths) - 1
 
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(widths[0], config.time_dim)
@@ -75,9 +75,9 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         skips = [widths[0]]
         for i, width in enumerate(widths):
-            ins = [skips[-1], *[width] * (config.layers_per_block - 1)]
-            level = Level([self._resnet(n, width) for n in ins], self._attend(config.down_attention(i), i, groups))
-            skips += [width] * config.layers_per_block
+            ins = [skips[-1], *[width] * (config.layers(i) - 1)]
+            level = Level([self._resnet(n, width) for n in ins], self._attend(config.down_attention(i), i))
+            skips += [width] * config.layers(i)
             if i < last:
                 resnet = config.down_resnet(i)
                 down = self._resnet(width, width, "down") if resnet else Downsample(width, symmetric=True)
@@ -86,16 +86,16 @@ class UNet(nn.Module):
             self.down_blocks.append(level)
 
         middle = [self._resnet(widths[-1], widths[-1]) for _ in range(2)]
-        self.mid_block = MidBlock(middle, self._attend(config.mid_attention, last, config.mid_attention_groups))
+        self.mid_block = MidBlock(middle, self._attend(config.mid_attention, last, mid=True))
 
         self.up_blocks = nn.ModuleList()
         below = widths[-1]
         for i, width in enumerate(reversed(widths)):
             ins = []
-            for _ in range(config.layers_per_block + 1):
+            for _ in range(config.layers(last - i) + 1):
                 ins.append(below + skips.pop())
                 below = width
-            level = Level([self._resnet(n, width) for n in ins], self._attend(config.up_attention(i), last - i, groups))
+            level = Level([self._resnet(n, width) for n in ins], self._attend(config.up_attention(i), last - i))
             if i < last:
                 up = self._resnet(width, width, "up") if config.up_resnet(i) else Upsample(width)
                 level.upsamplers = nn.ModuleList([up])
@@ -178,21 +178,19 @@ class UNet(nn.Module):
             scale_shift=c.scale_shift,
         )  # fmt: skip
 
-    def _attend(self, kind: str | None, level: int, groups: int | None) -> Attend:
-        """What makes the attention of one level: over the context too ("cross"), over the latents alone ("self").
-
-        `groups` are those of the norm before the latter, None for no norm.
-        """
+    def _attend(self, kind: str | None, level: int, *, mid: bool = False) -> Attend:
+        """What makes the attention of one level: over the context too ("cross"), over the latents alone ("self")."""
         config = self.config
         channels, heads = config.block_out_channels[level], config.heads(kind, level)
         if kind == "self":
+            groups = config.mid_attention_groups if mid else config.norm_num_groups
             return lambda: SpatialAttention(channels, heads, groups=groups, eps=config.norm_eps)
         if kind == "cross":
             assert config.cross_attention_dim is not None
-            context_dim = config.cross_attention_dim
+            context_dim, only_cross = config.cross_attention_dim, config.only_cross(level, mid=mid)
             return lambda: SpatialTransformer(
                 channels, context_dim, heads, config.transformer_layers_per_block,
-                groups=config.norm_num_groups, linear=config.use_linear_projection, only_cross=config.only_cross(level),
+                groups=config.norm_num_groups, linear=config.use_linear_projection, only_cross=only_cross,
             )  # fmt: skip
         return None
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ldm_core.component import read_config
+from ldm_core.errors import ModelError
 
+Count = Annotated[int, Field(ge=1, le=2**16)]
+Blocks = Annotated[int, Field(ge=1, le=64)]
+MAX_LEVELS = 10
+Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LEVELS)]
 CONDITIONAL, UNCONDITIONAL = "UNet2DConditionModel", "UNet2DModel"
 
 # block type → the attention of its level, and whether it changes size by a residual block
@@ -44,6 +51,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "cross_attention_dim": None,
     },
 }
+# fields that have one entry a level, unless they are one for all
+LEVELWISE = (
+    "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim", "only_cross_attention",
+)  # fmt: skip
 MID = {CONDITIONAL: ("UNetMidBlock2DCrossAttn",), UNCONDITIONAL: ("UNetMidBlock2D",)}
 
 # what other U-Nets of the family vary and this one has in one way only
@@ -92,28 +103,30 @@ class UNetConfig:
     width of one head where it attends to itself alone. A tuple of the latter is our extension: diffusers has one.
     """
 
-    in_channels: int = 4
-    out_channels: int = 4
-    sample_size: int | None = None
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    down_block_types: tuple[str, ...] = (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
+    in_channels: Count = 4
+    out_channels: Count = 4
+    sample_size: Count | None = None
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=MAX_LEVELS)] = (
+        320, 640, 1280, 1280,
+    )  # fmt: skip
+    down_block_types: Names = (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
     mid_block_type: str = "UNetMidBlock2DCrossAttn"
-    up_block_types: tuple[str, ...] = ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
-    layers_per_block: int = 2
+    up_block_types: Names = ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
+    layers_per_block: Blocks | tuple[Blocks, ...] = 2
     downsample_type: str = "conv"
     upsample_type: str = "conv"
     resnet_time_scale_shift: str = "default"
-    transformer_layers_per_block: int = 1
-    attention_head_dim: int | tuple[int, ...] | None = 8
+    transformer_layers_per_block: Blocks = 1
+    attention_head_dim: Count | tuple[Count, ...] | None = 8
     only_cross_attention: bool | tuple[bool, ...] = False
-    cross_attention_dim: int | None = 1280
-    norm_num_groups: int = 32
-    attn_norm_num_groups: int | None = None
-    norm_eps: float = 1e-5
+    cross_attention_dim: Count | None = 1280
+    norm_num_groups: Count = 32
+    attn_norm_num_groups: Count | None = None
+    norm_eps: Annotated[float, Field(ge=0, le=1)] = 1e-5
     flip_sin_to_cos: bool = True
-    freq_shift: float = 0
+    freq_shift: Annotated[float, Field(ge=0, le=1)] = 0
     use_linear_projection: bool = False
-    num_class_embeds: int | None = None
+    num_class_embeds: Annotated[int, Field(ge=1, le=2**20)] | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: str = "unet/config.json") -> UNetConfig:
@@ -125,7 +138,32 @@ class UNetConfig:
             **dict.fromkeys(("downsample_type", "upsample_type"), ("conv", "resnet")),
             "resnet_time_scale_shift": ("default", "scale_shift"),
         }
-        return read_config(cls, {**DEFAULTS[kind], **data}, path, fixed=FIXED, choices=choices)
+        return read_config(cls, {**DEFAULTS[kind], **data}, path, fixed=FIXED, choices=choices).checked(path)
+
+    def checked(self, path: str) -> UNetConfig:
+        """This configuration, if its fields fit each other. Raises ModelError."""
+        if (problem := next(self._problems(), None)) is not None:
+            raise ModelError(path, problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        widths, levels = self.block_out_channels, len(self.block_out_channels)
+        for key in LEVELWISE:
+            if isinstance(value := getattr(self, key), tuple) and len(value) != levels:
+                yield f"{key} has {len(value)} entries, block_out_channels has {levels}"
+        for groups in (self.norm_num_groups, self.attn_norm_num_groups or 1):
+            if any(width % groups for width in widths):
+                yield f"block_out_channels = {widths} are not all multiples of {groups}, the groups of their norms"
+        if widths[0] % 2 or widths[0] < 4:
+            yield f"block_out_channels[0] = {widths[0]} must be even and at least 4, as the waves of a timestep are"
+        places = [(self.down_attention(i), i) for i in range(levels)] + [(self.mid_attention, levels - 1)]
+        places += [(self.up_attention(i), levels - 1 - i) for i in range(levels)]
+        for kind, level in places:
+            if kind == "cross" and self.cross_attention_dim is None:
+                yield "cross_attention_dim is missing: its blocks attend to a context"
+            number = self._head_number(level)
+            if kind is not None and number and widths[level] % number:
+                yield f"attention_head_dim = {number} does not divide the {widths[level]} channels of level {level}"
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, for the diffusers class that it names."""
@@ -158,12 +196,20 @@ class UNetConfig:
 
     def heads(self, kind: str | None, level: int) -> int:
         """How many heads attend at a level."""
-        given = self.attention_head_dim
-        number = given[level] if isinstance(given, tuple) else given
+        number = self._head_number(level)
         if kind == "self":
             width = self.block_out_channels[level]
             return width // (number or width)
         return number or 1
+
+    def _head_number(self, level: int) -> int | None:
+        given = self.attention_head_dim
+        return given[level] if isinstance(given, tuple) else given
+
+    def layers(self, level: int) -> int:
+        """How many residual blocks a level has on the way down."""
+        given = self.layers_per_block
+        return given[level] if isinstance(given, tuple) else given
 
     @property
     def scale_shift(self) -> bool:
@@ -175,15 +221,18 @@ class UNetConfig:
         """Groups of the norm before the middle block's self-attention; None: diffusers' class has no norm there."""
         return self.attn_norm_num_groups or (None if self.scale_shift else self.norm_num_groups)
 
-    def only_cross(self, level: int) -> bool:
-        """Whether the first of a transformer's two attentions looks at the context as well."""
+    def only_cross(self, level: int, *, mid: bool) -> bool:
+        """Whether the first of a transformer's two attentions looks at the context as well.
+
+        A tuple does not count for the middle block, as in diffusers.
+        """
         given = self.only_cross_attention
-        return given[level] if isinstance(given, tuple) else given
+        return (given[level] and not mid) if isinstance(given, tuple) else given
 
 
 def _class_of(data: Mapping[str, Any]) -> str:
     """Peers' configurations may come without a class name; only one of the two knows cross-attention."""
     named = data.get("_class_name")
-    if named in TYPES:
-        return str(named)
+    if isinstance(named, str) and named in TYPES:
+        return named
     return CONDITIONAL if "cross_attention_dim" in data or "down_block_types" not in data else UNCONDITIONAL

@@ -69,7 +69,7 @@ def unet_source(config: UNetConfig) -> Callable[[str], Source]:
 
 def _unet_prefixes(config: UNetConfig) -> Prefixes:
     """Pairs of prefixes, ours and theirs: theirs are numbered through, ours by level."""
-    last, blocks = len(config.block_out_channels) - 1, config.layers_per_block
+    last = len(config.block_out_channels) - 1
     yield from (
         ("conv_in", "input_blocks.0.0"), ("time_embedding.linear_1", "time_embed.0"),
         ("time_embedding.linear_2", "time_embed.2"), ("class_embedding", "label_emb"), ("conv_norm_out", "out.0"),
@@ -78,7 +78,7 @@ def _unet_prefixes(config: UNetConfig) -> Prefixes:
     )  # fmt: skip
     number = 1
     for level in range(last + 1):
-        for block in range(blocks):
+        for block in range(config.layers(level)):
             yield f"down_blocks.{level}.resnets.{block}", f"input_blocks.{number}.0"
             yield f"down_blocks.{level}.attentions.{block}", f"input_blocks.{number}.1"
             number += 1
@@ -90,7 +90,7 @@ def _unet_prefixes(config: UNetConfig) -> Prefixes:
             number += 1
     number = 0
     for level in range(last + 1):
-        for block in range(blocks + 1):
+        for block in range(config.layers(last - level) + 1):
             yield f"up_blocks.{level}.resnets.{block}", f"output_blocks.{number}.0"
             yield f"up_blocks.{level}.attentions.{block}", f"output_blocks.{number}.1"
             number += 1
