@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     importer.add_argument(
         "--clip", type=Path, metavar="DIR", help="a CLIPModel's folder, for retrieval-augmented models"
     )
+    importer.add_argument(
+        "--size", type=int, metavar="PIXELS", help="the side that it was trained at, where the yaml has another"
+    )
     importer.add_argument("--labels", type=Path, metavar="FILE", help="names of its classes or labels, one a line")
     for command in (serve, gateway):
         command.add_argument("--api-keys-file", metavar="FILE", help="who may send jobs; `ldm key` makes its entries")
@@ -153,6 +156,7 @@ def _import(args: argparse.Namespace) -> int:
                 tokenizer=args.tokenizer,
                 clip=args.clip,
                 labels=args.labels,
+                size=args.size,
                 progress=print,
             )
         card = read_card(out) if (out / "model_index.json").exists() else None

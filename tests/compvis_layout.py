@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, model: dict[str, Any], others: State) -> tupl
     config.write_text(yaml.safe_dump({"model": model}))
     params = model["params"]
     torch.manual_seed(0)
-    unet = UNet(unet_config(config, params["unet_config"])).eval()
+    unet = UNet(unet_config(config, params["unet_config"], upscaler="low_scale_config" in params)).eval()
     scale = params.get("scale_factor", 1.0)
     first_stage = Autoencoder(autoencoder_config(config, params["first_stage_config"], scale)).eval()
     torch.save({"state_dict": research_state(unet, first_stage) | others}, folder / "model.ckpt")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPTextConfig
 
 from ldm_core.compvis.components import parameters
-from ldm_core.compvis.configs import Reader, Yaml, params_of
 from ldm_core.compvis.names import Source, bert_source, clip_source, open_clip_source
+from ldm_core.compvis.reader import Reader, Yaml, params_of, shown
 from ldm_core.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
@@ -73,7 +73,7 @@ def read_condition(path: Path, node: Any) -> ConditionPart | None:
     target = node.get("target") if isinstance(node, dict) else node
     name = str(target).removeprefix(MODULES)
     if name not in READERS:
-        raise ModelError(path, f"cond_stage_config.target = {target!r} is not supported")
+        raise ModelError(path, f"cond_stage_config.target = {shown(target)} is not supported")
     return READERS[name](path, params_of(path, "cond_stage_config", node, (str(target),)))
 
 
@@ -102,10 +102,10 @@ def clip_condition(path: Path, node: Any, key: str | None, clip: Path | None) ->
 
 def _class(path: Path, read: Reader) -> ConditionPart:
     read.skip("key")
-    classes = read.take("n_classes", 1000)
+    classes = read.whole("n_classes", 1000, most=2**20)
     config = ClassEmbedderConfig(
         n_classes=classes,
-        embed_dim=read.take("embed_dim"),
+        embed_dim=read.whole("embed_dim"),
         unconditional_class=IMAGENET_CLASSES if classes == IMAGENET_CLASSES + 1 else None,
     )
     read.end()
@@ -119,9 +119,9 @@ def _rescaler(path: Path, read: Reader) -> ConditionPart:
     read.only("multiplier", 0.5)
     read.only("bias", False)
     config = SpatialRescalerConfig(
-        n_stages=read.take("n_stages", 1),
-        in_channels=read.take("in_channels", 3),
-        out_channels=read.take("out_channels"),
+        n_stages=read.whole("n_stages", 1, least=0, most=10),
+        in_channels=read.whole("in_channels", 3),
+        out_channels=read.whole("out_channels"),
     )
     read.end()
     with torch.device("meta"):
@@ -139,12 +139,12 @@ def _own_part(config: Mapping[str, Any], network: nn.Module) -> ConditionPart:
 
 def _bert(path: Path, read: Reader) -> ConditionPart:
     read.skip("device", "embedding_dropout")
-    width, tokens = read.take("n_embed"), read.take("max_seq_len", 77)
-    tokenized = read.take("use_tokenizer", True)
+    width, tokens = read.whole("n_embed", most=2**14), read.whole("max_seq_len", 77, least=2)
+    tokenized = read.flag("use_tokenizer", True)
     config = TextTransformerConfig(
-        vocab_size=read.take("vocab_size", 30522),
+        vocab_size=read.whole("vocab_size", 30522, least=2, most=2**20),
         max_position_embeddings=tokens,
-        encoder_layers=read.take("n_layer"),
+        encoder_layers=read.whole("n_layer", most=256),
         encoder_ffn_dim=4 * width,
         d_model=width,
     )
@@ -170,6 +170,8 @@ def _bert(path: Path, read: Reader) -> ConditionPart:
 def _clip(path: Path, read: Reader) -> ConditionPart:
     read.skip("device", "max_length", "freeze")
     version = read.take("version", "openai/clip-vit-large-patch14")
+    if not isinstance(version, str):
+        raise read.unsupported("version", version)
     read.end()
     beside = path.parent / version / "config.json"
     sizes = read_json(beside) if beside.exists() else KNOWN_CLIP.get(version)
@@ -184,7 +186,7 @@ def _open_clip(path: Path, read: Reader) -> ConditionPart:
     read.only("version", "laion2b_s32b_b79k")
     read.only("max_length", 77)
     layer = read.take("layer", "last")
-    if layer not in {"last", "penultimate"}:
+    if layer not in ("last", "penultimate"):
         raise read.unsupported("layer", layer)
     read.end()
     # of the last but one layer's states, only the layers up to it are ever computed

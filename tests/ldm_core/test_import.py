@@ -133,7 +133,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing key": (lambda m: m["params"]["unet_config"]["params"].pop("model_channels"), "model_channels is missing"),
     "no mapping": (lambda m: m["params"]["first_stage_config"]["params"].update(ddconfig=[1]), "is no mapping"),
     "a value of another type": (
-        lambda m: m["params"]["unet_config"]["params"].update(channel_mult="1,2"), "makes no sense"
+        lambda m: m["params"]["unet_config"]["params"].update(channel_mult="1,2"),
+        "channel_mult = '1,2' must be a list",
     ),
     "betas of its own": (lambda m: m["params"].update(given_betas=[0.1]), "given_betas"),
     "no task": (lambda m: m["params"].update(cond_stage_config="__is_first_stage__"), "fit no task"),
