@@ -8,16 +8,21 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.auth import KeyRing
 from service.broker import Broker
+from service.cors import Cors
 from service.dependencies import BEARER, guard
+from service.head import HeadAsGet
 from service.metrics import GatewayMetrics
 from service.middleware import Envelope
-from service.openapi import problems, without_validation_errors
-from service.routes import events, health, jobs, models, tasks
+from service.openapi import completed, problems
+from service.origins import own_hosts, parse_origins
+from service.routes import docs, events, health, jobs, models, tasks
 from service.settings import GatewaySettings
+from service.site_guard import SiteGuard
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
 
@@ -26,10 +31,25 @@ the picture itself. Errors are `application/problem+json` (RFC 9457)."""
 
 
 class Gateway(FastAPI):
-    """FastAPI, whose description of itself says no more than what is true."""
+    """FastAPI under a path, which a proxy may have taken away, and with a whole description of itself."""
+
+    def __init__(self, root: str, **given: Any) -> None:
+        super().__init__(**given)
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if len(path) > 1:
+                path = path.removesuffix("/")
+            below = not self._root or path == self._root or path.startswith(f"{self._root}/")
+            scope["root_path"], scope["path"] = self._root, path if below else self._root + path
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        return without_validation_errors(super().openapi())
+        if self.openapi_schema is None:
+            self.openapi_schema = completed(super().openapi())
+        return self.openapi_schema
 
 
 def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: KeyRing | None = None) -> FastAPI:
@@ -53,12 +73,25 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         yield
         await queue.close()
 
-    app = Gateway(title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = Gateway(
+        settings.root_path, title="ldm-service", version="1", description=DESCRIPTION, lifespan=lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
     app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
+    app.add_middleware(HeadAsGet)
+    origins = parse_origins(settings.cors_origins)
+    hosts = own_hosts(settings.allowed_hosts, settings.host)
+    if ring.configured:  # no browser sends a key by itself, so a page of another site has none
+        app.add_middleware(SiteGuard, hosts=hosts if settings.allowed_hosts else None, origins=None)
+    else:
+        app.add_middleware(SiteGuard, hosts=hosts, origins=origins)
     app.add_middleware(
         Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
     )
+    if origins:
+        app.add_middleware(Cors, origins=origins)
     errors.install(app)
+    app.include_router(docs.router)
     guards = [Depends(guard), *([Depends(BEARER)] if ring.configured else [])]
     refusals = problems(401, 403) if ring.configured else {}
     for routes in (tasks, jobs, events, models):

@@ -19,6 +19,7 @@ MAX_FILES = 24
 MAX_ERRORS = 20  # that an answer lists
 UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii"}
 LISTS = ("neighbors",)  # form fields that may be repeated
+TAKEN = {"Accept": "application/json, multipart/form-data"}
 
 Model = TypeVar("Model", bound=JobRequest)
 
@@ -38,22 +39,23 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     if kind == b"multipart/form-data":
         # every form field is text: "20" is a number there
         return _validated(model, await _form(request), strict=False)
-    raise Problem(415, "Send application/json or multipart/form-data.", headers={"Accept": "application/json"})
+    raise Problem(415, "Send application/json or multipart/form-data.", headers=TAKEN)
 
 
 async def _form(request: Request) -> dict[str, Any]:
     data: dict[str, Any] = {}
     async with request.form(max_files=MAX_FILES, max_fields=64) as form:
         for name, value in form.multi_items():
-            part = await value.read() if isinstance(value, UploadFile) else value
+            part = await _part(value)
             if name in LISTS:
-                data.setdefault(name, []).append(part)
+                if part != "":
+                    data.setdefault(name, []).append(part)
                 continue
             if name in data:
                 raise field_problem(name, "is given twice")
             data[name] = part
     for name in ("metadata", "objects"):
-        if isinstance(data.get(name), str):
+        if isinstance(data.get(name), str) and data[name] != "":
             try:
                 data[name] = parse(data[name])
             except Problem:
@@ -61,7 +63,17 @@ async def _form(request: Request) -> dict[str, Any]:
     return data
 
 
+async def _part(value: UploadFile | str) -> bytes | str:
+    """A file's bytes or a field's text. Browsers send an empty part without a name where no file was chosen."""
+    if isinstance(value, str):
+        return value
+    return await value.read() or (b"" if value.filename else "")
+
+
 def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Model:
+    absent = (None,) if strict else (None, "")
+    optional = {name for name, field in model.model_fields.items() if not field.is_required()}
+    data = {name: value for name, value in data.items() if value not in absent or name not in optional | {"webhook"}}
     if data.pop("webhook", None) is not None:
         raise field_problem("webhook", "no host is allowed here")
     try:

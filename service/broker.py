@@ -85,6 +85,11 @@ class Broker:
         async with _available():
             return await self._fleet.models(max_age_s)
 
+    async def known_models(self) -> Mapping[str, frozenset[str]]:
+        """The tasks of every model, by its id, that workers served in the last days, also of those that are away."""
+        async with _available():
+            return await self._fleet.known()
+
     async def submit(
         self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
         idempotency: Idempotency | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -89,10 +89,13 @@ def as_problem(error: Exception) -> Problem:
 def install(app: FastAPI) -> None:
     """Every expected error becomes a problem; what nobody expected is the envelope's (`service/middleware.py`)."""
 
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+    async def answer(request: Request, error: Exception) -> Response:
         problem = as_problem(error)
         if problem.status == 405:  # of several routes on one path, the framework names the first one's methods
-            problem.headers["Allow"] = ", ".join(_methods(app, request.url.path))
+            path = request.url.path.removeprefix(request.scope["root_path"])
+            problem.headers["Allow"] = ", ".join(_methods(app, path))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=problem.headers)
         return problem_response(problem, request.url.path, request.state.request_id)
 
     for kind in EXPECTED:
@@ -100,6 +103,7 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """What some route does on that path; the routes without a description are read alone."""
+    """What some route does on that path; the routes without a description are read alone. OPTIONS says this."""
     described = [routes for template, routes in app.openapi()["paths"].items() if compile_path(template)[0].match(path)]
-    return sorted({method.upper() for routes in described for method in routes} or {"GET"})
+    methods = {method.upper() for routes in described for method in routes} or {"GET"}
+    return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))

@@ -8,9 +8,9 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from service.answers import job_json
 from service.broker import Broker, BrokerUnavailable
 from service.events import NOTHING, EventId, parse_id
-from service.schemas import job_json
 from worker.jobs import TERMINAL, JobView
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
@@ -25,7 +25,7 @@ def all_seen(job: JobView, seen: EventId) -> bool:
 
 
 async def event_stream(
-    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, root: str = ""
 ) -> AsyncGenerator[bytes, None]:
     """The events after `seen`. What comes faster than the client reads is left out, but never the end.
 
@@ -46,7 +46,7 @@ async def event_stream(
                 return
             if (now := parse_id(job.event_id)) > seen:
                 seen = now
-                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job))
+                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job, root))
             if job.status in TERMINAL:
                 return
             if previews:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,14 @@ class Fleet:
             self._models = _models(await scripts.served.arun(self._redis))
             self._read_at = now
         return self._models
+
+    async def known(self) -> Mapping[str, frozenset[str]]:
+        """The tasks of every model, by its id, that a worker served in the last days, also of those that are away."""
+        found: dict[str, frozenset[str]] = {}
+        for entry in await self._redis.zrange(scripts.KNOWN_MODELS, 0, -1):
+            model = json.loads(entry)
+            found[model["id"]] = found.get(model["id"], frozenset()) | frozenset(model["tasks"])
+        return found
 
 
 def _models(published: Sequence[bytes]) -> list[LiveModel]:

@@ -1,35 +1,45 @@
-"""The shape of requests and of the job in answers: field names here are the promise to clients."""
+"""The shape of requests: field names here are the promise to clients."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
-from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, SAMPLERS, Task
-from worker.jobs import Format, JobView, Priority
+from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
+from service.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
 
 MAX_METADATA_BYTES = 2048
 PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold pictures
 MAX_SIDE = 2**16  # of any picture of any model: a number to calculate with
 MAX_CLASS_ID = 2**16
-MAX_NAME_CHARS = 200
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
-Picture = Annotated[
-    str | bytes,
-    Field(
-        description="PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data",
-        json_schema_extra={"type": "string", "anyOf": None, "contentEncoding": "base64"},
-    ),
-]
+Picture = Annotated[str | bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+PICTURE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
+
+
+def _optional_as_nullable(schema: dict[str, Any]) -> None:
+    """Says that every field that may be left out may be null instead.
+
+    Defaults stand in the description: generators take a field with `default` for one that is always sent.
+    """
+    for name in schema["properties"].keys() - set(schema.get("required", ())):
+        field = schema["properties"][name]
+        if default := field.pop("default", None):
+            field["description"] = "; ".join(filter(None, [field.get("description"), f"{default} by default"]))
+        kinds = field.pop("anyOf", None)
+        if kinds is None:
+            kinds = [{key: field.pop(key) for key in field.keys() - {"title", "description"}}]
+        field["anyOf"] = [*(kind for kind in kinds if kind != {"type": "null"}), {"type": "null"}]
 
 
 class JobRequest(BaseModel):
     """What all tasks have in common. `None` means the model's default."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), hide_input_in_errors=True, json_schema_extra=_optional_as_nullable
+    )
 
     prompt: Prompt = ""
     negative_prompt: Prompt = Field(default="", description="takes the place of the empty prompt in guidance")
@@ -37,7 +47,7 @@ class JobRequest(BaseModel):
         default=None, max_length=MAX_NAME_CHARS, description="an id from /v1/models; the task's default otherwise"
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="the model's default otherwise")
-    sampler: str = Field(default="ddim", max_length=MAX_NAME_CHARS, json_schema_extra={"enum": list(SAMPLERS)})
+    sampler: Sampler = "ddim"
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )
@@ -45,11 +55,11 @@ class JobRequest(BaseModel):
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="random otherwise; image i uses seed + i")
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images")
     priority: Priority = "normal"
-    format: Format = "png"
+    format: ImageFormat = "png"
     timeout: float | None = Field(
         default=None, ge=1, allow_inf_nan=False, description="seconds; the operator's limit otherwise"
     )
-    metadata: dict[str, str] = Field(default_factory=dict, description="echoed, never interpreted; at most 2 KiB")
+    metadata: Metadata = Field(default_factory=dict, description="echoed, never interpreted; at most 2 KiB")
 
     @field_validator("metadata")
     @classmethod
@@ -86,7 +96,7 @@ class Txt2ImgRequest(SizedRequest):
 class InpaintRequest(JobRequest):
     """A picture with a hole to a whole one."""
 
-    image: Picture
+    image: Picture = Field(description=PICTURE)
     mask: Picture | None = Field(
         default=None, description="white = repaint; without it, the transparent pixels of `image` are repainted"
     )
@@ -95,7 +105,7 @@ class InpaintRequest(JobRequest):
 class SuperresRequest(JobRequest):
     """A small picture to a large one."""
 
-    image: Picture
+    image: Picture = Field(description=PICTURE)
 
 
 class Class2ImgRequest(SizedRequest):
@@ -139,50 +149,3 @@ REQUESTS: dict[Task, type[JobRequest]] = {
     "layout2img": Layout2ImgRequest,
     "unconditional": UnconditionalRequest,
 }
-
-
-def job_json(view: JobView) -> dict[str, Any]:
-    """A job as clients see it."""
-    payload, url = view.payload, f"/v1/jobs/{view.payload.id}"
-    return {
-        "id": payload.id,
-        "task": payload.params.task,
-        "model": payload.model,
-        "status": view.status,
-        "progress": view.progress,
-        "step": view.step,
-        "steps": view.steps,
-        "queue_position": view.queue_position,
-        "created_at": _time(view.created_at),
-        "started_at": _time(view.started_at),
-        "finished_at": _time(view.finished_at),
-        "expires_at": _time(view.expires_at),
-        "request": _request_json(view),
-        "images": [{"url": f"{url}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
-        "error": dict(view.error) | {"instance": url} if view.error else None,
-        "warnings": [warning.to_json() for warning in view.warnings],
-        "urls": {"self": url, "events": f"{url}/events", "cancel": url},
-    }
-
-
-def _request_json(view: JobView) -> dict[str, Any]:
-    payload = view.payload
-    params = payload.params.to_json()
-    del params["task"]
-    if "objects" in params:
-        params["objects"] = [{"label": label, "box": box} for label, *box in params["objects"]]
-    return {
-        **params,
-        "model": payload.model,
-        "priority": payload.priority,
-        "format": payload.format,
-        "timeout": payload.timeout_s,
-        "metadata": dict(payload.metadata),
-    }
-
-
-def _time(seconds: float | None) -> str | None:
-    """RFC 3339 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

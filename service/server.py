@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 import resource
 from contextlib import suppress
 from http import HTTPStatus
@@ -24,6 +25,8 @@ from service.settings import GatewaySettings
 MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
 MAX_HEAD = 65536  # bytes of a request's headers, but for those that come at one go
 FILES_KEPT_FREE = 128  # of the connections: Redis, pictures, uploads
+
+ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # a target as proxies get it: scheme and authority
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +116,11 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         method, is_current = self.parser.get_method(), self.parser.get_http_version() == "1.1"
-        if (is_current and all(name != b"host" for name, _ in self.headers)) or method == b"CONNECT":
-            raise ValueError("no Host, or no server but a proxy is wanted")  # what a callback raises is a 400
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (is_current and not hosts) or method == b"CONNECT":
+            raise ValueError("not one Host, or no server but a proxy is wanted")  # what a callback raises is a 400
+        if hosts and (target := ABSOLUTE.match(self.url)) and target[1].lower() != hosts[0].strip().lower():
+            raise ValueError("the request's target and its Host differ")
         if not self.parser.should_upgrade():  # else it comes again, without that
             self._in_head, self._head = False, 0
             super().on_headers_complete()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.origins import parse_hosts, parse_origins
 from worker.settings import default_data_dir
+
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+OURS = {"v1", "docs", "openapi.json", "healthz", "readyz", "metrics"}  # first segments of this server's own paths
 
 
 class GatewaySettings(BaseSettings):
@@ -28,9 +33,32 @@ class GatewaySettings(BaseSettings):
     job_timeout_s: int = Field(default=600, ge=1)
     api_keys: SecretStr = SecretStr("")  # NAME:KEY or NAME:SHA256, comma-separated
     api_keys_file: Path | None = None
+    cors_origins: str = ""  # comma-separated origins whose pages may use this server, or *
+    allowed_hosts: str = ""  # comma-separated names under which it is reached, or *; loopback ones always are
+    root_path: str = ""  # under which a proxy shows it, such as /ldm
     log_format: Literal["json", "text"] = "json"
 
     @field_validator("api_keys_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None  # as compose files pass on a variable that is not set
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        return ",".join(sorted(parse_origins(value)))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        return ",".join(sorted(parse_hosts(value)))
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, value: str) -> str:
+        prefix = value.rstrip("/")
+        if not ROOT_PATH.fullmatch(prefix):
+            raise ValueError("must be a path such as /ldm: it begins with / and has letters, digits and . _ ~ -")
+        if prefix.split("/")[1:2] and prefix.split("/")[1] in OURS:
+            raise ValueError(f"must not begin with a path of this server's own: {', '.join(sorted(OURS))}")
+        return prefix

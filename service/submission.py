@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -79,7 +79,26 @@ async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKe
     try:
         return _choose(await broker.models(max_age_s=MODELS_S), task, name, caller)
     except (Problem, RequestError, Forbidden):
-        return _choose(await broker.models(), task, name, caller)
+        live = await broker.models()
+    try:
+        return _choose(live, task, name, caller)
+    except RequestError:
+        if away := _away(await broker.known_models(), live, task, name, caller):
+            detail = f"No worker serves {away[:80]!r} at the moment; try again soon."
+            raise Problem(503, detail, headers={"Retry-After": "5"}) from None
+        raise
+
+
+def _away(
+    known: Mapping[str, frozenset[str]], live: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey
+) -> str | None:
+    """The model that would take the job if its worker were here, None if there is none."""
+    gone = known.keys() - {model.card.id for model in live}
+    wanted = [
+        model for model in sorted(gone) if task in known[model] and caller.may_use(model) and name in {None, model}
+    ]
+    able = any(task in model.card.tasks for model in live)
+    return wanted[0] if wanted and (name is not None or not able) else None
 
 
 def _choose(models: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey) -> ModelCard:

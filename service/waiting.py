@@ -3,60 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from service.answers import job_json, job_path
 from service.broker import Broker, BrokerUnavailable
 from service.errors import Problem
-from service.schemas import job_json
-from worker.jobs import TERMINAL, Format, JobView
+from service.negotiation import Accept
+from worker.jobs import CONTENT_TYPES, TERMINAL, Format, JobView
 
 MAX_WAIT_S = 120.0
-IMAGE_WAIT_S = 60.0  # for a picture, when the client does not say
+IMAGE_WAIT_S = 60.0  # for an image, when the client does not say
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
-IMAGE = re.compile(r"image/(png|jpeg|webp|\*)", re.IGNORECASE)
-FORMATS: Mapping[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
+JSON = "application/json"
+FORMATS: Mapping[str, Format] = {content_type: name for name, content_type in CONTENT_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`wait_s` seconds to wait; `picture`: answer with the bytes of image 0, in `format` if one is named."""
+    """`asked_s`: seconds to wait, None where the client does not say; `accept`: what it takes as the answer."""
 
-    wait_s: float
-    picture: bool
-    format: Format | None = None
+    asked_s: float | None
+    accept: Accept
 
     @classmethod
     def of(cls, request: Request) -> Wish:
         """Reads `Prefer: wait=N` (RFC 7240) and `Accept`."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
-        picture = IMAGE.search(request.headers.get("accept", ""))
-        default = IMAGE_WAIT_S if picture else 0.0
-        named = FORMATS.get(picture[1].lower()) if picture else None
-        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else default, picture is not None, named)
+        seconds = min(float(asked[1]), MAX_WAIT_S) if asked else None
+        return cls(seconds, Accept(request.headers.getlist("accept")))
+
+    def format_for(self, given: Format | None) -> Format:
+        """The format of a job's images: the one given, else the one that suits `Accept`. Raises Problem."""
+        chosen = self._choose([CONTENT_TYPES[given]] if given else [*FORMATS])
+        return given or FORMATS.get(chosen, "png")
+
+    def is_image(self, view: JobView) -> bool:
+        """Whether the client wants the job's first image rather than the job. Raises Problem."""
+        return self._choose([CONTENT_TYPES[view.payload.format]]) != JSON
+
+    def wait_s(self, *, image: bool) -> float:
+        """How long the answer may take."""
+        return (IMAGE_WAIT_S if image else 0.0) if self.asked_s is None else self.asked_s
+
+    def _choose(self, images: Sequence[str]) -> str:
+        chosen = self.accept.best([JSON, *images])
+        if chosen is None:
+            raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(images)}, which is what there is.")
+        return chosen
 
 
-async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str]) -> Response:
-    """The picture, the finished job, or `202` with the job as it is; `headers` go on each of them."""
-    if wish.wait_s > 0 and view.status not in TERMINAL:
+async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str], root: str) -> Response:
+    """The image, the finished job, or `202` with the job as it is; `headers` go on each of them.
+
+    `root` is the path under which clients see this server.
+    """
+    headers = {"Location": job_path(view, root), **headers}
+    try:
+        image = wish.is_image(view)
+    except Problem as problem:  # of a job that an earlier request made
+        problem.headers |= headers
+        raise
+    wait_s = wish.wait_s(image=image)
+    if wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, wish.wait_s, view.event_id) or view
-    if view.status in TERMINAL and wish.picture:
+            view = await broker.wait(view.payload.id, wait_s, view.event_id) or view
+    if view.status in TERMINAL and image:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
-    headers = {"Location": f"/v1/jobs/{view.payload.id}", **headers}
-    if wish.wait_s > 0:
-        headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
-    return JSONResponse(job_json(view), status, headers)
+    if wait_s > 0:
+        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    return JSONResponse(job_json(view, root), status, headers)
 
 
 async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
     job_id, seed = view.payload.id, view.payload.params.seed
-    headers = {"Location": f"/v1/jobs/{job_id}", "X-Job-ID": job_id, "X-Seed": str(seed), **headers}
+    headers = {"X-Job-ID": job_id, "X-Seed": str(seed), **headers}
     data = await broker.image(view.payload.id, 0) if view.images else None
     if data is not None:
         response = Response(data, media_type=view.images[0].content_type, headers=headers)

@@ -54,6 +54,7 @@ class Leases:
         self._redis: Any = redis
         self._blobs, self._held, self._watchdog = blobs, held, watchdog
         self._worker, self._cards = worker, json.dumps(cards)
+        self._models = [json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards]
         self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
         self._heard, self._register = heard, register
         self._closed = threading.Event()
@@ -105,6 +106,8 @@ class Leases:
         with self._redis.pipeline() as pipeline:
             pipeline.set(scripts.worker_key(self._worker), self._cards, ex=self._lease_s)
             pipeline.sadd(scripts.WORKERS, self._worker)
+            pipeline.zadd(scripts.KNOWN_MODELS, dict.fromkeys(self._models, time.time()))
+            pipeline.zremrangebyscore(scripts.KNOWN_MODELS, 0, time.time() - scripts.KNOWN_S)
             pipeline.execute()
 
     def retire(self) -> None:

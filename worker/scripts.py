@@ -25,6 +25,8 @@ OPEN = "ldm:open"  # sorted set: every job that is queued or running
 LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with pictures to delete
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
+KNOWN_MODELS = "ldm:models"  # sorted set: {"id", "tasks"} of every model that was served, by when it was last (Unix s)
+KNOWN_S = 7 * 24 * 3600  # for how long a model that nobody serves is still known
 PREVIEW_TTL_S = 60  # after the last client has looked
 
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from service.dependencies import BrokerOf, JobOf, MetricsOf
 from service.event_stream import all_seen, event_stream
 from service.events import parse_id
-from service.openapi import problems
+from service.openapi import problems, with_headers
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -31,8 +31,12 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`status`, then `progress` at every step, last the event named after the final status",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+        **with_headers("Cache-Control"),
     },
-    204: {"description": "The client has seen the job's last event: there is nothing to reconnect for"},
+    204: {
+        "description": "The client has seen the job's last event: there is nothing to reconnect for",
+        **with_headers(),
+    },
     **problems(404, 503),
 }
 
@@ -41,8 +45,8 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/events", summary="The job's life as Server-Sent Events", responses=EVENTS,
     response_class=EventStream,
 )  # fmt: skip
-async def get_events(
-    job: JobOf, broker: BrokerOf, metrics: MetricsOf,
+async def stream_events(
+    request: Request, job: JobOf, broker: BrokerOf, metrics: MetricsOf,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", description="goes on after this event")] = "",
     preview: Annotated[bool, Query(description="some `progress` events have `preview`, a JPEG data URL")] = False,
 ) -> Response:  # fmt: skip
@@ -50,11 +54,15 @@ async def get_events(
     if all_seen(job, seen):
         return Response(status_code=204)
 
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
+    if getattr(request.state, "head", False):
+        return Response(headers=headers, media_type=EventStream.media_type)
+    root = request.scope["root_path"]
+
     async def stream() -> AsyncIterator[bytes]:
         with metrics.listening():
-            async with aclosing(event_stream(broker, job.payload.id, seen, previews=preview)) as events:
+            async with aclosing(event_stream(broker, job.payload.id, seen, previews=preview, root=root)) as events:
                 async for event in events:
                     yield event
 
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
     return EventStream(stream(), headers=headers)

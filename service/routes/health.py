@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.answers import Health, Readiness
 from service.broker import BrokerUnavailable
 from service.dependencies import BrokerOf, MetricsOf
 from service.errors import Problem
-from service.openapi import PROBLEM_503
+from service.openapi import problems, with_headers
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/healthz", summary="The process lives")
-async def healthz() -> JSONResponse:
-    return JSONResponse({"status": "ok"})
+@router.get("/healthz", summary="The process lives", responses={200: with_headers()})
+async def get_health() -> Health:
+    return Health(status="ok")
 
 
-@router.get("/readyz", summary="Redis answers and a live worker serves a model", responses=PROBLEM_503)
-async def readyz(broker: BrokerOf) -> JSONResponse:
+@router.get(
+    "/readyz", summary="Redis answers and a live worker serves a model",
+    responses={200: with_headers(), **problems(503)},
+)  # fmt: skip
+async def get_readiness(broker: BrokerOf) -> Readiness:
     if not await broker.ping():
         raise Problem(503, "Redis does not answer.", headers={"Retry-After": "1"})
     if not (models := await broker.models()):
         raise Problem(503, "No live worker serves a model.", headers={"Retry-After": "1"})
-    return JSONResponse({"status": "ready", "models": [model.card.id for model in models]})
+    return Readiness(status="ready", models=[model.card.id for model in models])
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-async def metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
+@router.get(
+    "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse,
+    responses={200: with_headers()},
+)  # fmt: skip
+async def get_metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
     try:
         depths = await broker.queue_depths()
     except BrokerUnavailable:

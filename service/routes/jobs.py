@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from service.answers import Job, JobList, job_json, job_of
 from service.cursor import decode_cursor, encode_cursor
 from service.dependencies import BrokerOf, CallerOf, JobOf
 from service.errors import Problem
-from service.openapi import IMAGE_CONTENT, JOB_CONTENT, problems
-from service.schemas import job_json
-from worker.jobs import JobView, Status
+from service.openapi import IMAGE_CONTENT, problems, with_headers
+from service.vocabulary import JobStatus
+from worker.jobs import JobView
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-READS_A_JOB = {200: {"description": "The job", "content": JOB_CONTENT}, **problems(404, 503)}
-
-
-@router.get("/jobs", summary="The caller's own jobs, newest first", responses=problems(422, 503))
-async def list_jobs(
-    broker: BrokerOf,
-    caller: CallerOf,
-    status: Status | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the answer before")] = None,
-) -> JSONResponse:
-    before = None if cursor is None else decode_cursor(cursor)
-    views, following = await broker.jobs(caller.name, status=status, limit=limit, before=before)
-    page = [job_json(view) for view in views]
-    next_cursor = None if following is None else encode_cursor(following)
-    return JSONResponse({"object": "list", "data": page, "next_cursor": next_cursor})
-
-
-@router.get("/jobs/{job_id}", summary="The job", responses=READS_A_JOB)
-async def get_job(job: JobOf) -> JSONResponse:
-    return JSONResponse(job_json(job))
+READS_A_JOB = {200: {"description": "The job", **with_headers()}, **problems(404, 503)}
+READS_AN_IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image", "content": IMAGE_CONTENT, **with_headers("ETag", "Cache-Control")},
+    304: {"description": "Unchanged", **with_headers("ETag", "Cache-Control")},
+    **problems(404, 409, 503),
+}
 
 
 @router.get(
-    "/jobs/{job_id}/images/{index}", summary="A picture of a finished job",
-    responses={200: {"content": IMAGE_CONTENT}, 304: {"description": "Unchanged"}, **problems(404, 409, 503)},
+    "/jobs", summary="The caller's own jobs, newest first", response_model_exclude_unset=True,
+    responses={200: with_headers(), **problems(422, 503)},
+)  # fmt: skip
+async def list_jobs(
+    request: Request,
+    broker: BrokerOf,
+    caller: CallerOf,
+    status: JobStatus | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the answer before")] = None,
+) -> JobList:
+    before = None if cursor is None else decode_cursor(cursor)
+    views, following = await broker.jobs(caller.name, status=status, limit=limit, before=before)
+    page = [job_of(view, request.scope["root_path"]) for view in views]
+    return JobList(object="list", data=page, next_cursor=None if following is None else encode_cursor(following))
+
+
+@router.get("/jobs/{job_id}", summary="The job", responses=READS_A_JOB, response_model_exclude_unset=True)
+async def get_job(request: Request, job: JobOf) -> Job:
+    return job_of(job, request.scope["root_path"])
+
+
+@router.get(
+    "/jobs/{job_id}/images/{index}", summary="An image of a finished job", responses=READS_AN_IMAGE,
     response_class=Response,
 )  # fmt: skip
 async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) -> Response:
@@ -51,7 +59,8 @@ async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) 
     if image is None:
         raise Problem(404, f"The job has no image {index[:20]!r}; it has {len(job.images)}, counted from 0.")
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, immutable"}
-    if image.sha256 in request.headers.get("if-none-match", ""):
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if headers["ETag"] in known or "*" in known:
         return Response(status_code=304, headers=headers)
     data = await broker.image(job.payload.id, int(index))
     if data is None:
@@ -61,13 +70,14 @@ async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) 
 
 @router.delete(
     "/jobs/{job_id}", summary="Cancels an open job, deletes the pictures of a finished one",
-    responses={204: {"description": "The job had ended; its pictures are deleted"}, **READS_A_JOB},
+    responses={204: {"description": "The job had ended; its images are deleted", **with_headers()}, **READS_A_JOB},
+    response_model=Job,
 )  # fmt: skip
-async def cancel_job(job: JobOf, broker: BrokerOf) -> Response:
+async def cancel_job(request: Request, job: JobOf, broker: BrokerOf) -> Response:
     after = await broker.cancel(job.payload.id) or job
     if job.finished_at is not None or after.status in {"succeeded", "failed"}:
         return Response(status_code=204)
-    return JSONResponse(job_json(after))
+    return JSONResponse(job_json(after, request.scope["root_path"]))
 
 
 def _later(job: JobView) -> str:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 
+from service.answers import ModelList, model_of
 from service.dependencies import BrokerOf, CallerOf
-from service.openapi import MODELS_CONTENT, PROBLEM_503
-from worker.jobs import LiveModel
+from service.openapi import problems, with_headers
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get(
     "/models", summary="The models that live workers serve to the caller",
-    responses={200: {"content": MODELS_CONTENT}, **PROBLEM_503},
+    responses={200: with_headers(), **problems(503)},
 )  # fmt: skip
-async def list_models(broker: BrokerOf, caller: CallerOf) -> JSONResponse:
-    usable = [_entry(model) for model in await broker.models() if caller.may_use(model.card.id)]
-    return JSONResponse({"object": "list", "data": usable})
-
-
-def _entry(model: LiveModel) -> dict[str, Any]:
-    card = model.card.to_json()
-    del card["noise_level"], card["tile"]
-    return {"id": card.pop("id"), "object": "model", **card, "loaded": True, "workers": model.workers}
+async def list_models(broker: BrokerOf, caller: CallerOf) -> ModelList:
+    usable = [model_of(model) for model in await broker.models() if caller.may_use(model.card.id)]
+    return ModelList(object="list", data=usable)

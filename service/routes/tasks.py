@@ -9,13 +9,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ldm_core.params import Task
+from service.answers import Job
 from service.auth import ApiKey, Forbidden
 from service.body import read_body
 from service.broker import Broker
 from service.dependencies import PlainRoute
 from service.idempotency import identify, read_key
 from service.metrics import GatewayMetrics
-from service.openapi import IMAGE_CONTENT, JOB_CONTENT, job_body, problems
+from service.negotiation import refuse_encoded
+from service.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
 from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
 from service.schemas import REQUESTS, JobRequest
 from service.settings import GatewaySettings
@@ -33,11 +35,15 @@ TASKS: dict[Task, str] = {
     "layout2img": "Things and their places to a picture",
     "unconditional": "A picture of what the model was trained on",
 }
-MAKES_A_JOB = {
-    200: {"description": "Waited for: the finished job, or its picture", "content": JOB_CONTENT | IMAGE_CONTENT},
-    202: {"description": "The job, made", "content": JOB_CONTENT},
-    **problems(400, 408, 410, 413, 415, 422, 429, 503, 504),
-}
+MAKES_A_JOB: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Waited for: the finished job, or its first image", "model": Job,
+        "content": {"application/json": {}, **IMAGE_CONTENT},
+        **with_headers(*MADE, "X-Job-ID", "X-Seed"),
+    },
+    202: {"description": "The job, made", **with_headers(*MADE)},
+    **problems(400, 406, 408, 410, 413, 415, 422, 429, 503, 504),
+}  # fmt: skip
 HEADERS = [
     {
         "name": "Idempotency-Key", "in": "header", "required": False,
@@ -58,6 +64,7 @@ def _add_route(task: Task, summary: str) -> None:
         metrics: GatewayMetrics = request.app.state.metrics
         try:
             caller.check_task(task)
+            refuse_encoded(request.headers)
             body, wish = await read_body(request, REQUESTS[task]), Wish.of(request)
             sent = await _submit(request, broker, caller, task, body, wish)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
@@ -65,11 +72,11 @@ def _add_route(task: Task, summary: str) -> None:
             raise
         if not sent.replayed:
             metrics.submitted(task, sent.view.payload.model, caller.name)
-        return await answer(broker, sent.view, wish, _headers(sent))
+        return await answer(broker, sent.view, wish, _headers(sent), request.scope["root_path"])
 
     router.add_api_route(
-        f"/{task}", make, methods=["POST"], name=task, status_code=202, summary=summary, responses=MAKES_A_JOB,
-        openapi_extra=job_body(task) | {"parameters": HEADERS},
+        f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202, summary=summary,
+        response_model=Job, responses=MAKES_A_JOB, openapi_extra=job_body(task) | {"parameters": HEADERS},
     )  # fmt: skip
 
 
@@ -86,8 +93,7 @@ async def _submit(
         idempotency = await to_thread.run_sync(identify, key, caller.name, task, body)
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
-    if wish.format is not None and "format" not in body.model_fields_set:
-        body.format = wish.format
+    body.format = wish.format_for(body.format if "format" in body.model_fields_set else None)
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,

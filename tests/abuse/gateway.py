@@ -46,7 +46,8 @@ class Gateway:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = directory / f"gateway-{self.port}.log"
-        given = {"redis_url": redis_url, "data_dir": directory, "port": self.port, "log_format": "text", **settings}
+        given = {"redis_url": redis_url, "data_dir": directory, "port": self.port, "log_format": "text",
+                 "allowed_hosts": "*", **settings}  # fmt: skip
         env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()}
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "service", "gateway"]

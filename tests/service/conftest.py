@@ -39,7 +39,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             app = create_app(settings.model_copy(update=given))
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app=app)
-            client = httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60)
+            client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
             return await stack.enter_async_context(client)
 
         yield start
