@@ -12,10 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.auth import KeyRing
+from service.bounded_body import BodyLimits
 from service.broker import Broker
 from service.cors import Cors
 from service.dependencies import BEARER, guard
 from service.head import HeadAsGet
+from service.memory import BodyBudget
 from service.metrics import GatewayMetrics
 from service.middleware import Envelope
 from service.openapi import completed, problems
@@ -86,7 +88,11 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     else:
         app.add_middleware(SiteGuard, hosts=hosts, origins=origins)
     app.add_middleware(
-        Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
+        Envelope,
+        metrics=metrics,
+        body_limits=BodyLimits(
+            settings.max_body_bytes, settings.body_timeout_s, BodyBudget(settings.bodies_budget_bytes)
+        ),
     )
     if origins:
         app.add_middleware(Cors, origins=origins)

@@ -11,6 +11,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from service.errors import Problem
+from service.memory import LARGE
 from service.schemas import JobRequest
 from service.strict_json import field_problem, parse, pointer_part
 
@@ -30,9 +31,11 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     if parameters.get(b"charset", b"utf-8").lower() not in UTF_8:
         raise Problem(415, "Send it in UTF-8.", headers={"Accept-Charset": "utf-8"})
     if kind == b"application/json":
-        body = await request.body()
-        # with pictures in it, it is megabytes; a thread for a few hundred bytes takes longer than they do
-        data = parse(body) if len(body) <= SMALL else await to_thread.run_sync(parse, body)
+        body = bytearray()
+        async for part in request.stream():  # request.body() would keep two copies as long as the request lives
+            body += part
+        # with images in it, it is megabytes; a thread for a few hundred bytes takes longer than they do
+        data = _parsed(body) if len(body) <= SMALL else await to_thread.run_sync(_parsed, body, limiter=LARGE)
         if not isinstance(data, dict):
             raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
         return _validated(model, data, strict=True)
@@ -40,6 +43,16 @@ async def read_body(request: Request, model: type[Model]) -> Model:
         # every form field is text: "20" is a number there
         return _validated(model, await _form(request), strict=False)
     raise Problem(415, "Send application/json or multipart/form-data.", headers=TAKEN)
+
+
+def _parsed(body: bytearray) -> Any:
+    """Frees `body` before the parser makes another copy of what is in it."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise Problem(400, "The body is not valid JSON.") from None
+    body.clear()
+    return parse(text)
 
 
 async def _form(request: Request) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.bounded_body import BodyLimits, BoundedBody
 from service.errors import Problem, problem_response
 from service.metrics import GatewayMetrics
 
@@ -22,15 +21,13 @@ SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # a made-up one shall make no series of its own
 MAX_PATH_CHARS = 200  # in a log line
 HUNG_UP = 499  # what logs and metrics say of a client that was gone before its answer
-CLOSE = {"Connection": "close"}  # for answers to a body that was not read to its end
 
 
 class Envelope:
     """The outermost layer: nothing passes it without X-Request-ID, not even a 500."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, max_body_bytes: int, body_timeout_s: float) -> None:
-        self._app, self._metrics = app, metrics
-        self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, body_limits: BodyLimits) -> None:
+        self._app, self._metrics, self._body_limits = app, metrics, body_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,16 +38,21 @@ class Envelope:
         request_id = sent if SANE_ID.fullmatch(sent) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status, path = 0, scope["path"][:MAX_PATH_CHARS]
+        body = BoundedBody(scope, receive, self._body_limits, lambda: status > 0)
+        scope["state"]["body"] = body
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                if body.too_large:  # whoever did not read it does not want it either
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
-            await self._bounded(scope, receive, send_with_id, lambda: status > 0)
+            await self._app(scope, body.receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP
         except Exception:
@@ -59,6 +61,7 @@ class Envelope:
                 problem = Problem(500, "Something went wrong here; the log has it under this request id.")
                 await problem_response(problem, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
+            body.release()
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -66,36 +69,3 @@ class Envelope:
             caller = scope["state"].get("caller")
             told = {"request_id": request_id, "key": caller.name if caller else ""}
             log.info("%s %s %d %.3f s", scope["method"], path, status, seconds, extra=told)
-
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send, answered: Callable[[], bool]) -> None:
-        """Refuses a body that is too large, at once when its length is declared, and one that takes too long."""
-        limit, seen, complete = self._max_body_bytes, 0, False
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isascii() and declared.isdigit() and (len(declared) > 20 or int(declared) > limit):
-            answer = problem_response(self._too_large(), scope["path"], scope["state"]["request_id"])
-            await answer(scope, receive, send)
-            return
-        loop, deadline = asyncio.get_running_loop(), 0.0
-
-        async def receive_bounded() -> Message:
-            nonlocal seen, complete, deadline
-            if complete or answered():  # what is waited for from here on is only the client's hanging up
-                return await receive()
-            deadline = deadline or loop.time() + self._body_timeout_s
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise Problem(
-                    408, f"The body was not complete after {self._body_timeout_s:g} s.", headers=CLOSE
-                ) from None
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise self._too_large()
-            complete = not message.get("more_body", False)
-            return message
-
-        await self._app(scope, receive_bounded, send)
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"The body is larger than {self._max_body_bytes} bytes.", headers=CLOSE)

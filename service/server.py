@@ -20,6 +20,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.leaving import Server
+from service.memory import return_freed_blocks
 from service.settings import GatewaySettings
 
 MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
@@ -40,6 +41,7 @@ def run(app: FastAPI, settings: GatewaySettings) -> int:
         timeout_graceful_shutdown=3, server_header=False,
     )  # fmt: skip
     server = Server(config, app.state.broker.leave)
+    return_freed_blocks()
     gc.collect()
     gc.freeze()  # what was imported stays: looking through it again and again took a twentieth of a submit's time
     with suppress(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.origins import parse_hosts, parse_origins
@@ -26,6 +26,7 @@ class GatewaySettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
+    bodies_budget_bytes: int = 256 * 2**20  # of all requests that are being received; one API key may take half
     headers_timeout_s: float = Field(default=20, gt=0)  # for a request's headers as a whole; for a client to read on
     body_timeout_s: float = Field(default=60, gt=0)  # for a request's body as a whole
     queue_limit: int = Field(default=1000, ge=1)
@@ -62,3 +63,12 @@ class GatewaySettings(BaseSettings):
         if prefix.split("/")[1:2] and prefix.split("/")[1] in OURS:
             raise ValueError(f"must not begin with a path of this server's own: {', '.join(sorted(OURS))}")
         return prefix
+
+    @model_validator(mode="after")
+    def _room_for_the_largest(self) -> GatewaySettings:
+        if self.bodies_budget_bytes < 2 * self.max_body_bytes:
+            raise ValueError(
+                f"LDM_BODIES_BUDGET_BYTES={self.bodies_budget_bytes} must be at least twice "
+                f"LDM_MAX_BODY_BYTES={self.max_body_bytes}"
+            )
+        return self

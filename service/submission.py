@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from ldm_core.config import ModelCard
 from ldm_core.errors import InvalidParameter, RequestError, UnsupportedTask
@@ -18,11 +18,10 @@ from service.broker import Broker
 from service.errors import Problem
 from service.inputs import Inputs, open_inputs
 from service.job_warnings import job_warnings
+from service.memory import LARGE
 from service.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
 from worker.jobs import JobPayload, LiveModel
 
-# a few large uploads at once must not take every thread, nor the memory of as many decoded pictures
-DECODING = CapacityLimiter(4)
 MODELS_S = 0.5  # for how long a submit may still believe what workers served
 PICTURES = ("image", "mask", "map", "neighbors")
 IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
@@ -40,7 +39,7 @@ async def prepare(
     card = await _find_card(broker, task, body.model, caller)
     _refuse_unused(card, body)
     if any(getattr(body, name, None) for name in PICTURES):
-        inputs = await to_thread.run_sync(open_inputs, body, card, limiter=DECODING)
+        inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
     else:
         inputs = open_inputs(body, card)  # at once: a thread would take a third of a submit's time
     params = GenerationParams(

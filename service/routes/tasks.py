@@ -15,11 +15,12 @@ from service.body import read_body
 from service.broker import Broker
 from service.dependencies import PlainRoute
 from service.idempotency import identify, read_key
+from service.memory import LARGE
 from service.metrics import GatewayMetrics
 from service.negotiation import refuse_encoded
 from service.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
 from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
-from service.schemas import REQUESTS, JobRequest
+from service.schemas import REQUESTS
 from service.settings import GatewaySettings
 from service.submission import prepare
 from service.waiting import Wish, answer
@@ -65,11 +66,12 @@ def _add_route(task: Task, summary: str) -> None:
         try:
             caller.check_task(task)
             refuse_encoded(request.headers)
-            body, wish = await read_body(request, REQUESTS[task]), Wish.of(request)
-            sent = await _submit(request, broker, caller, task, body, wish)
+            wish = Wish.of(request)
+            sent = await _submit(request, broker, caller, task, wish)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
             metrics.refused(refusal.reason, caller.name)
             raise
+        request.state.body.release()  # `_submit` was the last to hold it
         if not sent.replayed:
             metrics.submitted(task, sent.view.payload.model, caller.name)
         return await answer(broker, sent.view, wish, _headers(sent), request.scope["root_path"])
@@ -84,13 +86,12 @@ for _task, _summary in TASKS.items():
     _add_route(_task, _summary)
 
 
-async def _submit(
-    request: Request, broker: Broker, caller: ApiKey, task: Task, body: JobRequest, wish: Wish
-) -> Submitted:
+async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, wish: Wish) -> Submitted:
     """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
+    body = await read_body(request, REQUESTS[task])
     idempotency: Idempotency | None = None
     if (key := read_key(request.headers.getlist("idempotency-key"))) is not None:
-        idempotency = await to_thread.run_sync(identify, key, caller.name, task, body)
+        idempotency = await to_thread.run_sync(identify, key, caller.name, task, body, limiter=LARGE)
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
     body.format = wish.format_for(body.format if "format" in body.model_fields_set else None)
