@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Callable
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from worker.metrics_server import serve_metrics
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class WorkerMetrics:
         if not port:
             return
         try:
-            start_http_server(port, host, registry=self._registry)
+            serve_metrics(host, port, self._registry)
         except OSError as error:
             log.warning("no metrics: %s:%d cannot be bound (%s); set LDM_METRICS_PORT", host, port, error.strerror)
 
