@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,16 +56,48 @@ def connect(url: str) -> Redis:
 
 def connect_async(url: str) -> aioredis.Redis:
     """The same for an event loop, with a bounded number of connections; who finds none free waits for one."""
-    pool = aioredis.BlockingConnectionPool.from_url(
+    pool = _FairPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=AsyncRetry(NoBackoff(), 0),
     )
     pool.connection_class = type("Connection", (_Swift, pool.connection_class), {})
     return aioredis.Redis.from_pool(pool)
+
+
+class _FairPool(aioredis.ConnectionPool):
+    """Lends its connections in the order of asking.
+
+    In redis-py's BlockingConnectionPool a newcomer takes what was freed before the one who waited for it wakes up, who
+    then goes to the end of the line: of a crowd, many wait in vain.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._turn = asyncio.Semaphore(self.max_connections)
+
+    async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+        """Raises ConnectionError after SOCKET_TIMEOUT_S."""
+        try:
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+                await self._turn.acquire()
+        except builtins.TimeoutError:
+            raise ConnectionError("too many requests wait for a connection") from None
+        connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        try:
+            await super().release(connection)
+        finally:
+            self._turn.release()
 
 
 class _Swift:
