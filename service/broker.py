@@ -36,7 +36,7 @@ from worker.connection import AWAY, connect_async
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status
 from worker.records import JOB_ID, iso_now, new_record, new_view, view_of
 
-POLL_S = 2.0  # what a waiter does in case an event got lost
+POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 RETRY_AFTER_S = (1.0, 60.0)
 UNMEASURED_RETRY_S = 10.0

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -42,9 +43,9 @@ class Wish:
         chosen = self._choose([CONTENT_TYPES[given]] if given else [*FORMATS])
         return given or FORMATS.get(chosen, "png")
 
-    def is_image(self, view: JobView) -> bool:
-        """Whether the client wants the job's first image rather than the job. Raises Problem."""
-        return self._choose([CONTENT_TYPES[view.payload.format]]) != JSON
+    def is_image(self, image_format: Format) -> bool:
+        """Whether the client wants the first image of a job in that format rather than the job. Raises Problem."""
+        return self._choose([CONTENT_TYPES[image_format]]) != JSON
 
     def wait_s(self, *, image: bool) -> float:
         """How long the answer may take."""
@@ -64,20 +65,25 @@ async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str
     """
     headers = {"Location": job_path(view, root), **headers}
     try:
-        image = wish.is_image(view)
+        image = wish.is_image(view.payload.format)
     except Problem as problem:  # of a job that an earlier request made
         problem.headers |= headers
         raise
     wait_s = wish.wait_s(image=image)
     if wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, wait_s, view.event_id) or view
+            view = await broker.wait(view.payload.id, wait_s, view.event_id) or _lost()
     if view.status in TERMINAL and image:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
     if wait_s > 0:
         headers["Preference-Applied"] = f"wait={wait_s:.0f}"
     return JSONResponse(job_json(view, root), status, headers)
+
+
+def _lost() -> NoReturn:
+    detail = "The job was accepted, and then the job queue has lost it; send it again."
+    raise Problem(503, detail, headers={"Retry-After": "2"})
 
 
 async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
@@ -87,7 +93,7 @@ async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) ->
     if data is not None:
         response = Response(data, media_type=view.images[0].content_type, headers=headers)
         for index in range(1, len(view.images)):
-            response.headers.append("Link", f'</v1/jobs/{job_id}/images/{index}>; rel="related"')
+            response.headers.append("Link", f'<{headers["Location"]}/images/{index}>; rel="related"')
         for warning in view.warnings:  # headers are ASCII, and prompts are not
             text = f"{warning.code}: {warning.detail}".encode("ascii", "backslashreplace").decode()
             response.headers.append("X-Job-Warning", text)

@@ -14,6 +14,7 @@ from service.auth import ApiKey, Forbidden
 from service.body import read_body
 from service.broker import Broker
 from service.dependencies import PlainRoute
+from service.hang_up import while_connected
 from service.idempotency import identify, read_key
 from service.memory import LARGE
 from service.metrics import GatewayMetrics
@@ -74,7 +75,8 @@ def _add_route(task: Task, summary: str) -> None:
         request.state.body.release()  # `_submit` was the last to hold it
         if not sent.replayed:
             metrics.submitted(task, sent.view.payload.model, caller.name)
-        return await answer(broker, sent.view, wish, _headers(sent), request.scope["root_path"])
+        root: str = request.scope["root_path"]
+        return await while_connected(request, answer(broker, sent.view, wish, _headers(sent), root))
 
     router.add_api_route(
         f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202, summary=summary,
@@ -98,7 +100,7 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
-        one_image=wish.picture,
+        one_image=wish.is_image(body.format),
     )  # fmt: skip
     return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
 

@@ -15,6 +15,7 @@ import pytest
 from service.server import MAX_HEAD, raise_file_limit
 from tests.abuse.conftest import LIMIT
 from tests.abuse.gateway import Gateway
+from tests.end_to_end.serving import eventually
 
 Start = Callable[..., Gateway]
 HEAD = b"POST /v1/txt2img HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -273,4 +274,18 @@ def test_an_upload_that_is_given_up_is_no_error_of_ours(gateway: Gateway) -> Non
         time.sleep(0.05)
     line = next(line for line in gateway.log().splitlines() if "request_id=gone" in line)
     assert " 499 " in line
+    assert "Traceback" not in gateway.log()
+
+
+def test_who_hangs_up_waits_no_more_and_the_job_goes_on(start_gateway: Start) -> None:
+    gateway = start_gateway()
+    body = b'{"prompt":"x"}'
+    wait = HEAD + b"Prefer: wait=120\r\nX-Request-ID: gone-%d\r\nContent-Length: %d\r\n\r\n%s"
+    with ExitStack() as connections:
+        for i in range(50):
+            connections.enter_context(gateway.connect()).sendall(wait % (i, len(body), body))
+        eventually(lambda: len(httpx.get(f"{gateway.url}/v1/jobs?limit=100").json()["data"]) == 50, 20)
+    eventually(lambda: sum(" 499 " in line and "gone-" in line for line in gateway.log().splitlines()) == 50, 10)
+    jobs = httpx.get(f"{gateway.url}/v1/jobs?limit=100").json()["data"]
+    assert [job["status"] for job in jobs] == ["queued"] * 50
     assert "Traceback" not in gateway.log()
