@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from rq.defaults import RQ_KEY_PREFIX
 
 from ldm_core.errors import LdmError
-from service.events import EventReader, Watch
+from service.events import EventId, EventReader, Watch
 from service.fleet import Fleet
 from service.listing import page_of_jobs
 from service.queues import depths, with_positions
@@ -32,12 +32,13 @@ from service.quota import (
 )
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
-from worker.connection import AWAY, connect_async
+from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, connect_async
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status
 from worker.records import JOB_ID, iso_now, new_record, new_view, view_of
 
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
+READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
 RETRY_AFTER_S = (1.0, 60.0)
 UNMEASURED_RETRY_S = 10.0
 CONFLICT = "this Idempotency-Key came with another request before"
@@ -62,6 +63,7 @@ class Broker:
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
         self._fleet = Fleet(self._redis)
+        self._readers = asyncio.Semaphore(READERS)
         self._queue_limit, self._result_ttl_s, self._job_timeout_s = queue_limit, result_ttl_s, job_timeout_s
 
     async def connect(self) -> None:
@@ -181,7 +183,7 @@ class Broker:
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one."""
-        async with _available():
+        async with self._reading():
             view = await self._read(job_id)
             return (await with_positions(self._redis, [view]))[0] if view else None
 
@@ -191,6 +193,19 @@ class Broker:
             return None
         record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
         return view_of(record) if b"data" in record else None
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._readers.acquire()
+        except TimeoutError:
+            raise BrokerUnavailable("too many requests wait for the job queue") from None
+        try:
+            async with _available():
+                yield
+        finally:
+            self._readers.release()
 
     async def preview(self, job_id: str) -> bytes:
         """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
@@ -214,7 +229,7 @@ class Broker:
             while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()
                 with suppress(BrokerUnavailable):  # it may come back while there is time
-                    async with _available():
+                    async with self._reading():
                         view = await self._read(job_id)
                     if view is None or view.status in TERMINAL:
                         return view
@@ -228,6 +243,11 @@ class Broker:
     @property
     def leaving(self) -> bool:
         return self._events.leaving
+
+    @property
+    def newest_event(self) -> EventId:
+        """The last event of any job that this process has seen."""
+        return self._events.newest
 
     def watch(self, job_id: str, *, steps: bool = False) -> AbstractContextManager[Watch]:
         """Hears what happens to a job from now on."""

@@ -24,6 +24,12 @@ def all_seen(job: JobView, seen: EventId) -> bool:
     return job.status in TERMINAL and parse_id(job.event_id) <= seen
 
 
+def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
+    """The event that a client has seen last; an id that no event has had yet, or none has, counts as nothing seen."""
+    seen = parse_id(last_event_id)
+    return seen if seen <= max(newest, parse_id(job.event_id)) else NOTHING
+
+
 async def event_stream(
     broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, root: str = ""
 ) -> AsyncGenerator[bytes, None]:

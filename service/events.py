@@ -99,6 +99,11 @@ class EventReader:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._tell_all)
 
+    @property
+    def newest(self) -> EventId:
+        """The last event that was read."""
+        return parse_id(self._last_id)
+
     def is_beyond(self, event_id: str) -> bool:
         """Whether watchers may have missed what came after this event."""
         return not self._last_id or parse_id(self._last_id) > parse_id(event_id)

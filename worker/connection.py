@@ -30,6 +30,7 @@ UNABLE = re.compile(
 )  # its memory or disk is full, or it changes roles
 SOCKET_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 32  # of one asyncio client: thousands of waiting requests share them
+TURN_S = 20.0  # that a request waits until one is free: a crowd shall be served rather than sent away
 CONNECT_TIMEOUT_S = 2.0
 
 
@@ -79,9 +80,9 @@ class _FairPool(aioredis.ConnectionPool):
         self._turn = asyncio.Semaphore(self.max_connections)
 
     async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
-        """Raises ConnectionError after SOCKET_TIMEOUT_S."""
+        """Raises ConnectionError after TURN_S."""
         try:
-            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+            async with asyncio.timeout(TURN_S):
                 await self._turn.acquire()
         except builtins.TimeoutError:
             raise ConnectionError("too many requests wait for a connection") from None

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from service.dependencies import BrokerOf, JobOf, MetricsOf
-from service.event_stream import all_seen, event_stream
-from service.events import parse_id
+from service.event_stream import all_seen, event_stream, resume_after
 from service.openapi import problems, with_headers
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -50,7 +49,7 @@ async def stream_events(
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", description="goes on after this event")] = "",
     preview: Annotated[bool, Query(description="some `progress` events have `preview`, a JPEG data URL")] = False,
 ) -> Response:  # fmt: skip
-    seen = parse_id(last_event_id)
+    seen = resume_after(last_event_id, job, broker.newest_event)
     if all_seen(job, seen):
         return Response(status_code=204)
 

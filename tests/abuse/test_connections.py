@@ -289,3 +289,23 @@ def test_who_hangs_up_waits_no_more_and_the_job_goes_on(start_gateway: Start) ->
     jobs = httpx.get(f"{gateway.url}/v1/jobs?limit=100").json()["data"]
     assert [job["status"] for job in jobs] == ["queued"] * 50
     assert "Traceback" not in gateway.log()
+
+
+def test_many_streams_of_events_opened_at_once_are_all_served(start_gateway: Start) -> None:
+    if raise_file_limit() < 2048:
+        pytest.skip("may not open as many files")
+    gateway = start_gateway()
+    job = httpx.post(f"{gateway.url}/v1/txt2img", json={"prompt": "x"}).json()
+    head = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    with ExitStack() as streams:
+        connections = [streams.enter_context(gateway.connect()) for _ in range(600)]
+        for connection in connections:
+            connection.sendall(head)
+        assert httpx.post(f"{gateway.url}/v1/txt2img", json={"prompt": "x"}, timeout=30).status_code == 202
+        for connection in connections:
+            received = b""
+            while b"event: status" not in received:
+                part = connection.recv(65536)
+                assert part, received
+                received += part
+            assert received.startswith(b"HTTP/1.1 200")

@@ -240,3 +240,18 @@ async def test_who_waits_for_the_end_is_told_of_nothing_else(redis: Redis, redis
             assert await every.wait(10)
         assert await end.wait(10)
     await reader.close()
+
+
+@pytest.mark.parametrize(
+    "last", ["99999999999999-0", "18446744073709551615-18446744073709551615", "tomorrow", "1-", "-1"]
+)
+async def test_an_event_that_nobody_has_seen_yet_counts_as_none(
+    live: httpx.AsyncClient, announced: None, last: str
+) -> None:
+    url = await submit(live)
+    ((_, name, job),) = await asyncio.wait_for(follow(live, url, last, until=1), 10)
+    assert (name, job["status"]) == ("status", "queued")
+    await live.delete(url)
+    ((end, name, _),) = await asyncio.wait_for(follow(live, url, last), 10)
+    assert name == "cancelled"
+    assert (await live.get(f"{url}/events", headers={"Last-Event-ID": end})).status_code == 204
