@@ -141,6 +141,15 @@ class Broker:
             raise IdempotencyConflict(CONFLICT)
         return view
 
+    async def pace(self, owner: str, quota: Quota, *, spend: int = 0) -> Pace | None:
+        """Where a key stands in its rate, of which `spend` jobs are taken first; None for a key without one."""
+        if not quota.rate:
+            return None
+        async with _available():
+            told = await scripts.spend.arun(self._redis, owner, quota.rate, quota.window_s, spend)
+        wait_s, remaining, reset_s = (float(part) for part in told)
+        return Pace(limit=quota.rate, remaining=int(remaining), reset_s=reset_s, wait_s=wait_s)
+
     async def _enqueue(
         self, payload: JobPayload, record: Mapping[str, Any], quota: Quota, idempotency: Idempotency | None
     ) -> list[bytes]:

@@ -18,7 +18,7 @@ class Quota:
     """What one API key may have; 0: any number."""
 
     open_jobs: int = 0  # waiting and running at the same time
-    rate: int = 0  # jobs per window; all of them may come at once
+    rate: int = 0  # jobs per window; all of them may come at once. Refused requests and replays count as jobs
     window_s: float = 60.0
 
 
@@ -33,11 +33,12 @@ class Idempotency:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """Where a key stands in its rate limit after a submission: how many jobs it may send at once now, and when again
-    as many as its limit."""
+    as many as its limit. `wait_s`: seconds until the next one."""
 
     limit: int
     remaining: int
     reset_s: float
+    wait_s: float = 0.0
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from worker.connection import able
 from worker.lua.gateway import CANCEL, ENQUEUE, POSITIONS, SERVED
 from worker.lua.held import ADMIT, BEAT, COMMIT, PROGRESS, REQUEUE, SAVED
 from worker.lua.lost import MAINTAIN, REVOKE
+from worker.lua.pace import SPEND
 from worker.lua.prelude import PRELUDE
 
 OPEN = "ldm:open"  # sorted set: every job that is queued or running
@@ -100,6 +101,7 @@ def _text(value: bytes | str) -> str:
 
 
 enqueue = Script(ENQUEUE)
+spend = Script(SPEND)
 positions = Script(POSITIONS)
 served = Script(SERVED)
 admit = Script(ADMIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from anyio import to_thread
@@ -20,6 +21,7 @@ from service.memory import LARGE
 from service.metrics import GatewayMetrics
 from service.negotiation import refuse_encoded
 from service.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
+from service.pacing import charge, paced
 from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
 from service.schemas import REQUESTS
 from service.settings import GatewaySettings
@@ -68,12 +70,15 @@ def _add_route(task: Task, summary: str) -> None:
             caller.check_task(task)
             refuse_encoded(request.headers)
             wish = Wish.of(request)
-            sent = await _submit(request, broker, caller, task, wish)
+            async with paced(broker, caller):
+                sent = await _submit(request, broker, caller, task, wish)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
             metrics.refused(refusal.reason, caller.name)
             raise
         request.state.body.release()  # `_submit` was the last to hold it
-        if not sent.replayed:
+        if sent.replayed:
+            sent = replace(sent, pace=await charge(broker, caller))
+        else:
             metrics.submitted(task, sent.view.payload.model, caller.name)
         root: str = request.scope["root_path"]
         return await while_connected(request, answer(broker, sent.view, wish, _headers(sent), root))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -84,3 +85,64 @@ async def test_a_timeout_out_of_bounds_is_refused_with_the_bound(
     (error,) = problem["errors"]
     assert error["pointer"] == "/timeout"
     assert says in error["detail"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], int]] = {
+    "an image that is none": ({"json": {"prompt": "x", "image": "AAAA"}}, 422),
+    "an unknown field": ({"json": {"prompt": "x", "no": 1}}, 422),
+    "an unknown model": ({"json": {"prompt": "x", "model": "no"}}, 422),
+    "no JSON": ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+    "too large": ({"content": b" " * (2**20 + 1), "headers": {"Content-Type": "application/json"}}, 413),
+    "another type": ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_refused_request_costs_as_much_as_a_job(
+    gateway: Gateway, announced: None, tmp_path: Path, name: str
+) -> None:
+    request, status = REFUSED[name]
+    http = await gateway(api_keys_file=keys_with(tmp_path, rate=3, window_s=60))
+    sent = {**request, "headers": request.get("headers", {}) | CALLER}
+    answers = [await http.post("/v1/txt2img", **sent) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [status] * 3 + [429]
+    assert "3 jobs in 60 seconds" in assert_problem(answers[3], 429)["detail"]
+    assert answers[3].headers["ratelimit-remaining"] == "0"
+    assert 1 <= int(answers[3].headers["retry-after"]) <= 21
+    assert (await http.post("/v1/txt2img", json=BODY, headers=CALLER)).status_code == 429
+
+
+async def test_a_replay_costs_as_much_as_a_job(gateway: Gateway, announced: None, tmp_path: Path) -> None:
+    http = await gateway(api_keys_file=keys_with(tmp_path, rate=3, window_s=60))
+    headers = {**CALLER, "Idempotency-Key": "a"}
+    made, *again = [await http.post("/v1/txt2img", json=BODY, headers=headers) for _ in range(4)]
+    assert [answer.status_code for answer in (made, *again)] == [202, 202, 202, 429]
+    assert [answer.headers.get("idempotent-replay") for answer in again] == ["true", "true", None]
+    assert [answer.headers["ratelimit-remaining"] for answer in (made, *again)] == ["2", "1", "0", "0"]
+
+
+async def test_what_the_server_refuses_for_its_own_sake_costs_nothing(
+    gateway: Gateway, redis: Redis, tmp_path: Path
+) -> None:
+    http = await gateway(api_keys_file=keys_with(tmp_path, rate=1, window_s=60))
+    answers = [await http.post("/v1/txt2img", json=BODY, headers=CALLER) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [503] * 3  # no worker is there
+    assert not redis.keys("ldm:rate:*")
+
+
+async def test_many_refusals_at_once_are_owed_for_a_window_at_most(
+    gateway: Gateway, announced: None, redis: Redis, tmp_path: Path
+) -> None:
+    http = await gateway(api_keys_file=keys_with(tmp_path, rate=2, window_s=60))
+    bad = [http.post("/v1/txt2img", json={"no": 1}, headers=CALLER) for _ in range(20)]
+    assert {answer.status_code for answer in await asyncio.gather(*bad)} <= {422, 429}
+    assert redis.ttl("ldm:rate:alice") <= 120
+
+
+async def test_a_key_without_a_rate_pays_nothing(
+    gateway: Gateway, announced: None, redis: Redis, tmp_path: Path
+) -> None:
+    http = await gateway(api_keys_file=keys_with(tmp_path))
+    answers = [await http.post("/v1/txt2img", json={"no": 1}, headers=CALLER) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [422] * 5
+    assert not redis.keys("ldm:rate:*")
