@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,12 @@ class ModelCard:
     def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **lists, "warnings": warnings_from_json(data.get("warnings", ()))})
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> ModelCard:
+        """Reads what a worker of this or another version has published: what only that one knows is left out."""
+        names = {each.name for each in fields(cls)}
+        return cls.from_json({key: value for key, value in data.items() if key in names})
 
     def with_id(self, model_id: str) -> ModelCard:
         return replace(self, id=model_id)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from service.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
-from worker.jobs import JobView, LiveModel
+from worker.jobs import JobView, LiveModel, UnreadableJob
 
 
 def _rfc_3339(time: datetime) -> str:
@@ -129,11 +129,22 @@ class Job(BaseModel):
     urls: JobUrls
 
 
+class DamagedJob(BaseModel):
+    """A job of which nothing else is known: its record is damaged, or of a version that this server cannot read."""
+
+    id: str
+    model: str
+    status: JobStatus
+    created_at: Time | None
+    error: JobError
+    urls: JobUrls
+
+
 class JobList(BaseModel):
     """A page of jobs, newest first."""
 
     object: Literal["list"]
-    data: list[Job]
+    data: list[Job | DamagedJob]
     next_cursor: str | None = Field(description="for the next page; null on the last one")
 
 
@@ -189,9 +200,9 @@ class Readiness(BaseModel):
     models: list[str]
 
 
-def job_path(view: JobView, root: str) -> str:
+def job_path(job_id: str, root: str) -> str:
     """A job's own path; `root` is the one under which clients see this server."""
-    return f"{root}/v1/jobs/{view.payload.id}"
+    return f"{root}/v1/jobs/{job_id}"
 
 
 def job_json(view: JobView, root: str = "") -> dict[str, Any]:
@@ -201,7 +212,7 @@ def job_json(view: JobView, root: str = "") -> dict[str, Any]:
 
 def job_of(view: JobView, root: str) -> Job:
     """A job as clients see it."""
-    payload, path = view.payload, job_path(view, root)
+    payload, path = view.payload, job_path(view.payload.id, root)
     fields = {
         "id": payload.id,
         "task": payload.params.task,
@@ -219,9 +230,21 @@ def job_of(view: JobView, root: str) -> Job:
         "images": [{"url": f"{path}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
         "error": {**view.error, "instance": path} if view.error else None,
         "warnings": [warning.to_json() for warning in view.warnings],
-        "urls": {"self": path, "events": f"{path}/events", "cancel": path},
+        "urls": _urls(path),
     }
     return Job.model_validate(fields)
+
+
+def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
+    """A job whose record cannot be read, as clients see it."""
+    path = job_path(job.id, root)
+    error = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": job.detail}
+    known = {"id": job.id, "model": job.model, "status": job.status, "created_at": _time(job.created_at)}
+    return DamagedJob.model_validate({**known, "error": {**error, "instance": path}, "urls": _urls(path)})
+
+
+def _urls(path: str) -> dict[str, str]:
+    return {"self": path, "events": f"{path}/events", "cancel": path}
 
 
 def model_of(live: LiveModel) -> Model:

@@ -66,6 +66,8 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         queue_limit=settings.queue_limit,
         result_ttl_s=settings.result_ttl_s,
         job_timeout_s=settings.job_timeout_s,
+        queue_ttl_s=settings.queue_ttl_s,
+        allow_eviction=settings.allow_eviction,
     )
     metrics = GatewayMetrics(CollectorRegistry())
 

@@ -21,6 +21,7 @@ from service.listing import page_of_jobs
 from service.queues import depths, with_positions
 from service.quota import (
     REMEMBER_S,
+    UNMEASURED_RETRY_S,
     Idempotency,
     IdempotencyConflict,
     Pace,
@@ -29,18 +30,18 @@ from service.quota import (
     Submitted,
     TooFast,
     TooManyOpen,
+    retry_after,
 )
+from service.upkeep import Upkeep, largest_images, no_memory
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
-from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, connect_async
-from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status
-from worker.records import JOB_ID, iso_now, new_record, new_view, view_of
+from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
+from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
+from worker.records import JOB_ID, new_record, new_view, view_of
 
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
-RETRY_AFTER_S = (1.0, 60.0)
-UNMEASURED_RETRY_S = 10.0
 CONFLICT = "this Idempotency-Key came with another request before"
 NO_PICTURES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
@@ -57,22 +58,27 @@ class Broker:
 
     def __init__(
         self, *, redis_url: str, data_dir: Path | str, queue_limit: int = 1000, result_ttl_s: int = 3600,
-        job_timeout_s: int = 600, blobs: BlobStore | None = None,
+        job_timeout_s: int = 600, queue_ttl_s: int = 3600, allow_eviction: bool = False,
+        blobs: BlobStore | None = None,
     ) -> None:  # fmt: skip
         self._redis: Any = connect_async(redis_url)
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
         self._fleet = Fleet(self._redis)
         self._readers = asyncio.Semaphore(READERS)
-        self._queue_limit, self._result_ttl_s, self._job_timeout_s = queue_limit, result_ttl_s, job_timeout_s
+        self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
+        self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
+        self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
 
     async def connect(self) -> None:
-        """Starts to follow events. Redis need not be up yet."""
+        """Starts to follow events and to look after the queues. Redis need not be up yet."""
         self._events.start()
+        self._upkeep.start()
 
     async def close(self) -> None:
         """Ends every connection."""
         await self._events.close()
+        await self._upkeep.close()
         await self._redis.aclose()
 
     async def ping(self) -> bool:
@@ -81,6 +87,11 @@ class Broker:
             return bool(await self._redis.ping())
         except (RedisError, OSError):
             return False
+
+    async def trouble(self) -> str:
+        """Why no job is taken though Redis answers, in a sentence; empty where jobs are."""
+        async with _available():
+            return await self._upkeep.trouble()
 
     async def models(self, *, max_age_s: float = 0.0) -> Sequence[LiveModel]:
         """What live workers serve, now or at most `max_age_s` seconds ago, in the order of their ids."""
@@ -98,11 +109,15 @@ class Broker:
     ) -> Submitted:  # fmt: skip
         """Queues a job with its input pictures.
 
-        Raises QueueFull, TooManyOpen, TooFast or IdempotencyConflict, and then nothing is kept.
+        Raises QueueFull, TooManyOpen, TooFast, IdempotencyConflict or NoRoom, and then nothing is kept.
         """
-        record = new_record(payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s)
+        record = new_record(
+            payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s, wait_s=self._queue_ttl_s,
+            image_bytes=largest_images(payload) if self._blobs.in_redis else 0,
+        )  # fmt: skip
         inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
         async with _available():
+            free = await self._upkeep.room(sum(len(data) for data in inputs.values()))
             try:
                 for name, data in inputs.items():
                     await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
@@ -110,13 +125,13 @@ class Broker:
                 with suppress(Exception):
                     await asyncio.to_thread(self._blobs.delete, *inputs)
                 raise
-            kind, *told = await self._enqueue(payload, record, quota, idempotency)
+            kind, *told = await self._enqueue(payload, record, free, quota, idempotency)
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
         self._raise_refusal(kind, told, quota)
         if kind == b"queued":
-            _, position, event_id, remaining, reset_s = told
-            view = new_view(payload, record, position=int(position), event_id=event_id.decode())
+            _, position, event_id, remaining, reset_s, created_at = told
+            view = new_view(payload, created_at, position=int(position), event_id=event_id.decode())
             pace = Pace(limit=quota.rate, remaining=int(remaining), reset_s=float(reset_s)) if quota.rate else None
             return Submitted(view=view, pace=pace)
         if kind == b"replay":
@@ -127,7 +142,7 @@ class Broker:
         there = None
         with suppress(BrokerUnavailable):  # it is queued all the same
             there = await self.job(payload.id)
-        return Submitted(view=there or new_view(payload, record, position=None, event_id="0-0"))
+        return Submitted(view=there or new_view(payload, b"", position=None, event_id="0-0"))
 
     async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
         """The job that this request made before, if it is still there. Raises IdempotencyConflict.
@@ -151,11 +166,13 @@ class Broker:
         return Pace(limit=quota.rate, remaining=int(remaining), reset_s=reset_s, wait_s=wait_s)
 
     async def _enqueue(
-        self, payload: JobPayload, record: Mapping[str, Any], quota: Quota, idempotency: Idempotency | None
-    ) -> list[bytes]:
+        self, payload: JobPayload, record: Mapping[str, Any], free: int, quota: Quota,
+        idempotency: Idempotency | None,
+    ) -> list[bytes]:  # fmt: skip
         arguments = (
             payload.id, record["origin"], self._queue_limit, payload.owner, quota.open_jobs, quota.rate, quota.window_s,
             idempotency.key if idempotency else "", idempotency.fingerprint if idempotency else "", REMEMBER_S,
+            free,
             *(part for pair in record.items() for part in pair),
         )  # fmt: skip
         try:
@@ -166,32 +183,28 @@ class Broker:
     def _raise_refusal(self, kind: bytes, told: list[bytes], quota: Quota) -> None:
         match kind:
             case b"full":
-                raise QueueFull(self._queue_limit, self._retry_after(int(told[0]), float(told[1])))
+                raise QueueFull(self._queue_limit, retry_after(self._queue_limit, int(told[0]), float(told[1])))
             case b"busy":
                 raise TooManyOpen(quota.open_jobs, UNMEASURED_RETRY_S)
             case b"rate":
                 wait = float(told[0])
                 pace = Pace(limit=quota.rate, remaining=0, reset_s=wait + quota.window_s)
                 raise TooFast(pace, quota.window_s, math.ceil(wait))
+            case b"memory":
+                raise no_memory()
             case b"conflict":
                 raise IdempotencyConflict(CONFLICT)
 
-    def _retry_after(self, jobs: int, in_seconds: float) -> float:
-        low, high = RETRY_AFTER_S
-        if jobs < 2 or in_seconds <= 0:
-            return UNMEASURED_RETRY_S
-        return min(high, max(low, 0.1 * self._queue_limit * in_seconds / jobs))
-
     async def jobs(
         self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
-    ) -> tuple[list[JobView], float | None]:
+    ) -> tuple[list[JobView | UnreadableJob], float | None]:
         """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
         async with _available():
             views, following = await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
             return await with_positions(self._redis, views), following
 
     async def job(self, job_id: str) -> JobView | None:
-        """The job as it is now; None for an unknown or expired one."""
+        """The job as it is now; None for an unknown or expired one. Raises UnreadableRecord."""
         async with self._reading():
             view = await self._read(job_id)
             return (await with_positions(self._redis, [view]))[0] if view else None
@@ -200,8 +213,11 @@ class Broker:
         """The same without its place in the queue."""
         if not JOB_ID.fullmatch(job_id):
             return None
-        record = await self._redis.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
-        return view_of(record) if b"data" in record else None
+        async with self._redis.pipeline(transaction=False) as asked:
+            asked.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
+            asked.time()
+            record, (seconds, _) = await asked.execute()
+        return view_of(job_id, record, seconds) if b"data" in record else None
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -280,7 +296,7 @@ class Broker:
         if not JOB_ID.fullmatch(job_id):
             return None
         async with _available():
-            was = await scripts.cancel.arun(self._redis, job_id, iso_now())
+            was = await scripts.cancel.arun(self._redis, job_id)
         if was == b"started":
             return await self.wait(job_id, CANCEL_WAIT_S)
         if was == b"finished":
@@ -292,7 +308,7 @@ class Broker:
         async with _available():
             execution, images = await self._redis.hmget(key, "x_exec", "x_images")
             if execution and images:
-                await self._redis.hset(key, "x_images", "[]")
+                await self._redis.hdel(key, "x_images")  # needs no memory
                 names = [output_name(job_id, execution.decode(), i) for i in range(len(json.loads(images)))]
                 await self._delete_blobs(names)
 
@@ -310,6 +326,7 @@ class Broker:
 @asynccontextmanager
 async def _available() -> AsyncIterator[None]:
     try:
-        yield
+        with able():
+            yield
     except AWAY as error:
         raise BrokerUnavailable("the job queue does not answer") from error

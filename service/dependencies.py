@@ -15,6 +15,7 @@ from service.broker import Broker
 from service.errors import Problem
 from service.metrics import GatewayMetrics
 from worker.jobs import JobView
+from worker.records import UnreadableRecord
 
 # for what the service says of itself; `let_in` reads the header
 BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this server")
@@ -69,7 +70,12 @@ MetricsOf = Annotated[GatewayMetrics, Depends(_metrics)]
 
 
 async def _job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:
-    view = await broker.job(job_id)
+    try:
+        view = await broker.job(job_id)
+    except UnreadableRecord as error:
+        if error.job.owner == caller.name:
+            raise
+        view = None
     if view is None or view.payload.owner != caller.name:  # the same answer, so that ids of others cannot be tried out
         raise Problem(404, "There is no such job; it is unknown or has expired.")
     return view

@@ -17,6 +17,8 @@ from ldm_core.errors import RequestError
 from service.auth import Forbidden, Unauthorized
 from service.broker import BrokerUnavailable
 from service.quota import IdempotencyConflict, Refused, TooFast
+from service.upkeep import NoRoom
+from worker.records import UnreadableRecord
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -53,7 +55,7 @@ def problem_response(problem: Problem, instance: str, request_id: str) -> JSONRe
 
 EXPECTED = (
     Problem, RequestError, RequestValidationError, Unauthorized, Forbidden, Refused, IdempotencyConflict,
-    BrokerUnavailable, HTTPException,
+    BrokerUnavailable, HTTPException, NoRoom, UnreadableRecord,
 )  # fmt: skip
 
 
@@ -79,6 +81,10 @@ def as_problem(error: Exception) -> Problem:
         case BrokerUnavailable():
             detail = "The job queue cannot be reached; try again in a moment."
             return Problem(503, detail, headers={"Retry-After": f"{error.retry_after:.0f}"})
+        case NoRoom():
+            return Problem(503, str(error), headers={"Retry-After": f"{error.retry_after:.0f}"})
+        case UnreadableRecord():
+            return Problem(500, str(error))
         case HTTPException():
             detail = str(error.detail) if error.status_code < 500 else "Internal server error."
             return Problem(error.status_code, detail, headers=error.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 from ldm_core.config import ModelCard
 from worker import scripts
 from worker.jobs import LiveModel
+
+log = logging.getLogger(__name__)
 
 
 class Fleet:
@@ -49,4 +52,10 @@ def _models(published: Sequence[bytes]) -> list[LiveModel]:
 @lru_cache(maxsize=256)
 def _cards(published: bytes) -> tuple[ModelCard, ...]:
     """What a worker publishes, which changes only when it starts."""
-    return tuple(ModelCard.from_json(card) for card in json.loads(published))
+    cards = []
+    for card in json.loads(published):
+        try:
+            cards.append(ModelCard.from_record(card))
+        except (TypeError, ValueError, KeyError):
+            log.warning("the card of model %r cannot be read: its worker is of another version", card.get("id"))
+    return tuple(cards)

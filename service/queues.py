@@ -6,23 +6,29 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rq.defaults import RQ_KEY_PREFIX
 
 from worker import scripts
-from worker.jobs import PRIORITIES, JobView
+from worker.jobs import PRIORITIES, JobView, UnreadableJob
 
 OWNED = re.compile(r"@[A-Za-z0-9_-]+$")  # the end of an owner's queue name
 
 
-async def with_positions(redis: Any, views: Sequence[JobView]) -> list[JobView]:
+Job = TypeVar("Job", JobView, JobView | UnreadableJob)
+
+
+async def with_positions(redis: Any, views: Sequence[Job]) -> list[Job]:
     """The same jobs; those that wait with their place in the queue."""
-    waiting = [view.payload.id for view in views if view.status == "queued"]
+    waiting = [view.payload.id for view in views if isinstance(view, JobView) and view.status == "queued"]
     if not waiting:
         return list(views)
     positions = dict(zip(waiting, await scripts.positions.arun(redis, *waiting), strict=True))
-    return [replace(view, queue_position=positions.get(view.payload.id)) for view in views]
+    return [
+        replace(view, queue_position=positions.get(view.payload.id)) if isinstance(view, JobView) else view
+        for view in views
+    ]
 
 
 async def depths(redis: Any) -> dict[tuple[str, str], int]:

@@ -10,6 +10,8 @@ from typing import ClassVar
 from ldm_core.errors import LdmError
 from worker.jobs import JobView
 
+RETRY_AFTER_S = (1.0, 60.0)
+UNMEASURED_RETRY_S = 10.0
 REMEMBER_S = 24 * 3600  # an idempotency key, and the record of its job
 
 
@@ -98,3 +100,11 @@ class IdempotencyConflict(LdmError):
     """The same Idempotency-Key came with another request."""
 
     reason = "idempotency"
+
+
+def retry_after(limit: int, jobs: int, in_seconds: float) -> float:
+    """Seconds until a tenth of a full queue should be done, where `jobs` of them ended within `in_seconds`."""
+    low, high = RETRY_AFTER_S
+    if jobs < 2 or in_seconds <= 0:
+        return UNMEASURED_RETRY_S
+    return min(high, max(low, 0.1 * limit * in_seconds / jobs))

@@ -29,7 +29,9 @@ class GatewaySettings(BaseSettings):
     bodies_budget_bytes: int = 256 * 2**20  # of all requests that are being received; one API key may take half
     headers_timeout_s: float = Field(default=20, gt=0)  # for a request's headers as a whole; for a client to read on
     body_timeout_s: float = Field(default=60, gt=0)  # for a request's body as a whole
-    queue_limit: int = Field(default=1000, ge=1)
+    queue_limit: int = Field(default=1000, ge=1)  # of each model; four times as many of all together
+    queue_ttl_s: int = Field(default=3600, ge=1)  # how long a job waits for a worker to take it
+    allow_eviction: bool = False  # go on with a Redis that drops keys, jobs among them, when its memory is full
     result_ttl_s: int = Field(default=3600, ge=1)
     job_timeout_s: int = Field(default=600, ge=1)
     api_keys: SecretStr = SecretStr("")  # NAME:KEY or NAME:SHA256, comma-separated

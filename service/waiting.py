@@ -63,7 +63,7 @@ async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str
 
     `root` is the path under which clients see this server.
     """
-    headers = {"Location": job_path(view, root), **headers}
+    headers = {"Location": job_path(view.payload.id, root), **headers}
     try:
         image = wish.is_image(view.payload.format)
     except Problem as problem:  # of a job that an earlier request made

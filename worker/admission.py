@@ -17,9 +17,9 @@ from worker import scripts
 from worker.blobs import BlobStore, checkpoint_name, input_name
 from worker.connection import AWAY
 from worker.holdings import Held, Holdings
-from worker.jobs import PRIORITIES, Priority, queue_name
+from worker.jobs import FORMAT, PRIORITIES, OtherVersion, Priority, queue_name
 from worker.metrics import WorkerMetrics
-from worker.records import iso_now, payload_of, unix
+from worker.records import payload_to_run, result_fields, unreadable_problem
 from worker.request import EngineJob
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Admission:
             if room <= 0:
                 return []
         token = uuid4().hex[:16]
-        arguments = (self._worker, token, self._held_s, room, self._turn, iso_now(), len(holds), len(self._models))
+        arguments = (self._worker, token, self._held_s, room, self._turn, FORMAT, len(holds), len(self._models))
         bases = [
             queue_name(m, priority) if priority in priorities else "" for priority in PRIORITIES for m in self._models
         ]
@@ -92,21 +92,25 @@ class Admission:
         execution: bytes,
         data: bytes,
         timeout: bytes,
-        enqueued_at: bytes,
+        waited_s: bytes,
         alone: int,
         starts: bytes,
         result_ttl: bytes,
     ) -> EngineJob | None:
         try:
-            payload = payload_of(data)
-        except Exception:  # not written by our gateway: leave it to its lease and to RQ's retries
+            payload = payload_to_run(data)
+        except OtherVersion as error:
+            self._park(job_id.decode(), execution.decode(), error)
+            return None
+        except Exception:  # it would not be any better the next time
             log.exception("a job on queue %s cannot be read", queue.decode(), extra={"job_id": job_id.decode()})
+            self._fail_unreadable(job_id.decode(), execution.decode())
             return None
         held = Held(job_id.decode(), execution.decode(), payload, time.monotonic(), float(result_ttl), bool(alone))
         self._held.add(held)
-        self._metrics.job_admitted(time.time() - (unix(enqueued_at) or time.time()))
+        self._metrics.job_admitted(float(waited_s))
         try:
-            return self._engine_job(held, time.time() + float(timeout), began=int(starts) > 1)
+            return self._engine_job(held, time.monotonic() + float(timeout), began=int(starts) > 1)
         except AWAY as error:  # its pictures are there, only not now
             log.warning("an input picture cannot be read (%s); the job goes back", error, extra=held.context)
             self._give_back(held)
@@ -115,12 +119,25 @@ class Admission:
             self._fail(held, error)
             return None
 
+    def _park(self, job_id: str, execution: str, error: OtherVersion) -> None:
+        """Leaves a job to a worker of another version, at no cost."""
+        log.warning("left to a worker of another version: %s", error, extra={"job_id": job_id})
+        with suppress(*AWAY):  # else its lease ends
+            scripts.park.run(self._redis, job_id, execution, FORMAT)
+
+    def _fail_unreadable(self, job_id: str, execution: str) -> None:
+        result = result_fields(job_id, [], "the record cannot be read", self._worker, execution)
+        with suppress(*AWAY):  # else its lease ends
+            scripts.commit.run(
+                self._redis, self._worker, job_id, execution, "failed", 0, 0.0, "[]", unreadable_problem(), *result
+            )
+
     def _give_back(self, held: Held) -> None:
         """A job that cannot be begun just now, at no cost."""
         self._held.drop(held.key)
         self._given_back += 1
         with suppress(*AWAY):  # else its lease ends
-            scripts.requeue.run(self._redis, iso_now(), held.job_id, held.execution)
+            scripts.requeue.run(self._redis, held.job_id, held.execution)
 
     def _engine_job(self, held: Held, deadline: float, *, began: bool) -> EngineJob:
         payload = held.payload

@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import BaseWorker
@@ -28,14 +29,14 @@ from worker.blobs import BlobStore
 from worker.commit import Clerk
 from worker.connection import AWAY, SOCKET_TIMEOUT_S, able
 from worker.doorbell import Doorbell
+from worker.health import Evicts
 from worker.holdings import Holdings
 from worker.jobs import PRIORITIES, queue_name
-from worker.leases import Leases, Watchdog
+from worker.leases import Leases, OtherWeights, Watchdog
 from worker.metrics import WorkerMetrics
-from worker.records import iso_now
 from worker.request import EngineJob, Event
 from worker.settings import WorkerSettings
-from worker.vital import start_vital
+from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS, start_vital
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class BatchWorker(BaseWorker):
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, cards: Mapping[str, ModelCard], metrics: WorkerMetrics,
-        settings: WorkerSettings,
+        settings: WorkerSettings, weights: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:  # fmt: skip
         queues = [queue_name(model, priority) for priority in PRIORITIES for model in cards]
         name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
@@ -71,6 +72,7 @@ class BatchWorker(BaseWorker):
         super().__init__(queues, name=name, connection=redis, serializer=JSONSerializer, prepare_for_work=False)
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self._settings = settings
+        self._weights = weights or {}  # of each model the digest of its weights, and its dtype
         self._held = Holdings()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signals = 0
@@ -124,7 +126,7 @@ class BatchWorker(BaseWorker):
         """`rq`'s command to stop one execution: a cancel."""
         for held in self._held.all():
             if held.execution == execution_id:
-                scripts.cancel.run(self._redis, held.job_id, iso_now())
+                scripts.cancel.run(self._redis, held.job_id)
 
     def _set_up(self) -> None:
         engine, settings, models = self._engine, self._settings, list(self._cards)
@@ -142,7 +144,8 @@ class BatchWorker(BaseWorker):
             self._redis, self._blobs, self._held, watchdog,
             worker=self.name, cards=[card.to_json() for card in self._cards.values()],
             lease_s=settings.lease_s, held_s=settings.held_s, beat_s=settings.beat_s,
-            heard=self._heard, register=self._register,
+            weights=self._weights, heard=self._heard, register=self._register, give_way=self._give_way,
+            allow_eviction=settings.allow_eviction,
         )  # fmt: skip
 
     def _wait_for_redis(self) -> None:
@@ -151,6 +154,7 @@ class BatchWorker(BaseWorker):
         while not self._signals:
             try:
                 with able():
+                    self._leases.inspect()
                     self._leases.announce()
                 self.subscribe()  # type: ignore[no-untyped-call]
                 return
@@ -158,6 +162,20 @@ class BatchWorker(BaseWorker):
                 log.warning("Redis is away (%s), trying again in %.1f s", error, pause)
                 self._sleep(pause)
                 pause = min(2 * pause, 2.0)
+            except Evicts as error:
+                self._refuse(error, EXIT_BAD_SETTING)
+            except OtherWeights as error:
+                self._refuse(error, EXIT_OTHER_WEIGHTS)
+
+    def _refuse(self, error: Exception, code: int) -> NoReturn:
+        log.critical("%s", error)
+        raise SystemExit(code)
+
+    def _give_way(self, reason: str) -> None:
+        """What was in order at the start no longer is: ends as if told to."""
+        if not self._signals:
+            log.critical("%s", reason)
+            self.request_stop()
 
     def _register(self) -> None:
         """RQ's heartbeat; its register_birth where Redis does not know us, as after a restart without its data."""
@@ -217,10 +235,12 @@ class BatchWorker(BaseWorker):
         self._leases.close()
         left = [part for held in self._held.all() for part in (held.job_id, held.execution)]
         try:
-            if left:
-                log.info("put %d jobs back", scripts.requeue.run(self._redis, iso_now(), *left))
-            self._leases.retire()
-            self.register_death()  # type: ignore[no-untyped-call]
-            self.unsubscribe()  # type: ignore[no-untyped-call]
+            with able():
+                if left:
+                    log.info("put %d jobs back", scripts.requeue.run(self._redis, *left))
+                self._leases.retire()
+                with suppress(OutOfMemoryError):
+                    self.register_death()  # type: ignore[no-untyped-call]
+                self.unsubscribe()  # type: ignore[no-untyped-call]
         except AWAY as error:
             log.warning("Redis is away (%s): %d jobs come back when their leases end", error, len(left) // 2)

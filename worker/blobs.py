@@ -5,8 +5,11 @@ A name is the job's id, a dot, and what it is: `ID.image`, `ID.mask`, `ID.EXECUT
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import re
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +17,14 @@ from typing import Any, Protocol, cast
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
+from worker import scripts
 from worker.connection import connect
 from worker.jobs import JobPayload
 
+DISK_RESERVE = (0.1, 256 * 2**20)  # of the disk, and bytes: the less of both is kept free of new jobs' inputs
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 INPUT_TTL_S = 7 * 86400  # a queued job waits at most this long; its inputs go when it ends
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 
@@ -25,11 +32,16 @@ NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 class BlobStore(Protocol):
     """Small immutable files with an expiry."""
 
-    def put(self, name: str, data: bytes, ttl_s: float) -> None:
-        """Stores or replaces a blob, whole or not at all."""
+    in_redis: bool  # whether blobs take Redis' memory
+
+    def put(self, name: str, data: bytes, ttl_s: float, *, dear: bool = False) -> None:
+        """Stores or replaces a blob, whole or not at all. A `dear` one may use what is kept free of others."""
 
     def get(self, name: str) -> bytes | None:
-        """The blob, or None where there is none or it has expired."""
+        """The blob, or None where there is none (any more)."""
+
+    def full(self) -> str:
+        """Why no more inputs are taken now, in a sentence; empty where they are."""
 
     def delete(self, *names: str) -> None:
         """Removes blobs; those that do not exist are none of its concern."""
@@ -66,36 +78,68 @@ def output_name(job_id: str, execution: str, index: int) -> str:
 
 
 class DirectoryBlobs:
-    """Files under `root`; a file's modification time is the moment at which it expires."""
+    """Files under `root`; a file's modification time is the moment at which a sweep may delete it.
+
+    Both are of the clock of the file system: a process whose own clock is wrong neither writes nor finds old files.
+    """
+
+    in_redis = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._sweeping = threading.Lock()
+        self._swept_at = -math.inf  # monotonic
 
-    def put(self, name: str, data: bytes, ttl_s: float) -> None:
-        path = self._path(name)
+    def put(self, name: str, data: bytes, ttl_s: float, *, dear: bool = False) -> None:
+        try:
+            self._put(self._path(name), data, ttl_s)
+        except OSError as error:
+            if error.errno not in NO_SPACE or not self._make_room():
+                raise
+            self._put(self._path(name), data, ttl_s)
+
+    def _put(self, path: Path, data: bytes, ttl_s: float) -> None:
         half = path.with_name(f".{uuid4().hex}")
-        expiry = time.time() + ttl_s
         try:
             _write(half, data)
+            expiry = half.stat().st_mtime + ttl_s
             os.utime(half, (expiry, expiry))
             half.rename(path)
         except BaseException:
             half.unlink(missing_ok=True)
             raise
 
+    def _make_room(self) -> int:
+        """Sweeps because the disk is full, at most once a second; how many files that deleted."""
+        with self._sweeping:
+            if time.monotonic() - self._swept_at < 1.0:
+                return 0
+            self._swept_at = time.monotonic()
+            return self.sweep()
+
     def get(self, name: str) -> bytes | None:
-        path = self._path(name)
         try:
-            return path.read_bytes() if path.stat().st_mtime > time.time() else None
+            return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def full(self) -> str:
+        folder = next(path for path in (self.root, *self.root.parents) if path.exists())
+        disk = os.statvfs(folder)
+        share, most = DISK_RESERVE
+        if disk.f_bavail * disk.f_frsize >= min(share * disk.f_blocks * disk.f_frsize, most) or self._make_room():
+            return ""
+        return "The disk that holds jobs and images is almost full."
 
     def delete(self, *names: str) -> None:
         for name in names:
             self._path(name).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        now, count = time.time(), 0
+        if not self.root.exists():
+            return 0
+        os.utime(self.root)  # to now, as the file system has it; takes no space
+        now, count = self.root.stat().st_mtime, 0
         for path in self.root.glob("*/*"):  # half-written files too: their time is that of the write
             with suppress(FileNotFoundError):
                 age = now - path.stat().st_mtime
@@ -122,8 +166,19 @@ class RedisBlobs:
     def __init__(self, redis: Redis) -> None:
         self.redis: Any = redis
 
-    def put(self, name: str, data: bytes, ttl_s: float) -> None:
-        self.redis.set(f"ldm:blob:{checked(name)}", data, px=max(1, int(ttl_s * 1000)))
+    in_redis = True
+
+    def put(self, name: str, data: bytes, ttl_s: float, *, dear: bool = False) -> None:
+        key, ttl_ms = f"ldm:blob:{checked(name)}", max(1, int(ttl_s * 1000))
+        try:
+            self.redis.set(key, data, px=ttl_ms)
+        except OutOfMemoryError:
+            if not dear:
+                raise
+            scripts.put.run(self.redis, key, data, ttl_ms)
+
+    def full(self) -> str:
+        return ""  # Redis' memory is looked after by whoever makes jobs
 
     def get(self, name: str) -> bytes | None:
         return cast("bytes | None", self.redis.get(f"ldm:blob:{checked(name)}"))

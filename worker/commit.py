@@ -21,7 +21,7 @@ from worker.connection import AWAY, able
 from worker.holdings import Held, Holdings
 from worker.jobs import CONTENT_TYPES, StoredImage
 from worker.metrics import WorkerMetrics
-from worker.records import iso_now, problem_of, result_fields
+from worker.records import problem_of, result_fields
 from worker.request import Cancelled, EncodedImage, Event, Failed, Finished, Preview, Progress, Saved
 from worker.scripts import PREVIEW_TTL_S, preview_key
 from worker.vital import start_vital
@@ -114,7 +114,7 @@ class Clerk:
         held = self._held.get(event.job_id)
         if held is None:
             return
-        with suppress(*AWAY, OSError):
+        with suppress(*AWAY), able():
             self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
             scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
 
@@ -146,7 +146,8 @@ class Clerk:
         pause = 0.1
         while True:
             try:
-                return write()
+                with able():
+                    return write()
             except AWAY as error:
                 if self._ending.is_set():
                     raise Abandoned from error
@@ -172,7 +173,9 @@ class Clerk:
     def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
         """Before the commit, so that a job never says it is done without its pictures."""
         for index, image in enumerate(images):
-            self._blobs.put(output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60)
+            self._blobs.put(
+                output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60, dear=True
+            )
         content_type = CONTENT_TYPES[held.payload.format]
         return [
             StoredImage(
@@ -191,7 +194,7 @@ class Clerk:
         result = result_fields(held.job_id, stored, str(error) if error else None, self._worker, held.execution)
         seconds = time.monotonic() - held.admitted_at
         became: bytes = scripts.commit.run(
-            self._redis, self._worker, held.job_id, held.execution, status, int(retry), iso_now(), seconds,
+            self._redis, self._worker, held.job_id, held.execution, status, int(retry), seconds,
             json.dumps(stored), problem, json.dumps([warning.to_json() for warning in warnings]), *result,
         )  # fmt: skip
         return became.decode()

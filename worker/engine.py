@@ -151,7 +151,7 @@ class Engine:
         ]
 
     def _drop_ended(self) -> None:
-        now = time.time()
+        now = time.monotonic()
         for request in list(self._requests.values()):
             job = request.job
             if job.id in self._cancelled:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ldm_core.config import ModelCard
+from ldm_core.errors import LdmError
 from ldm_core.job_warning import JobWarning, warnings_from_json
-from ldm_core.params import GenerationParams
+from ldm_core.params import SAMPLERS, TASKS, GenerationParams
 
 Priority = Literal["low", "normal", "high"]
 Format = Literal["png", "jpeg", "webp"]
@@ -18,6 +20,10 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # the order in whi
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 CONTENT_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 FUNCTION = "ldm.generate"  # the one name on the queues; a worker looks it up in its own table and imports nothing
+
+
+class OtherVersion(LdmError):
+    """A job of another version asks for what this one does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,18 @@ class JobPayload:
         return {**values, "params": self.params.to_json(), "metadata": dict(self.metadata), "warnings": warnings}
 
     @classmethod
+    def to_run(cls, data: Mapping[str, Any]) -> JobPayload:
+        """As `from_json`, and raises OtherVersion where something is asked for that this version does not know."""
+        unknown = [*set(data) - _names(cls), *(f"params/{name}" for name in set(data["params"]) - PARAMETERS)]
+        if unknown:
+            raise OtherVersion(f"unknown here: {', '.join(sorted(unknown))}")
+        return cls.from_json(data)
+
+    @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
+        """Reads what `to_json` wrote, here or in another version, as far as this one knows it."""
+        data = {key: value for key, value in data.items() if key in _names(cls)}
+        data["params"] = {key: value for key, value in data["params"].items() if key in PARAMETERS}
         given = {
             "params": GenerationParams.from_json(data["params"]),
             "inputs": tuple(data["inputs"]),
@@ -64,6 +81,11 @@ class StoredImage:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StoredImage:
+        """Reads what `to_json` wrote, here or in another version, as far as this one knows it."""
+        return cls(**{key: value for key, value in data.items() if key in _names(cls)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +120,34 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableJob:
+    """A job whose record is damaged, or of a version that this one cannot read: what its other fields still say."""
+
+    id: str
+    owner: str
+    model: str
+    status: Status
+    created_at: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveModel:
     """A model that live workers serve now."""
 
     card: ModelCard
     workers: int
+
+
+def _names(kind: Any) -> set[str]:
+    return {each.name for each in fields(kind)}
+
+
+PARAMETERS = frozenset(_names(GenerationParams))
+# of what this version can read in a job: jobs that one worker could not read are not given to another with the same
+FORMAT = hashlib.sha256(
+    repr((sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS)).encode()
+).hexdigest()[:16]  # fmt: skip
 
 
 def queue_name(model: str, priority: Priority, owner: str = "") -> str:

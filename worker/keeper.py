@@ -32,12 +32,12 @@ from worker.leases import revoke
 from worker.logs import set_up_logging
 from worker.main import main as work
 from worker.settings import WorkerSettings, read_settings
-from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
 log = logging.getLogger("worker.keeper")  # also when it runs as __main__
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FINAL = {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL}  # the worker has said why, and would say it again
+FINAL = {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS}  # the worker has said why, and would say it again
 # how a process ends that ends itself; any other signal came from outside
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 BACK_OFF_S = (0.5, 30.0)  # only for workers that die before they serve

@@ -6,24 +6,31 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from rq.defaults import RQ_KEY_PREFIX
 
+from ldm_core.errors import LdmError
 from worker import scripts
 from worker.blobs import BlobStore, blobs_of
 from worker.connection import AWAY, able
+from worker.health import Evicts, inspect
 from worker.holdings import Holdings
-from worker.records import LOST, iso_now, payload_of
+from worker.records import LOST, payload_of
 from worker.vital import give_up
 
 log = logging.getLogger(__name__)
 
 UNLISTED_S = 10  # a job that has been in no list for this long is put back
-SWEEP_EVERY = 12  # beats
+SWEEP_S = 60.0  # between two sweeps of expired files
+
+
+class OtherWeights(LdmError):
+    """A live worker serves other weights under the same model id."""
 
 
 class Watchdog:
@@ -48,18 +55,23 @@ class Leases:
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, held: Holdings, watchdog: Watchdog,
-        *, worker: str, cards: list[dict[str, Any]], lease_s: int, held_s: float, beat_s: float,
+        *, worker: str, cards: list[dict[str, Any]], weights: Mapping[str, tuple[str, str]],
+        lease_s: int, held_s: float, beat_s: float,
         heard: Callable[[list[bytes], list[bytes]], None], register: Callable[[], None],
+        give_way: Callable[[str], None], allow_eviction: bool = False,
     ) -> None:  # fmt: skip
         self._redis: Any = redis
         self._blobs, self._held, self._watchdog = blobs, held, watchdog
         self._worker, self._cards = worker, json.dumps(cards)
-        self._models = [json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards]
+        self._models = json.dumps([json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards])
         self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
-        self._heard, self._register = heard, register
+        self._weights = [part for model, told in weights.items() for part in (model, *told)]
+        self._heard, self._register, self._give_way = heard, register, give_way
+        self._allow_eviction = allow_eviction
+        self._warned = ""
         self._closed = threading.Event()
         self._away = False
-        self._beats = 0
+        self._swept_at = time.monotonic()
         self._patient_until = 0.0
 
     def run(self) -> None:
@@ -74,6 +86,7 @@ class Leases:
             if time.monotonic() >= due or self._away:
                 self.beat()
                 due = time.monotonic() + self._beat_s
+            self._sweep_files()
 
     def close(self) -> None:
         """Ends `run` within a moment."""
@@ -83,14 +96,18 @@ class Leases:
         """Our own leases first: after an outage they have run out, and our own clean-up must not take them."""
         try:
             with able():
-                self.announce()
                 held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
                 if held:
                     self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
+                if self._away:
+                    self.inspect()
+                self.announce()
                 if self._away:  # other workers' leases have run out too: let them come back first
                     self._patient_until = time.monotonic() + self._lease_s
                 if time.monotonic() >= self._patient_until:
                     self._clean_up()
+        except (OtherWeights, Evicts) as error:
+            self._give_way(str(error))
         except AWAY as error:
             if not self._away:
                 log.warning("Redis is away (%s); running jobs go on", error)
@@ -100,31 +117,55 @@ class Leases:
                 log.info("Redis is back")
             self._away = False
 
+    def inspect(self) -> None:
+        """Looks at how Redis is set up. Raises Evicts where it would drop jobs, and what Redis raises."""
+        inspect(self._redis, allow_eviction=self._allow_eviction)
+
     def announce(self) -> None:
-        """Enters this worker among the living. Raises what Redis raises."""
-        self._register()
-        with self._redis.pipeline() as pipeline:
-            pipeline.set(scripts.worker_key(self._worker), self._cards, ex=self._lease_s)
-            pipeline.sadd(scripts.WORKERS, self._worker)
-            pipeline.zadd(scripts.KNOWN_MODELS, dict.fromkeys(self._models, time.time()))
-            pipeline.zremrangebyscore(scripts.KNOWN_MODELS, 0, time.time() - scripts.KNOWN_S)
-            pipeline.execute()
+        """Enters this worker among the living. Raises OtherWeights, and what Redis raises."""
+        told = scripts.announce.run(self._redis, self._worker, self._cards, self._lease_s, self._models, *self._weights)
+        difference, *where = (part.decode() for part in told) if told else ("",)
+        if difference == "weights":
+            raise OtherWeights(self._other_weights(*where))
+        if difference == "dtype":
+            self._warn("model %s is computed in %s by worker %s: its images differ from ours", *where)
+        with suppress(OutOfMemoryError):  # what `rq info` shows can wait until there is memory
+            self._register()
+
+    def _other_weights(self, model: str, theirs: str, other: str) -> str:
+        ours = self._weights[self._weights.index(model) + 1]
+        return (
+            f"model {model!r}: worker {other} serves other weights under this id (digest {theirs[:12]}, ours are "
+            f"{ours[:12]}); stop it first, or rename this model's directory"
+        )
+
+    def _warn(self, text: str, *values: str) -> None:
+        """Once, while it stays the same."""
+        if text % values != self._warned:
+            self._warned = text % values
+            log.warning(text, *values)
 
     def retire(self) -> None:
         """Takes this worker from the living. Raises what Redis raises."""
-        with self._redis.pipeline() as pipeline:
-            pipeline.delete(scripts.worker_key(self._worker), scripts.commands_key(self._worker))
+        with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis queues up no transaction
+            pipeline.delete(
+                *(key(self._worker) for key in (scripts.worker_key, scripts.weights_key, scripts.commands_key))
+            )
             pipeline.srem(scripts.WORKERS, self._worker)
             pipeline.execute()
 
     def _clean_up(self) -> None:
-        recovered, healed = scripts.maintain.run(self._redis, iso_now(), json.dumps(LOST), UNLISTED_S)
+        recovered, healed = scripts.maintain.run(self._redis, json.dumps(LOST), UNLISTED_S, self._lease_s)
         if recovered or healed:
             log.warning("took up %d jobs of lost workers and %d that were in no list", recovered, healed)
         self._delete_litter()
-        self._beats += 1
-        if self._beats % SWEEP_EVERY == 0:
-            self._blobs.sweep()
+
+    def _sweep_files(self) -> None:
+        """Whatever Redis does: it may be the expired files that keep it from writing."""
+        if time.monotonic() - self._swept_at >= SWEEP_S:
+            self._swept_at = time.monotonic()
+            with suppress(OSError):
+                self._blobs.sweep()
 
     def _delete_litter(self) -> None:
         """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
@@ -143,4 +184,4 @@ def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:
 
     `crashed`: it ended itself, and one of them may be the cause.
     """
-    return int(scripts.revoke.run(redis, worker, iso_now(), json.dumps(LOST), int(crashed)))
+    return int(scripts.revoke.run(redis, worker, json.dumps(LOST), int(crashed)))

@@ -30,7 +30,8 @@ log = logging.getLogger("worker.main")  # also when it runs as __main__
 
 
 def main() -> int:
-    """Exit codes: 0 told to stop, 2 a bad setting, 3 a broken model directory, 70 the device hangs or a thread died."""
+    """Exit codes: 0 told to stop, 2 a bad setting, 3 a broken model directory, 4 another worker serves
+    other weights under a model id of ours, 70 the device hangs or a thread died."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
     try:
@@ -53,8 +54,9 @@ def main() -> int:
     metrics.serve(settings.metrics_host, settings.metrics_port)  # it is ready for jobs
     cards = {model_id: model.card for model_id, model in models.items()}
     worker = BatchWorker(
-        connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings
-    )
+        connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings,
+        {model_id: (model.digest, str(model.dtype).removeprefix("torch.")) for model_id, model in models.items()},
+    )  # fmt: skip
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
         png_metadata=settings.png_metadata, checkpoint_s=settings.checkpoint_s,

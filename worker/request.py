@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineJob:
-    """One job as the engine knows it. `pictures` are encoded; `deadline` is Unix seconds."""
+    """One job as the engine knows it. `pictures` are encoded; `deadline` is of the monotonic clock."""
 
     id: str
     model: str

@@ -2,7 +2,9 @@
 
 queued ──ADMIT──▶ started ──COMMIT──▶ finished, failed, canceled
    ▲                 │
-   └─ REQUEUE (drain), REVOKE and MAINTAIN (lost worker) ─┘          CANCEL and ENQUEUE come from the gateway
+   └─ REQUEUE (drain), PARK (another version's), REVOKE and MAINTAIN (lost worker)
+
+ENQUEUE, CANCEL and SWEEP come from the gateway. Every instant in a record is of Redis' clock, stamped by these scripts.
 
 `x_exec` in the job's hash is the fencing token: only the execution named there may touch a started job. Because popping
 a job and leasing it are one script, there is no moment at which a killed worker could lose it.
@@ -16,10 +18,12 @@ from redis.exceptions import NoScriptError
 from rq.defaults import RQ_KEY_PREFIX
 
 from worker.connection import able
+from worker.lua.alive import ANNOUNCE, PUT
 from worker.lua.gateway import CANCEL, ENQUEUE, POSITIONS, SERVED
 from worker.lua.held import ADMIT, BEAT, COMMIT, PROGRESS, REQUEUE, SAVED
-from worker.lua.lost import MAINTAIN, REVOKE
+from worker.lua.lost import MAINTAIN, REVOKE, SWEEP
 from worker.lua.pace import SPEND
+from worker.lua.parked import PARK
 from worker.lua.prelude import PRELUDE
 
 OPEN = "ldm:open"  # sorted set: every job that is queued or running
@@ -27,7 +31,6 @@ LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with pictur
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
 KNOWN_MODELS = "ldm:models"  # sorted set: {"id", "tasks"} of every model that was served, by when it was last (Unix s)
-KNOWN_S = 7 * 24 * 3600  # for how long a model that nobody serves is still known
 PREVIEW_TTL_S = 60  # after the last client has looked
 
 
@@ -59,6 +62,11 @@ def commands_key(worker: str) -> str:
 def preview_key(job_id: str) -> str:
     """The newest preview of a job, a JPEG; empty until there is one. It is there while a client looks."""
     return f"ldm:preview:{job_id}"
+
+
+def weights_key(worker: str) -> str:
+    """The digests and dtypes of the worker's models, as JSON; expires with its cards."""
+    return f"ldm:weights:{worker}"
 
 
 def worker_key(worker: str) -> str:
@@ -113,3 +121,7 @@ requeue = Script(REQUEUE)
 cancel = Script(CANCEL)
 revoke = Script(REVOKE)
 maintain = Script(MAINTAIN)
+sweep = Script(SWEEP)
+park = Script(PARK)
+announce = Script(ANNOUNCE)
+put = Script(PUT)

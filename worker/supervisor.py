@@ -20,7 +20,7 @@ from worker.connection import connect
 from worker.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.leases import revoke
 from worker.settings import ServeSettings
-from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
@@ -143,7 +143,7 @@ class Supervisor:
             self._keep_redis()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
-                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL} and not ready:
+                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS} and not ready:
                     return code  # it would fail again; its error stays the last line
                 if code is not None:
                     say(f"the {child.name} ended with {how_it_ended(code)}; starting it again")

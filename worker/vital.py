@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 EXIT_BAD_SETTING = 2  # no use in starting again
 EXIT_BROKEN_MODEL = 3  # likewise
+EXIT_OTHER_WEIGHTS = 4  # likewise, while a worker with other weights under the same model id lives
 EXIT_HUNG = 70  # the device hangs or one of our threads died; a new process may do better
 
 

@@ -27,6 +27,8 @@ async def get_health() -> Health:
 async def get_readiness(broker: BrokerOf) -> Readiness:
     if not await broker.ping():
         raise Problem(503, "Redis does not answer.", headers={"Retry-After": "1"})
+    if trouble := await broker.trouble():
+        raise Problem(503, trouble, headers={"Retry-After": "10"})
     if not (models := await broker.models()):
         raise Problem(503, "No live worker serves a model.", headers={"Retry-After": "1"})
     return Readiness(status="ready", models=[model.card.id for model in models])

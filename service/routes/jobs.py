@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.answers import Job, JobList, job_json, job_of
+from service.answers import Job, JobList, damaged_job_of, job_json, job_of
 from service.cursor import decode_cursor, encode_cursor
 from service.dependencies import BrokerOf, CallerOf, JobOf
 from service.errors import Problem
@@ -39,7 +39,8 @@ async def list_jobs(
 ) -> JobList:
     before = None if cursor is None else decode_cursor(cursor)
     views, following = await broker.jobs(caller.name, status=status, limit=limit, before=before)
-    page = [job_of(view, request.scope["root_path"]) for view in views]
+    root: str = request.scope["root_path"]
+    page = [job_of(job, root) if isinstance(job, JobView) else damaged_job_of(job, root) for job in views]
     return JobList(object="list", data=page, next_cursor=None if following is None else encode_cursor(following))
 
 

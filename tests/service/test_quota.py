@@ -10,10 +10,9 @@ import pytest
 from redis import Redis
 
 from service.broker import Broker
-from service.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, TooFast, TooManyOpen
+from service.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, Submitted, TooFast, TooManyOpen
 from tests.worker.processes import payload
 from worker.lua.prelude import PRELUDE
-from worker.records import iso_now
 from worker.scripts import Script, cancel
 
 KEY = Idempotency(key="k1", fingerprint="f1")
@@ -44,7 +43,7 @@ async def test_a_replay_costs_nothing_and_outlives_the_pictures(broker: Broker, 
     first = await broker.submit(payload(), quota=quota, idempotency=KEY)
     again = await broker.submit(payload(), quota=quota, idempotency=KEY)
     assert (again.view, again.replayed, again.pace) == (first.view, True, None)
-    cancel.run(redis, first.view.payload.id, iso_now())
+    cancel.run(redis, first.view.payload.id)
     assert redis.ttl(f"rq:job:{first.view.payload.id}") > 86_000
     assert (await broker.submit(payload(), idempotency=KEY)).view.status == "cancelled"
 
@@ -55,20 +54,45 @@ async def test_an_owner_has_so_many_open_jobs_and_no_more(broker: Broker, redis:
     with pytest.raises(TooManyOpen, match="2 jobs"):
         await broker.submit(payload(owner="a"), quota=quota)
     await broker.submit(payload(owner="b"), quota=quota)
-    cancel.run(redis, sent[0].view.payload.id, iso_now())
+    cancel.run(redis, sent[0].view.payload.id)
     await broker.submit(payload(owner="a"), quota=quota)
     redis.zrem("ldm:open", sent[1].view.payload.id)  # deleted by another program
     await broker.submit(payload(owner="a"), quota=quota)
 
 
-async def test_a_full_queue_still_takes_another_owners_share(redis_url: str, tmp_path: Path) -> None:
-    broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=9)
-    await broker.connect()
-    for owner, taken in (("many", 9), ("few", 3), ("one more", 3)):  # 9 / 3, then 9 / 4
+async def test_a_quarter_of_the_queue_is_for_those_below_their_share(redis_url: str, tmp_path: Path) -> None:
+    broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=12)
+    for owner, taken in (("many", 9), ("few", 3), ("late", 0)):  # 12 - 12 / 4, then what is left
         for _ in range(taken):
-            await broker.submit(payload(owner=owner.replace(" ", "-")))
+            await broker.submit(payload(owner=owner))
         with pytest.raises(QueueFull):
-            await broker.submit(payload(owner=owner.replace(" ", "-")))
+            await broker.submit(payload(owner=owner))
+    await broker.close()
+
+
+async def test_the_limit_holds_for_sixty_owners_at_once(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    brokers = [Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=40) for _ in range(3)]
+    jobs = [payload(owner=f"key-{i % 60}") for i in range(240)]
+    tries = [brokers[i % 3].submit(job) for i, job in enumerate(jobs)]
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {Submitted, QueueFull}
+    assert redis.zcard("ldm:open") == redis.scard("ldm:open@toy") == 40
+    for broker in brokers:
+        await broker.close()
+
+
+async def test_a_model_without_workers_leaves_the_others_their_places(redis_url: str, tmp_path: Path) -> None:
+    broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_limit=12)
+    accepted = 0
+    for model in ("gone", "here", "c", "d", "e"):
+        for _ in range(13):
+            try:
+                await broker.submit(payload(model=model))
+                accepted += 1
+            except QueueFull:
+                pass
+        assert accepted <= 4 * 12  # all models together
+    assert accepted == 4 * 12
     await broker.close()
 
 
@@ -89,7 +113,7 @@ async def test_a_rate_lets_all_come_at_once_and_then_evenly(broker: Broker) -> N
 async def test_an_owners_jobs_are_listed_newest_first_in_pages(broker: Broker, redis: Redis) -> None:
     sent = [(await broker.submit(payload(owner="a"))).view.payload.id for _ in range(5)]
     await broker.submit(payload(owner="b"))
-    cancel.run(redis, sent[3], iso_now())
+    cancel.run(redis, sent[3])
     first, cursor = await broker.jobs("a", limit=2)
     rest, end = await broker.jobs("a", limit=10, before=cursor)
     assert [view.payload.id for view in first + rest] == sent[::-1]

@@ -47,10 +47,11 @@ class Jobs:
         return {job.id for job in self.jobs.values() if job.status not in ENDED}
 
     def full(self, owner: str, limit: int) -> bool:
-        """Whether there is no place for an owner's job; a named one has an equal share even of a full queue."""
+        """Whether there is no place for an owner's job: a quarter is kept for named ones below an equal share."""
         opened = [self.jobs[job_id] for job_id in self.open()]
         share = limit / (len({job.owner for job in self.jobs.values()}) + 1)
-        return len(opened) >= limit and (not owner or sum(job.owner == owner for job in opened) >= share)
+        sated = bool(owner) and sum(job.owner == owner for job in opened) >= share
+        return len(opened) >= limit - (limit // 4 if sated else 0)
 
     def owns(self, job_id: str, execution: str) -> bool:
         job = self.jobs[job_id]

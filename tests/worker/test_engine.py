@@ -134,8 +134,8 @@ def test_a_cancelled_job_leaves_before_the_next_step_and_its_mates_go_on() -> No
 
 def test_a_job_past_its_deadline_fails_and_is_not_tried_again() -> None:
     kept = Kept()
-    kept.engine.submit(job("late", deadline=time.time() - 1))
-    kept.engine.submit(job("early", deadline=time.time() + 3600))
+    kept.engine.submit(job("late", deadline=time.monotonic() - 1))
+    kept.engine.submit(job("early", deadline=time.monotonic() + 3600))
     kept.run_all()
     failed = kept.outcome("late")
     assert isinstance(failed, Failed)

@@ -31,7 +31,7 @@ def test_rq_reads_the_record_as_its_own(redis: Redis) -> None:
     assert seen.is_queued
     record = redis.hgetall(f"rq:job:{job.id}")
     assert record[b"x_rows"] == b"4"  # two images, two rows each
-    view = view_of(record)
+    view = view_of(job.id, record, 0.0)
     assert (view.payload, view.status, view.step, view.error) == (job, "queued", 0, None)
 
 
@@ -53,4 +53,4 @@ def test_a_job_shows_the_warnings_of_gateway_and_worker() -> None:
     record = new_record(payload(warnings=(known,)), timeout_s=60, result_ttl_s=30)
     record["x_warnings"] = json.dumps([found.to_json()])
     stored = {key.encode(): value if isinstance(value, bytes) else str(value).encode() for key, value in record.items()}
-    assert job_json(view_of(stored), "")["warnings"] == [known.to_json(), found.to_json()]
+    assert job_json(view_of("j", stored, 0.0), "")["warnings"] == [known.to_json(), found.to_json()]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from service.broker import Broker, BrokerUnavailable
+from service.upkeep import NoRoom
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 from worker import scripts
 from worker.embedded_redis import EmbeddedRedis
+from worker.jobs import FORMAT
 from worker.leases import revoke
-from worker.records import LOST, iso_now, result_fields
+from worker.records import LOST, result_fields
 from worker.vital import EXIT_HUNG
 
 Start = Callable[..., WorkerProcess]
@@ -41,18 +45,18 @@ async def statuses(broker: Broker, ids: list[str]) -> list[str]:
 
 def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
     queues = ["toy.high", "toy.normal", "toy.low"]
-    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, iso_now(), 0, 1, *queues)[0])
+    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, FORMAT, 0, 1, *queues)[0])
 
 
 def commit(redis: Redis, worker: str, taken: list[Any]) -> str:
     job_id, _, execution = (part.decode(errors="replace") for part in taken[:3])
     result = result_fields(job_id, [], None, worker, execution)
-    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, iso_now(), 0.1, "[]", "", "[]", *result)
+    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, 0.1, "[]", "", "[]", *result)
     return str(reply.decode())
 
 
 def maintain(redis: Redis, unlisted_s: float = 10) -> list[int]:
-    return list(scripts.maintain.run(redis, iso_now(), '{"detail": "lost"}', unlisted_s))
+    return list(scripts.maintain.run(redis, '{"detail": "lost"}', unlisted_s, 20))
 
 
 async def test_jobs_of_a_killed_worker_finish_elsewhere_once(broker: Broker, start_worker: Start, redis: Redis) -> None:
@@ -111,7 +115,7 @@ async def test_the_fence_refuses_whoever_lost_the_job(broker: Broker, redis: Red
 async def test_a_cancel_that_was_accepted_wins_over_a_late_success(broker: Broker, redis: Redis) -> None:
     (job_id,) = await submit(broker, 1)
     (taken,) = admit(redis, "w")
-    scripts.cancel.run(redis, job_id, iso_now())
+    scripts.cancel.run(redis, job_id)
     assert commit(redis, "w", taken) == "canceled"
     assert await statuses(broker, [job_id]) == ["cancelled"]
 
@@ -263,29 +267,66 @@ async def test_a_redis_that_goes_away_costs_no_outcome(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_a_redis_that_is_full_is_away_and_costs_nobody_anything(
+async def test_a_full_redis_takes_no_jobs_and_ends_those_that_it_has(
     broker: Broker, start_worker: Start, redis: Redis
 ) -> None:
-    worker = start_worker(**QUICK)
-    ids = await submit(broker, 2, steps=200)
-    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in ids))
+    worker = start_worker(max_rows=2, **QUICK)
+    running = await submit(broker, 2, steps=200)
+    eventually(lambda: all(steps_done(redis, job_id) > 3 for job_id in running))
+    unwanted = (await broker.submit(payload("slow", steps=1000, priority="high"))).view.payload.id
+    eventually(lambda: redis.hget(f"rq:job:{unwanted}", "status") == b"started")
+    queued = await submit(broker, 2, steps=2)
     redis.config_set("maxmemory", "1")
     try:
-        with pytest.raises(BrokerUnavailable):
+        with pytest.raises((BrokerUnavailable, NoRoom)):
             await broker.submit(payload())
-        eventually(lambda: b"Redis is away" in worker.log.read_bytes())
-        assert worker.process.poll() is None
+        cancelled = await broker.cancel(unwanted)
+        assert cancelled is not None
+        assert cancelled.status == "cancelled"
+        assert await statuses(broker, running + queued) == ["succeeded"] * 4
+        assert len(await broker.models()) == 1  # it still says that it lives
+        assert worker.stop() == 0
+        assert not redis.exists(f"ldm:worker:{worker.name}")
     finally:
         redis.config_set("maxmemory", "0")
-    assert await statuses(broker, ids) == ["succeeded"] * 2
-    assert worker.process.poll() is None
+
+
+@pytest.fixture
+def unwritable(redis: Redis) -> Iterator[Callable[[], None]]:
+    """Makes Redis refuse every write, as it does when its disk is full: MISCONF, for a snapshot that failed."""
+
+    def refuse() -> None:
+        redis.config_set("dir", "/proc")
+        redis.config_set("save", "3600 1")
+        with suppress(ResponseError):
+            redis.bgsave()
+        eventually(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+    before = redis.config_get("dir")["dir"]
+    yield refuse
+    redis.config_set("save", "")
+    redis.config_set("dir", before)
+
+
+async def test_a_drain_outlives_a_redis_that_refuses_writes(
+    broker: Broker, start_worker: Start, redis: Redis, unwritable: Callable[[], None]
+) -> None:
+    worker = start_worker(drain_s=0.1)
+    (job_id,) = await submit(broker, 1, steps=1000)
+    eventually(lambda: steps_done(redis, job_id) > 3)
+    unwritable()
+    with pytest.raises((BrokerUnavailable, NoRoom)):
+        await broker.submit(payload())
+    assert worker.stop() == 0
+    assert "jobs come back when their leases end" in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()
 
 
 async def test_a_record_of_another_version_does_not_end_the_worker_that_cleans_up(
     broker: Broker, start_worker: Start, redis: Redis
 ) -> None:
     (job_id,) = await submit(broker, 1)
-    scripts.cancel.run(redis, job_id, iso_now())
+    scripts.cancel.run(redis, job_id)
     redis.hset(f"rq:job:{job_id}", "data", b"unreadable")
     worker = start_worker(**QUICK)
     eventually(lambda: not redis.exists(scripts.LITTER))

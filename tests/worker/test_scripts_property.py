@@ -13,9 +13,9 @@ from redis import Redis
 from tests.worker.processes import payload
 from tests.worker.scripts_model import BASES, CRASH, ENDED, KILL, OWNERS, Job, Jobs
 from worker import scripts
-from worker.jobs import PRIORITIES, Priority, queue_name
+from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
 from worker.leases import revoke
-from worker.records import iso_now, new_record, result_fields
+from worker.records import new_record, result_fields
 
 LIMIT = 6
 LEASE_S = 60
@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         fields = [part for pair in record.items() for part in pair]
         full = self.model.full(owner, LIMIT)
         for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
-            arguments = (job.id, job.queue, LIMIT, owner, 0, 0, 60, "", "", 60)
+            arguments = (job.id, job.queue, LIMIT, owner, 0, 0, 60, "", "", 60, -1)
             assert scripts.enqueue.run(self.redis, *arguments, *fields)[0] == expected
         if not full:
             self.model.submit(job)
@@ -76,7 +76,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
         job = list(self.jobs.values())[pick % len(self.jobs)]
-        assert scripts.cancel.run(self.redis, job.id, iso_now()) == job.status.encode()
+        assert scripts.cancel.run(self.redis, job.id) == job.status.encode()
         if job.status == "queued":
             self.lists[job.queue].remove(job.id)
             job.status = "canceled"
@@ -88,7 +88,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 8), turn=st.integers(0, 7))
     def admit(self, worker: str, room: int, turn: int) -> None:
         held = len(self.believed[worker])
-        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, iso_now(), held, 1)
+        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, FORMAT, held, 1)
         taken, waits = scripts.admit.run(self.redis, *arguments, *BASES)
         assert ([reply[0].decode() for reply in taken], bool(waits)) == self.model.taken(room, turn, held)
         for reply in taken:
@@ -141,8 +141,7 @@ class Machine(RuleBasedStateMachine):
     def committed(self, worker: str, job_id: str, execution: str, outcome: str) -> str:
         status, error = ("finished", None) if outcome == "finished" else ("failed", "went wrong")
         result = result_fields(job_id, [], error, worker, execution)
-        job = (worker, job_id, execution, status, int(outcome == "flaky"), iso_now(), 0.1)
-        arguments = (*job, "[]", "{}", "[]", *result)
+        arguments = (worker, job_id, execution, status, int(outcome == "flaky"), 0.1, "[]", "{}", "[]", *result)
         return str(scripts.commit.run(self.redis, *arguments).decode())
 
     @precondition(any_held)
@@ -151,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         held = self.believed[worker]
         mine = [self.jobs[job] for job, execution in held if self.model.owns(job, execution)]
         arguments = [part for pair in held for part in pair]
-        assert scripts.requeue.run(self.redis, iso_now(), *arguments) == len(mine)
+        assert scripts.requeue.run(self.redis, *arguments) == len(mine)
         for job in reversed(mine):
             self.model.end(job, "canceled") if job.cancelled else self.model.to_front(job)
         self.believed[worker] = []
@@ -174,8 +173,8 @@ class Machine(RuleBasedStateMachine):
         started = [job for job in self.jobs.values() if job.status == "started"]
         job = started[pick % len(started)]
         self.redis.zadd(f"rq:wip:{job.queue}", {f"{job.id}:{job.execution}": 1})
-        assert scripts.maintain.run(self.redis, iso_now(), "{}", 1000) == [1, 0]
-        assert scripts.maintain.run(self.redis, iso_now(), "{}", 0) == [0, 0]
+        assert scripts.maintain.run(self.redis, "{}", 1000, LEASE_S) == [1, 0]
+        assert scripts.maintain.run(self.redis, "{}", 0, LEASE_S) == [0, 0]
         self.given_back([job], KILL)
 
     def given_back(self, jobs: list[Job], cost: int) -> None:

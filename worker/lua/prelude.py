@@ -7,6 +7,23 @@ local REGISTRY = {finished = RQ..':finished:', failed = RQ..':failed:', canceled
 
 local function now() local t = call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000 end
 local function stamp(seconds) return string.format('%.6f', seconds) end
+-- an instant as RQ writes it: ISO 8601 in UTC (the calendar's days counted in eras of 400 years that begin in March)
+local function iso(seconds)
+  local whole, micros = string.match(stamp(seconds), '(%d+)%.(%d+)')
+  local days, rest = math.floor(whole / 86400) + 719468, whole % 86400
+  local era = math.floor(days / 146097)
+  local day = days - era * 146097
+  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
+  day = day - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * day + 2) / 153)
+  day = day - math.floor((153 * month + 2) / 5) + 1
+  month = month < 10 and month + 3 or month - 9
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%sZ', year + era * 400 + (month <= 2 and 1 or 0), month, day,
+    math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60, micros)
+end
+-- At maxmemory Redis refuses a script only if the first command that it writes with may need memory. Scripts that end
+-- jobs, give them back or keep them alive begin with this: they need next to none, and free more.
+local function beyond_maxmemory() call('DEL', 'ldm:none') end
 local function job_key(id) return RQ..':job:'..id end
 local function get(id, field) return call('HGET', job_key(id), field) end
 -- the record keeps the id of its job's last event, so that a stream of events can be resumed after it
@@ -20,6 +37,8 @@ local function ended(id, exe) return REGISTRY[get(id, 'status')] and get(id, 'x_
 
 -- MODEL.PRIORITY of MODEL.PRIORITY@OWNER
 local function base_of(queue) return string.match(queue, '^(.*)@[%w_-]+$') or queue end
+local function model_of(queue) return string.match(base_of(queue), '^(.*)%.') or queue end
+local function open_of_model(queue) return 'ldm:open@'..model_of(queue) end -- its open jobs, a set
 
 -- Each owner's jobs of a model and priority are a queue of their own; the ring of that model and priority has every
 -- queue once that has jobs, so that owners take turns.
@@ -54,7 +73,7 @@ local function positions_in(queue)
 end
 
 local function ring_bell(queue)
-  local bell = 'ldm:bell:'..string.match(base_of(queue), '^(.*)%.')
+  local bell = 'ldm:bell:'..model_of(queue)
   if call('LLEN', bell) < 64 then call('RPUSH', bell, '1') end
 end
 
@@ -74,32 +93,51 @@ local function drop_execution(id, exe, queue, worker)
   if call('EXISTS', held) == 0 then set_state(worker, 'idle') end
 end
 
+-- bytes of Redis that open jobs will want for their images
+local function reserve(bytes) if tonumber(bytes or 0) > 0 then call('INCRBY', 'ldm:reserved', bytes) end end
+local function release(bytes)
+  if tonumber(bytes or 0) > 0 then call('DECRBY', 'ldm:reserved', bytes) end
+  if call('EXISTS', 'ldm:open') == 0 then call('DEL', 'ldm:reserved') end
+end
+
+-- a queued job waits no longer than `x_wait_s` for a worker to take it
+local function must_be_taken(id, t)
+  local patience = tonumber(get(id, 'x_wait_s') or 0)
+  if patience > 0 then call('ZADD', 'ldm:due', stamp(t + patience), id) end
+end
+
 -- failed jobs are kept for failure_ttl, all others for result_ttl
-local function finish(id, status, iso)
-  local queue, ttl = get(id, 'origin'), tonumber(get(id, status == 'failed' and 'failure_ttl' or 'result_ttl'))
+local function finish(id, status)
+  local t, queue = now(), get(id, 'origin')
+  local ttl = tonumber(get(id, status == 'failed' and 'failure_ttl' or 'result_ttl'))
   ttl = math.max(ttl, tonumber(get(id, 'x_keep') or 0)) -- under an idempotency key the record outlives its pictures
-  call('HSET', job_key(id), 'status', status, 'ended_at', iso)
+  call('HSET', job_key(id), 'status', status, 'ended_at', iso(t))
   call('EXPIRE', job_key(id), ttl)
   call('EXPIRE', RQ..':results:'..id, ttl)
-  call('ZADD', REGISTRY[status]..queue, stamp(now() + ttl), id)
+  call('ZADD', REGISTRY[status]..queue, stamp(t + ttl), id)
   call('ZREM', 'ldm:open', id)
+  call('ZREM', 'ldm:due', id)
+  call('SREM', open_of_model(queue), id)
   call('SREM', 'ldm:open:'..(get(id, 'x_owner') or ''), id)
   if status ~= 'canceled' then
-    call('LPUSH', 'ldm:ended', stamp(now()))
+    call('LPUSH', 'ldm:ended', stamp(t))
     call('LTRIM', 'ldm:ended', 0, 63)
   end
+  release(get(id, 'x_bytes'))
   event('kind', 'end', 'id', id, 'status', status)
 end
 
 -- ended by no worker: its input pictures and its checkpoint are still there, for a worker's next clean-up
-local function end_alone(id, status, iso)
-  finish(id, status, iso)
+local function end_alone(id, status)
+  finish(id, status)
   call('RPUSH', 'ldm:litter', id)
 end
 
 local function to_front(id)
-  local queue = get(id, 'origin')
-  call('HSET', job_key(id), 'status', 'queued', 'x_step', get(id, 'x_saved') or 0, 'started_at', '', 'worker_name', '')
+  local queue, t = get(id, 'origin'), now()
+  if get(id, 'status') == 'started' then must_be_taken(id, t) end
+  call('HSET', job_key(id), 'status', 'queued', 'x_since', stamp(t), 'x_step', get(id, 'x_saved') or 0,
+    'started_at', '', 'worker_name', '')
   call('LPUSH', RQ..':queue:'..queue, id)
   in_ring(queue, 'LPUSH')
   event('kind', 'queued', 'id', id)
@@ -107,8 +145,8 @@ local function to_front(id)
 end
 
 -- a started job whose worker is gone, or whose try went wrong through no fault of its own
-local function try_again(id, iso, err, cost)
-  if call('HEXISTS', job_key(id), 'x_cancel') == 1 then end_alone(id, 'canceled', iso) return 'canceled' end
+local function try_again(id, err, cost)
+  if call('HEXISTS', job_key(id), 'x_cancel') == 1 then end_alone(id, 'canceled') return 'canceled' end
   local left = tonumber(get(id, 'retries_left') or 0) - cost
   if left >= 0 then
     call('HSET', job_key(id), 'retries_left', left)
@@ -116,7 +154,7 @@ local function try_again(id, iso, err, cost)
     return 'queued'
   end
   call('HSET', job_key(id), 'x_error', err)
-  end_alone(id, 'failed', iso)
+  end_alone(id, 'failed')
   return 'failed'
 end
 
@@ -125,10 +163,10 @@ end
 -- it cannot be the cause.
 local CRASH, ERROR, KILL = 4, 2, 1
 
-local function abandon(id, exe, queue, iso, err, cost)
+local function abandon(id, exe, queue, err, cost)
   drop_execution(id, exe, queue, get(id, 'worker_name'))
   if not mine(id, exe) then return end
   local moved = tonumber(get(id, 'x_saved') or 0) > tonumber(get(id, 'x_resumed') or 0)
-  return try_again(id, iso, err, (cost == KILL and moved) and 0 or cost)
+  return try_again(id, err, (cost == KILL and moved) and 0 or cost)
 end
 """
