@@ -13,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ldm_core.errors import LdmError
+from worker.connection import UNABLE
 
 SOCKET_PATH_MAX = 100  # bytes; the system's own limit is 107
 START_S = 20.0  # reading a long append-only file back takes its time
@@ -107,7 +107,7 @@ class EmbeddedRedis:
         options = {
             "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(self.directory),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
-            "daemonize": "no",
+            "auto-aof-rewrite-min-size": "4mb", "daemonize": "no",
         }  # fmt: skip
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
@@ -134,9 +134,14 @@ class EmbeddedRedis:
             while time.monotonic() < deadline:
                 if self.process.poll() is not None:
                     break
-                with suppress(RedisError, OSError):  # not there yet, or still loading
+                try:
                     redis.ping()
                     return
+                except ResponseError as error:
+                    if UNABLE.search(str(error)):  # it is there, and its disk is full
+                        return
+                except (RedisError, OSError):  # not there yet, or still loading
+                    pass
                 time.sleep(0.02)
         self.stop()
         raise RedisUnavailable(f"redis-server did not start; {self.directory / 'redis.log'} says why")

@@ -26,7 +26,7 @@ from worker.vital import give_up
 log = logging.getLogger(__name__)
 
 UNLISTED_S = 10  # a job that has been in no list for this long is put back
-SWEEP_S = 60.0  # between two sweeps of expired files
+SWEEP_S = (60.0, 5.0)  # between two sweeps of expired files; and while Redis is away
 
 
 class OtherWeights(LdmError):
@@ -162,7 +162,7 @@ class Leases:
 
     def _sweep_files(self) -> None:
         """Whatever Redis does: it may be the expired files that keep it from writing."""
-        if time.monotonic() - self._swept_at >= SWEEP_S:
+        if time.monotonic() - self._swept_at >= SWEEP_S[self._away]:
             self._swept_at = time.monotonic()
             with suppress(OSError):
                 self._blobs.sweep()

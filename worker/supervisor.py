@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 from worker import scripts
-from worker.connection import connect
+from worker.blobs import DirectoryBlobs
+from worker.connection import AWAY, able, connect
 from worker.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.leases import revoke
 from worker.settings import ServeSettings
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
 BACK_OFF_S = (0.5, 4.0)
 GATEWAY_STOP_S = 5.0
+SWEEP_S = 60.0
 
 
 class Child:
@@ -92,6 +94,8 @@ class Supervisor:
         }  # fmt: skip
         self._gateway = Child("gateway", ["service", "gateway"], environment)
         self._worker = Child("worker", ["worker.keeper"], environment)
+        self._files = DirectoryBlobs(settings.data_dir.expanduser() / "blobs")
+        self._swept_at = 0.0
         self._stop = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 
@@ -130,9 +134,12 @@ class Supervisor:
     def _start(self) -> None:
         if self._redis is not None:
             self._settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._sweep()  # the expired may be what its disk is full of
             self._redis.start()
             say(f"redis is up, its data in {self._redis.directory}")
-            self._revoke_all()
+            self._wait_until_it_writes(self._redis.directory)
+        if self._stop:
+            return
         self._gateway.start()
         self._worker.start()
         say("gateway and worker are starting; the worker loads its models")
@@ -141,6 +148,8 @@ class Supervisor:
         ready = False
         while not self._stop:
             self._keep_redis()
+            if time.monotonic() - self._swept_at >= SWEEP_S:
+                self._sweep()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
                 if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS} and not ready:
@@ -163,6 +172,28 @@ class Supervisor:
         if self._redis is not None and code is not None:
             say(f"redis ended with {how_it_ended(code)}; starting it again")
             self._redis.start()
+
+    def _wait_until_it_writes(self, directory: Path) -> None:
+        """A Redis whose disk is full comes back when there is space again."""
+        said = False
+        while not self._stop:
+            try:
+                with able():
+                    self._revoke_all()
+                return
+            except AWAY as error:
+                if not said:
+                    say(f"redis cannot write to {directory}, whose disk may be full; waiting for space ({error})")
+                said = True
+            self._sweep()
+            with suppress(queue.Empty):
+                self._wake.get(timeout=1.0)
+
+    def _sweep(self) -> None:
+        """Deletes expired files, whatever state Redis and the worker are in."""
+        self._swept_at = time.monotonic()
+        with suppress(OSError):
+            self._files.sweep()
 
     def _revoke_all(self) -> None:
         """The Redis is ours alone, so whoever was working when it last stopped is gone."""
