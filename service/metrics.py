@@ -27,6 +27,7 @@ class GatewayMetrics:
         )
         self._listeners = Gauge("ldm_event_listeners", "Event streams open to clients", registry=registry)
         self._depth = Gauge("ldm_queue_depth", "Jobs waiting", ["model", "priority"], registry=registry)
+        self._workers = Gauge("ldm_workers", "Live workers that serve a model", ["model"], registry=registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered; `route` is its pattern, so that ids make no series of their own."""
@@ -45,8 +46,14 @@ class GatewayMetrics:
         """Around a stream of events to a client."""
         return self._listeners.track_inprogress()
 
-    def exposition(self, depths: Mapping[tuple[str, str], int]) -> bytes:
-        """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority)."""
+    def exposition(self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int]) -> bytes:
+        """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority), `workers` by model.
+
+        A model that has had jobs and has no workers counts as having 0.
+        """
+        self._workers.clear()
+        for model in {*workers, *(model for model, _ in depths)}:
+            self._workers.labels(model).set(workers.get(model, 0))
         for (model, priority), depth in depths.items():
             self._depth.labels(model, priority).set(depth)
         return generate_latest(self._registry)

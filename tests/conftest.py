@@ -40,6 +40,20 @@ def redis(redis_url: str) -> Iterator[Redis]:
         yield client
 
 
+@pytest.fixture
+def redis_config(redis: Redis) -> Iterator[Callable[[str, object], None]]:
+    """Sets an option of the private Redis, until the test ends."""
+    before: dict[str, str] = {}
+
+    def change(name: str, value: object) -> None:
+        before.setdefault(name, redis.config_get(name)[name])
+        redis.config_set(name, str(value))
+
+    yield change
+    for name, value in before.items():
+        redis.config_set(name, value)
+
+
 @pytest_asyncio.fixture
 async def broker(redis_url: str, tmp_path: Path) -> AsyncIterator[Broker]:
     broker = Broker(redis_url=redis_url, data_dir=tmp_path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
@@ -54,6 +57,21 @@ def test_alerts_and_autoscaler_ask_for_metrics_that_are_defined() -> None:
     asked = {metric for expression in expressions for metric in METRIC.findall(expression)}
     assert asked
     assert asked <= defined_metrics()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_see_each_model_by_itself() -> None:
+    tests = Path(__file__).with_name("alerts.test.yml")
+    done = subprocess.run(["promtool", "test", "rules", tests], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_alert_adds_up_models() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    of_models = [rule["expr"] for rule in rules if re.search(r"ldm_(queue|jobs|workers)", rule["expr"])]
+    assert len(of_models) == 4
+    for expression in of_models:
+        assert all("model" in by for by in re.findall(r"(?:sum|max)(?: by \(([^)]*)\) )?\(", expression)), expression
 
 
 def test_the_dashboard_answers_what_an_operator_asks_first() -> None:

@@ -108,7 +108,7 @@ class Admission:
             return None
         held = Held(job_id.decode(), execution.decode(), payload, time.monotonic(), float(result_ttl), bool(alone))
         self._held.add(held)
-        self._metrics.job_admitted(float(waited_s))
+        self._metrics.job_admitted(payload.model, float(waited_s))
         try:
             return self._engine_job(held, time.monotonic() + float(timeout), began=int(starts) > 1)
         except AWAY as error:  # its pictures are there, only not now

@@ -24,7 +24,7 @@ class WorkerMetrics:
         self._registry = registry
         self._jobs = Counter("ldm_jobs", "Jobs that ended", ["task", "model", "outcome"], registry=registry)
         self._wait = Histogram(
-            "ldm_queue_wait_seconds", "From enqueued to admitted", buckets=JOB_SECONDS, registry=registry
+            "ldm_queue_wait_seconds", "From enqueued to admitted", ["model"], buckets=JOB_SECONDS, registry=registry
         )
         self._job_seconds = Histogram(
             "ldm_job_seconds", "From admitted to committed", ["task"], buckets=JOB_SECONDS, registry=registry
@@ -59,9 +59,9 @@ class WorkerMetrics:
         """How many rows `model` has in its batch now."""
         self._rows_running.labels(model).set(n)
 
-    def job_admitted(self, waited_s: float) -> None:
+    def job_admitted(self, model: str, waited_s: float) -> None:
         """A job left the queue."""
-        self._wait.observe(max(0.0, waited_s))
+        self._wait.labels(model).observe(max(0.0, waited_s))
 
     def job_ended(self, task: str, model: str, outcome: str, seconds: float) -> None:
         """A job ended here: succeeded, failed, cancelled, retried or lost."""

@@ -41,6 +41,7 @@ async def get_readiness(broker: BrokerOf) -> Readiness:
 async def get_metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
     try:
         depths = await broker.queue_depths()
+        workers = {model.card.id: model.workers for model in await broker.models()}
     except BrokerUnavailable:
-        depths = {}
-    return Response(gateway.exposition(depths), media_type=CONTENT_TYPE_LATEST)
+        depths, workers = {}, {}
+    return Response(gateway.exposition(depths, workers), media_type=CONTENT_TYPE_LATEST)

@@ -22,9 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def payload(prompt: str = "", steps: int = 4, **given: Any) -> JobPayload:
     params = {"seed": 7, "n": 1} | {key: given.pop(key) for key in ("seed", "n", "guidance_scale") if key in given}
-    wanted = GenerationParams(
-        task="txt2img", width=8, height=8, steps=steps, prompt=prompt, **{"guidance_scale": 1.0, **params}
-    )
+    size = {key: given.pop(key, 8) for key in ("width", "height")}
+    wanted = GenerationParams(task="txt2img", **size, steps=steps, prompt=prompt, **{"guidance_scale": 1.0, **params})
     return JobPayload(**{"id": uuid4().hex, "model": "toy", "params": wanted, **given})
 
 
