@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import BertTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -43,20 +43,20 @@ def _clip_text(path: Path) -> TextEncoder:
     prefix = "text_model." if any(key.startswith("text_model.") for key in transformer.state_dict()) else ""
     state = {prefix + key: value for key, value in state.items() if not key.endswith("position_ids")}
     load_strictly(transformer, state, weights_file(path))
-    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, transformer.config.vocab_size)
+    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, transformer.config.to_dict())
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
 def _clip_embedder(path: Path) -> ClipEmbedder:
     clip = CLIPModel(CLIPConfig(**read_json(path / "config.json")))
     load_strictly(clip, read_weights(path), weights_file(path))
-    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, clip.config.text_config.vocab_size)  # type: ignore[union-attr]
+    tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, clip.config.to_dict()["text_config"])
     return ClipEmbedder(tokenizer, clip)
 
 
 def _bert_text(path: Path) -> TextEncoder:
     transformer = _text_transformer(path)
-    tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer, transformer.config.vocab_size)
+    tokenizer = _tokenizer(path.parent / "tokenizer", BertTokenizer, transformer.config.to_json())
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
@@ -100,7 +100,7 @@ BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
 }
 
 
-def _tokenizer(path: Path, kind: TokenizerClass, entries: int) -> Tokenizer:
+def _tokenizer(path: Path, kind: TokenizerClass, text_config: Mapping[str, Any]) -> Tokenizer:
     if not path.is_dir():
         raise ModelError(path, "is missing")
-    return cast("Tokenizer", read_tokenizer(str(path), kind, entries))
+    return cast("Tokenizer", read_tokenizer(path, kind, text_config))

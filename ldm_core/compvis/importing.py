@@ -24,6 +24,7 @@ from ldm_core.compvis.reader import read_yaml
 from ldm_core.config import read_card
 from ldm_core.directory import write_json
 from ldm_core.errors import ModelError
+from ldm_core.tokenizer_fetching import tokenizer_folder
 from ldm_core.tokenizer_loading import TokenizerClass, read_tokenizer
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
@@ -164,9 +165,8 @@ class _Import:
         kind: TokenizerClass = BertTokenizer if part.folder == "bert" else CLIPTokenizer
         beside = self._config.parent / str(part.tokenizer)
         name = str(given or (beside if beside.exists() else part.tokenizer))
-        vocabulary = part.config.get("text_config", part.config)["vocab_size"]
         try:
-            tokenizer = read_tokenizer(name, kind, int(vocabulary))
+            tokenizer = read_tokenizer(tokenizer_folder(name, kind), kind, part.config.get("text_config", part.config))
         except ModelError as error:
             raise ModelError(error.path, f"{error.detail}; pass --tokenizer DIR") from None
         if part.pad is not None:
