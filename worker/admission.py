@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from uuid import uuid4
@@ -17,7 +16,7 @@ from worker import scripts
 from worker.blobs import BlobStore, checkpoint_name, input_name
 from worker.connection import AWAY
 from worker.holdings import Held, Holdings
-from worker.jobs import FORMAT, PRIORITIES, OtherVersion, Priority, queue_name
+from worker.jobs import FORMAT, PRIORITIES, OtherVersion, Priority
 from worker.metrics import WorkerMetrics
 from worker.records import payload_to_run, result_fields, unreadable_problem
 from worker.request import EngineJob
@@ -35,33 +34,25 @@ class Admission:
         self._redis, self._blobs, self._held, self._metrics, self._fail = redis, blobs, held, metrics, fail
         self._worker, self._held_s = worker, held_s
         self._models = models
-        # rows that may come in beyond those that run, to push others aside; one large job may have overshot by so many
-        self._spare = max(2 * MAX_IMAGES, max_rows // 4)
+        self._max_rows = max_rows
+        self._spare = max(2 * MAX_IMAGES, max_rows // 4)  # rows of urgent jobs for which less urgent ones have to rest
         self._turn = self._given_back = 0
         self.closed = False  # a job that must run alone is here, or waits for all others to end
 
     def admit(self, room: int) -> list[EngineJob]:
         """Leases jobs until `room` rows are filled; the last one may overshoot. Raises what Redis raises.
 
-        Without room only jobs that have a right to others' rows come in.
+        Without room only jobs come in whose owner or priority has less than its share here.
         """
         holds = self._held.all()
         self.closed = any(held.alone for held in holds)
         if self.closed:
             return []
-        priorities: Sequence[Priority] = PRIORITIES
-        passed: list[str] = []
-        if room <= 0:
-            room += self._spare
-            priorities, passed = self._overtaking(holds)
-            if room <= 0:
-                return []
         token = uuid4().hex[:16]
-        arguments = (self._worker, token, self._held_s, room, self._turn, FORMAT, len(holds), len(self._models))
-        bases = [
-            queue_name(m, priority) if priority in priorities else "" for priority in PRIORITIES for m in self._models
-        ]
-        taken, waits = scripts.admit.run(self._redis, *arguments, *bases, *passed)
+        taken, waits = scripts.admit.run(
+            self._redis, self._worker, token, self._held_s, room, self._turn, FORMAT, len(holds), self._max_rows,
+            self._spare, len(self._models), *self._models, *_rows_by_owner(holds),
+        )  # fmt: skip
         self._turn += len(taken)
         before = self._given_back
         jobs = [job for reply in taken if (job := self._prepare(*reply)) is not None]
@@ -69,21 +60,6 @@ class Admission:
         if self._given_back > before and not jobs:
             raise ConnectionError("the store of pictures does not answer")  # so that the next try waits a moment
         return jobs
-
-    def _overtaking(self, holds: Sequence[Held]) -> tuple[list[Priority], list[str]]:
-        """The priorities from which jobs may come in though every row is taken, and the queues to pass over there.
-
-        Those more urgent than the least urgent job here; and at that one's priority, owners with less than their share.
-        """
-        least = max((held.payload.priority for held in holds), key=PRIORITIES.index, default=PRIORITIES[0])
-        rows: Counter[str] = Counter()
-        for held in holds:
-            if held.payload.priority == least:
-                rows[held.payload.owner] += held.payload.params.n * held.payload.params.rows_per_image
-        share = rows.total() / (len(rows) + 1)
-        sated = [owner for owner, count in rows.items() if count >= share]
-        priorities = [*PRIORITIES[: PRIORITIES.index(least) + 1]]
-        return priorities, [queue_name(model, least, owner) for model in self._models for owner in sated]
 
     def _prepare(
         self,
@@ -159,3 +135,16 @@ class Admission:
         if data is None:
             raise JobError("The input picture is no longer stored: the job waited too long, or the store was emptied.")
         return data
+
+
+def _rows_by_owner(holds: Sequence[Held]) -> list[str | int]:
+    """Owner, rows of its high, normal and low jobs, and so on."""
+    rows: dict[str, dict[Priority, int]] = {}
+    for held in holds:
+        payload = held.payload
+        of = rows.setdefault(payload.owner, dict.fromkeys(PRIORITIES, 0))
+        of[payload.priority] += payload.params.n * payload.params.rows_per_image
+    parts: list[str | int] = []
+    for owner, of in rows.items():
+        parts += [owner, *of.values()]
+    return parts

@@ -13,7 +13,7 @@ from worker import scripts
 from worker.connection import AWAY, able
 
 BLOCK_S = 1.0  # how long a wait for the bell lasts; retries of other programs ring no bell
-FULL_S = 0.05  # with no room for a job, how soon to see whether there is some
+FULL_S = 0.05  # with no room for a job, how soon to look who has a right to come in all the same
 
 
 class Doorbell:
@@ -41,7 +41,7 @@ class Doorbell:
                 continue
             if reply and reply[0].decode() == self._commands:
                 self._cancel(reply[1].decode())
-            elif reply:
+            elif reply or len(keys) == 1:  # of one that is full, an owner without rows may still have its share
                 self._ring()
 
     def close(self) -> None:

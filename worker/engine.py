@@ -28,7 +28,7 @@ from worker.request import (
     Saved,
 )
 from worker.runner import Runner
-from worker.scheduler import Scheduler
+from worker.scheduler import STEP_S, Scheduler
 from worker.vital import start_vital
 
 __all__ = [
@@ -62,9 +62,10 @@ class Engine:
         metrics: EngineMetrics,
         png_metadata: bool = True,
         checkpoint_s: float = 5.0,
+        step_s: float = STEP_S,
     ) -> None:
         self._models, self._emit, self._metrics = models, emit, metrics
-        self._scheduler = Scheduler(max_rows)
+        self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
         self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata)
         self._checkpoint_s = checkpoint_s
@@ -142,7 +143,7 @@ class Engine:
         self._report({run.request for batch in batches for run in batch})
         for run in done:
             self._finisher.put(run)
-        return bool(batches or done)
+        return bool(fresh or batches or done)
 
     def save(self) -> list[Saved]:
         """Everything that is under way, once `run` has ended."""
@@ -169,7 +170,10 @@ class Engine:
         except Exception as error:
             self._fail(run.request, error)
         self._moved()
-        self._metrics.stage("begin", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self._scheduler.charge_begin(run, seconds)
+        self._metrics.stage("begin", seconds)
 
     def _step(self, batch: list[ImageRun]) -> None:
         computed: list[int] = []
@@ -181,6 +185,8 @@ class Engine:
         started = time.perf_counter()
         failed = self._runner.step(batch, called)
         seconds = time.perf_counter() - started
+        with self._changed:
+            self._scheduler.charge_step(batch, seconds)
         rows = sum(run.rows for run in batch)
         self._metrics.step(batch[0].request.job.model, rows, max(0, sum(computed) - rows), seconds)
         self._metrics.stage("step", seconds)
@@ -215,10 +221,13 @@ class Engine:
         """Called on the finisher's thread."""
         self._emit([Preview(job_id, data)])
 
-    def _finished(self, run: ImageRun, result: EncodedImage | Exception) -> None:
+    def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
         """Called on the finisher's thread."""
         self.last_step_at = time.monotonic()
         request = run.request
+        with self._changed:
+            self._scheduler.finished(run, seconds)
+            self._changed.notify_all()  # its owner's images may have waited for that
         if isinstance(result, Exception):
             self._fail(request, result)
             return

@@ -1,12 +1,13 @@
 """After the last step: decode and encode, one picture at a time, on a thread beside the one that steps.
 
+Owners take turns: one owner's many pictures hold up another's by one.
+
 Between them previews, where somebody looks: only while nothing finished waits.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from ldm_core.model import LatentDiffusion
 from ldm_core.tasks import Sample
 from worker.encode import encode, encode_preview, parameters_of
 from worker.openmp import apart
+from worker.owner_queue import OwnerQueue
 from worker.request import EncodedImage, ImageRun
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Stage = Callable[[str, float], None]
-BACKLOG = 32  # pictures; with more than that the device waits, rather than hold ever more of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +41,32 @@ class Glimpse:
 
 
 class Finisher:
-    """`done` is told of each picture: the bytes, or the exception that came instead; `show` of previews."""
+    """`done` is told of each picture: the bytes, or the exception that came instead, and the seconds it took; `show` of
+    previews."""
 
     def __init__(
         self,
         models: Mapping[str, LatentDiffusion],
-        done: Callable[[ImageRun, EncodedImage | Exception], None],
+        done: Callable[[ImageRun, EncodedImage | Exception, float], None],
         show: Callable[[str, bytes], None],
         stage: Stage,
         png_metadata: bool,
     ) -> None:
         self._models, self._done, self._show, self._stage = models, done, show, stage
         self._png_metadata = png_metadata
-        self._queue: queue.Queue[ImageRun | Glimpse | None] = queue.Queue(BACKLOG)
+        self._queue: OwnerQueue[ImageRun | Glimpse] = OwnerQueue()
         self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
         """Hands over a picture that has done its last step."""
-        self._queue.put(run)
+        self._queue.put(run.request.job.owner, run)
 
     def preview(self, run: ImageRun) -> bool:
         """Makes a preview of a picture under way, unless there is something else to do; whether it will."""
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
-        self._queue.put(Glimpse(run.request.job.id, run.request.job.model, run.sample.x0))
+        job = run.request.job
+        self._queue.put(job.owner, Glimpse(job.id, job.model, run.sample.x0))
         return True
 
     def hangs(self, limit_s: float) -> bool:
@@ -73,7 +76,7 @@ class Finisher:
 
     def close(self) -> None:
         """Ends `run` after what is in line."""
-        self._queue.put(None)
+        self._queue.close()
 
     def run(self) -> None:
         """The thread's target."""
@@ -96,11 +99,12 @@ class Finisher:
             log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
 
     def _finish(self, run: ImageRun) -> None:
+        started = time.perf_counter()
         try:
             result: EncodedImage | Exception = self._encoded(run)
         except Exception as error:  # whatever it is, it is this picture's, and its job's, alone
             result = error
-        self._done(run, result)
+        self._done(run, result, time.perf_counter() - started)
 
     def _encoded(self, run: ImageRun) -> EncodedImage:
         job, sample = run.request.job, run.sample

@@ -30,6 +30,7 @@ class EngineJob:
     format: Format = "png"
     priority: Priority = "normal"
     owner: str = ""
+    weight: float = 1.0  # of its share of the device, against other owners' jobs
     deadline: float | None = None
     request_id: str = ""
 
@@ -127,6 +128,13 @@ class ImageRun:
     request: Request
     index: int
     sample: Sample | None = None
+    stepped: int = 0  # the number of the engine's step in which it was last
+
+    @property
+    def kind(self) -> tuple[str, int, int]:
+        """Model and size: what the time of a row depends on."""
+        job = self.request.job
+        return job.model, job.params.width, job.params.height
 
     @property
     def rows(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ class Kept:
         self.batches: list[tuple[str, int, int]] = []  # model, rows, padding
         self.stages: dict[str, int] = defaultdict(int)
         self.running: dict[str, int] = {}
+        options = {"step_s": math.inf, **options}  # else who is in a step depends on how fast this machine is
         self.engine = Engine(tiny_models(), rows=ROWS, max_rows=max_rows, emit=self.emit, metrics=self, **options)
 
     def emit(self, events: Sequence[Event]) -> None:

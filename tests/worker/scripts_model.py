@@ -10,6 +10,7 @@ from worker.records import MAX_RETRIES
 OWNERS = ("", "shop")
 BASES = [queue_name("toy", priority) for priority in PRIORITIES]
 QUEUES = [queue_name("toy", priority, owner) for priority in PRIORITIES for owner in OWNERS]
+MAX_ROWS, SPARE = 5, 3  # rows that run at once, and those that urgent jobs may have beyond them
 CRASH, ERROR, KILL = 4, 2, 1  # what the death of a worker costs its jobs of their retries
 ENDED = {"finished", "failed", "canceled"}
 TURNS = {3: (1, 2, 0), 7: (2, 1, 0)}  # of every eight jobs one is taken from normal first and one from low
@@ -32,7 +33,7 @@ class Job:
 
     @property
     def owner(self) -> str:
-        return self.queue.partition("@")[2]
+        return owner_in(self.queue)
 
 
 class Jobs:
@@ -91,32 +92,58 @@ class Jobs:
         if queue not in ring:
             ring.insert(0 if front else len(ring), queue)
 
-    def next_of(self, base: str) -> str | None:
-        """Takes the next job of a priority out of its list."""
-        ring = self.rings[base]
-        for _ in range(len(ring)):
-            queue = ring.pop(0)
-            job_id = self.lists[queue].pop(0) if self.lists[queue] else None
-            if self.lists[queue]:
-                ring.append(queue)
-            if job_id is not None:
-                return job_id
-        return None
+    def next_of(self, queue: str) -> str | None:
+        """Takes the next job out of its list; the queue goes behind the others in its ring."""
+        ring = self.rings[queue.partition("@")[0]]
+        ring.remove(queue)
+        job_id = self.lists[queue].pop(0) if self.lists[queue] else None
+        if self.lists[queue]:
+            ring.append(queue)
+        return job_id
 
-    def taken(self, room: int, turn: int, held: int) -> tuple[list[str], bool]:
+    def owners(self, held: list[Job]) -> list[str]:
+        """Those who have jobs here or waiting."""
+        waiting = [owner_in(queue) for base in BASES for queue in self.rings[base]]
+        return list(dict.fromkeys(waiting + [job.owner for job in held]))
+
+    def next_queue(self, owners: list[str], room: int, turn: int, here: list[Job]) -> str | None:
+        """The queue of the owner with the fewest rows here that may have another job."""
+        waiting = {queue for base in BASES for queue in self.rings[base]}
+        found: list[tuple[int, int, str]] = []
+        for number, owner in enumerate(owners):
+            rows = [sum(job.rows for job in here if job.queue == of) for of in queues_of(owner)]
+            few = room > 0 or sum(rows) < MAX_ROWS / len(owners)
+            entering = (
+                queues_of(owner)[i]
+                for i in TURNS.get(turn % 8, (0, 1, 2))
+                if queues_of(owner)[i] in waiting and (few or not rows[i] or sum(rows[: i + 1]) < min(sum(rows), SPARE))
+            )
+            found += [(sum(rows), number, queue) for queue in list(entering)[:1]]
+        return min(found)[2] if found else None
+
+    def taken(self, room: int, turn: int, held: list[Job]) -> tuple[list[str], bool]:
         """Takes whom an admission should take, in which order; and whether one waits to run alone."""
-        taken: list[str] = []
-        while room > 0:
-            order = [BASES[i] for i in TURNS.get((turn + len(taken)) % 8, (0, 1, 2))]
-            job_id = next((job_id for base in order if (job_id := self.next_of(base)) is not None), None)
-            if job_id is None:
-                break
+        owners, taken = self.owners(held), list[Job]()
+        while queue := self.next_queue(owners, room, turn + len(taken), held + taken):
+            if (job_id := self.next_of(queue)) is None:
+                continue
             job = self.jobs[job_id]
             alone = job.retries <= 2
-            if alone and held + len(taken):
+            if alone and held + taken:
                 self.to_front(job)
-                return taken, True
+                return [each.id for each in taken], True
             job.status, job.resumed = "started", job.saved
-            taken.append(job.id)
-            room = 0 if alone else room - job.rows
-        return taken, False
+            taken.append(job)
+            room -= job.rows
+            if alone:
+                break
+        return [each.id for each in taken], False
+
+
+def owner_in(queue: str) -> str:
+    return queue.partition("@")[2]
+
+
+def queues_of(owner: str) -> list[str]:
+    """An owner's queues, the most urgent first."""
+    return [queue_name("toy", priority, owner) for priority in PRIORITIES]

@@ -194,9 +194,9 @@ async def test_urgent_jobs_go_first_and_the_others_do_not_starve(
     events = [fields for _, fields in redis.xrange("ldm:events") if fields[b"kind"] == b"started"]
     order = [redis.hget(f"rq:job:{fields[b'id'].decode()}", "origin").decode() for fields in events]
     first = order[:16]
-    assert first.count("toy.high") >= 12
+    assert first.count("toy.high") >= 11  # the others come in to rest beside them, and push nobody aside
     assert first.count("toy.normal") >= 1
-    assert order.index("toy.low") < 24  # while a low one is there, urgent ones come in to push it aside
+    assert first.count("toy.low") >= 1
 
 
 async def test_a_suspended_worker_takes_nothing(broker: Broker, start_worker: Start, redis: Redis) -> None:

@@ -44,8 +44,7 @@ async def statuses(broker: Broker, ids: list[str]) -> list[str]:
 
 
 def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
-    queues = ["toy.high", "toy.normal", "toy.low"]
-    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, FORMAT, 0, 1, *queues)[0])
+    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, FORMAT, 0, 8, 2, 1, "toy")[0])
 
 
 def commit(redis: Redis, worker: str, taken: list[Any]) -> str:

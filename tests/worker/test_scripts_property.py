@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from tests.worker.processes import payload
-from tests.worker.scripts_model import BASES, CRASH, ENDED, KILL, OWNERS, Job, Jobs
+from tests.worker.scripts_model import CRASH, ENDED, KILL, MAX_ROWS, OWNERS, SPARE, Job, Jobs, queues_of
 from worker import scripts
 from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
 from worker.leases import revoke
@@ -85,11 +85,14 @@ class Machine(RuleBasedStateMachine):
     # workers
 
     @precondition(any_waiting)
-    @rule(worker=st.sampled_from(WORKERS), room=st.integers(1, 8), turn=st.integers(0, 7))
+    @rule(worker=st.sampled_from(WORKERS), room=st.integers(-4, 8), turn=st.integers(0, 7))
     def admit(self, worker: str, room: int, turn: int) -> None:
-        held = len(self.believed[worker])
-        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, FORMAT, held, 1)
-        taken, waits = scripts.admit.run(self.redis, *arguments, *BASES)
+        held = [self.jobs[job_id] for job_id, _ in self.believed[worker]]
+        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, FORMAT, len(held), MAX_ROWS, SPARE)
+        rows: list[str | int] = []
+        for owner in dict.fromkeys(job.owner for job in held):
+            rows += [owner, *(sum(job.rows for job in held if job.queue == of) for of in queues_of(owner))]
+        taken, waits = scripts.admit.run(self.redis, *arguments, 1, "toy", *rows)
         assert ([reply[0].decode() for reply in taken], bool(waits)) == self.model.taken(room, turn, held)
         for reply in taken:
             job = self.jobs[reply[0].decode()]

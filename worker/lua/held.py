@@ -2,52 +2,94 @@
 
 from worker.lua.parked import UNPARK
 
-# worker, token, lease seconds, rows of room, turn, format that it reads, jobs it holds, models, then for each priority
-# (high, normal, low) MODEL.PRIORITY of every model, or nothing where none may be taken from it, then the queues to pass
-# over
-# Strictly high before normal before low, but of every eight jobs one comes from normal first and one from low first.
+# worker, token, lease seconds, rows of room, turn, format that it reads, jobs it holds, rows that run at once, rows
+# that urgent jobs may have beyond them, number of models, the models, then for each owner of jobs that it holds: the
+# owner, rows of its high, of its normal and of its low jobs
+# The owner with the fewest rows here comes first, whatever its priorities. Of its jobs strictly high before normal
+# before low, but of every eight jobs one comes from normal first and one from low first.
+# Where there is no room, jobs still come in of an owner that has less than an equal share of the rows; of an owner's
+# priority of which none is here; and up to `spare` rows of those more urgent than others of their owner. The engine
+# gives each its share of the time.
 # A job under which a worker crashed, or four were killed, may be the cause: it runs alone and takes no others with it.
 # -> what was taken, and whether such a job waits for this worker to have no other
 ADMIT = (
     UNPARK
     + """
 local worker, token, format = ARGV[1], ARGV[2], ARGV[6]
-local lease, room, turn, held, width =
-  tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local lease, room, turn, held = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local max_rows, spare, width = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local kept, taken, waits = math.ceil(lease) + 60, {}, 0
 if call('EXISTS', RQ..':suspended') == 1 then return {taken, waits} end
+unpark(format, {unpack(ARGV, 11, 10 + width)})
 
-local passed = {}
-for i = 9 + 3 * width, #ARGV do passed[ARGV[i]] = true end
-
--- the next job of the owner whose turn it is
-local function pop_ring(base)
-  local ring = 'ldm:ring:'..base
-  for _ = 1, call('LLEN', ring) do
-    local queue = call('LPOP', ring)
-    local id = not passed[queue] and call('LPOP', RQ..':queue:'..queue)
-    if call('EXISTS', RQ..':queue:'..queue) == 1 then call('RPUSH', ring, queue) end
-    if id then return id, queue end
+-- for each owner its rows here, and its queues that have jobs, by priority
+local owners, names = {}, {}
+local function owner_of(name)
+  if not owners[name] then
+    owners[name] = {rows = {0, 0, 0}, queues = {{}, {}, {}}}
+    names[#names + 1] = name
   end
+  return owners[name]
 end
-
-local function pop()
-  local order = ({[3] = {2, 3, 1}, [7] = {3, 2, 1}})[turn % 8] or {1, 2, 3}
-  for _, priority in ipairs(order) do
-    for model = 0, width - 1 do
-      local base = ARGV[9 + (priority - 1) * width + (model + turn + math.floor(turn / 8)) % width]
-      local id, queue = pop_ring(base)
-      if id then return id, queue end
+for priority, word in ipairs(PRIORITIES) do
+  for i = 0, width - 1 do
+    local model = ARGV[11 + (i + turn + math.floor(turn / 8)) % width]
+    for _, queue in ipairs(call('LRANGE', 'ldm:ring:'..model..'.'..word, 0, -1)) do
+      table.insert(owner_of(owner_in(queue)).queues[priority], queue)
     end
   end
 end
+for i = 11 + width, #ARGV, 4 do
+  owner_of(ARGV[i]).rows = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])}
+end
 
-unpark(format, {unpack(ARGV, 9, 8 + 3 * width)})
+local function rows_at(owner, priority)
+  local sum = 0
+  for i = 1, priority do sum = sum + owner.rows[i] end
+  return sum
+end
+
+local function may_enter(owner, priority)
+  local all, urgent = rows_at(owner, 3), rows_at(owner, priority)
+  return room > 0 or all < max_rows / #names or owner.rows[priority] == 0 or (urgent < all and urgent < spare)
+end
+
+local function next_priority(owner, order)
+  for _, priority in ipairs(order) do
+    if owner.queues[priority][1] and may_enter(owner, priority) then return priority end
+  end
+end
+
+-- the owner that has the fewest rows here, of those that may have another job
+local function next_owner()
+  local order = ({[3] = {2, 3, 1}, [7] = {3, 2, 1}})[turn % 8] or {1, 2, 3}
+  local owner, priority
+  for _, name in ipairs(names) do
+    local other = owners[name]
+    local may = next_priority(other, order)
+    if may and not (owner and rows_at(owner, 3) <= rows_at(other, 3)) then owner, priority = other, may end
+  end
+  return owner, priority
+end
+
+-- its next job; the queue goes behind the others in its ring
+local function pop(owner, priority)
+  local queue = table.remove(owner.queues[priority], 1)
+  local ring, id = 'ldm:ring:'..base_of(queue), call('LPOP', RQ..':queue:'..queue)
+  call('LREM', ring, 1, queue)
+  if call('EXISTS', RQ..':queue:'..queue) == 1 then
+    call('RPUSH', ring, queue)
+    table.insert(owner.queues[priority], queue)
+  end
+  return id, queue
+end
+
 local t = now()
-while room > 0 do
-  local id, queue = pop()
-  if not id then break end
-  if get(id, 'status') == 'queued' then -- else cancelled, or listed twice by another program's clean-up
+while true do
+  local owner, priority = next_owner()
+  if not owner then break end
+  local id, queue = pop(owner, priority)
+  if id and get(id, 'status') == 'queued' then -- else cancelled, or listed twice by another program's clean-up
     local alone = tonumber(get(id, 'retries_left') or 6) <= 2
     if alone and held + #taken > 0 then
       call('LPUSH', RQ..':queue:'..queue, id)
@@ -73,8 +115,10 @@ while room > 0 do
     local waited = t - tonumber(get(id, 'x_since') or t)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), stamp(waited),
       alone and 1 or 0, get(id, 'x_starts'), get(id, 'result_ttl')}
-    room = alone and 0 or room - tonumber(get(id, 'x_rows') or 1)
-    turn = turn + 1
+    local rows = tonumber(get(id, 'x_rows') or 1)
+    owner.rows[priority] = owner.rows[priority] + rows
+    room, turn = room - rows, turn + 1
+    if alone then break end
   end
 end
 if #taken > 0 then set_state(worker, 'busy') end

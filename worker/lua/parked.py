@@ -2,14 +2,14 @@
 
 UNPARK = """
 -- what this worker's format has not declined goes back to the front of its queue
-local function unpark(format, bases)
+local function unpark(format, models)
   local mine = {}
-  for _, base in ipairs(bases) do mine[base] = true end
+  for _, model in ipairs(models) do mine[model] = true end
   for _, id in ipairs(call('SRANDMEMBER', 'ldm:parked', 16)) do
     local queue = get(id, 'origin')
     if not queue then
       call('SREM', 'ldm:parked', id)
-    elseif mine[base_of(queue)] and not string.find(get(id, 'x_declined') or '', format, 1, true) then
+    elseif mine[model_of(queue)] and not string.find(get(id, 'x_declined') or '', format, 1, true) then
       call('SREM', 'ldm:parked', id)
       to_front(id)
     end

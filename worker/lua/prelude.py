@@ -39,6 +39,7 @@ local function ended(id, exe) return REGISTRY[get(id, 'status')] and get(id, 'x_
 local function base_of(queue) return string.match(queue, '^(.*)@[%w_-]+$') or queue end
 local function model_of(queue) return string.match(base_of(queue), '^(.*)%.') or queue end
 local function open_of_model(queue) return 'ldm:open@'..model_of(queue) end -- its open jobs, a set
+local function owner_in(queue) return string.match(queue, '@([%w_-]+)$') or '' end
 
 -- Each owner's jobs of a model and priority are a queue of their own; the ring of that model and priority has every
 -- queue once that has jobs, so that owners take turns.
@@ -47,27 +48,23 @@ local function in_ring(queue, push)
   if not call('LPOS', ring, queue) then call(push, ring, queue) end
 end
 
-local URGENT = {high = {}, normal = {'high'}, low = {'high', 'normal'}}
-local function lengths_in_ring(base, without)
-  local lengths = {}
-  for _, queue in ipairs(call('LRANGE', 'ldm:ring:'..base, 0, -1)) do
-    if queue ~= without then lengths[#lengths + 1] = call('LLEN', RQ..':queue:'..queue) end
-  end
-  return lengths
-end
--- from a job's place in its own queue to its position, 1 for the one that the next free worker takes: more urgent
--- queues of its model go first, and those of its own priority take turns, so that of every other one as many are ahead
--- as its own place allows
+-- from a job's place in its own queue to its position, 1 for the one that the next free worker takes: more urgent jobs
+-- of its owner and model go first, and owners take turns, so that of every other one as many are ahead
+local PRIORITIES = {'high', 'normal', 'low'}
 local function positions_in(queue)
-  local base, urgent = base_of(queue), 0
-  local model, priority = string.match(base, '^(.*)%.(.*)$')
-  for _, other in ipairs(URGENT[priority] or {}) do
-    for _, length in ipairs(lengths_in_ring(model..'.'..other)) do urgent = urgent + length end
+  local model, priority = string.match(base_of(queue), '^(.*)%.(.*)$')
+  local urgent, passed, others = 0, false, {}
+  for _, other in ipairs(PRIORITIES) do
+    passed = passed or other == priority
+    for _, beside in ipairs(call('LRANGE', 'ldm:ring:'..model..'.'..other, 0, -1)) do
+      local owner, length = owner_in(beside), call('LLEN', RQ..':queue:'..beside)
+      if owner ~= owner_in(queue) then others[owner] = (others[owner] or 0) + length
+      elseif not passed then urgent = urgent + length end
+    end
   end
-  local beside = lengths_in_ring(base, queue)
   return function(place)
-    local position = 1 + place + urgent
-    for _, length in ipairs(beside) do position = position + math.min(length, place) end
+    local position = 1 + urgent + place
+    for _, jobs in pairs(others) do position = position + math.min(jobs, urgent + place) end
     return position
   end
 end
