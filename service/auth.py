@@ -14,7 +14,7 @@ import secrets
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ldm_core.errors import LdmError
 from ldm_core.params import Task
 from service.quota import Quota
+from worker.jobs import Priority
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,18 @@ class Forbidden(LdmError):
     reason = "forbidden"
 
 
+# how much more of the device than another key's jobs a job has that may be `high`, or not more than `low`, across keys
+WEIGHTS: Mapping[Priority, float] = {"high": 8.0, "normal": 1.0, "low": 1 / 8}
+
+
 class ApiKey(BaseModel):
-    """One key's entry; `None` and 0 mean no limit."""
+    """One key's entry; `None` and 0 mean no limit.
+
+    Keys with work share the device's time equally, and a job's `priority` orders it among its own key's jobs alone.
+    `max_priority` changes a key's share against other keys: `"high"` gives it eight times the share while it has jobs
+    of priority `high` running, `"low"` gives it an eighth whatever it sends, `"normal"` is an equal share. Without
+    keys all jobs are one owner's, and priorities order them all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -58,11 +69,16 @@ class ApiKey(BaseModel):
     window_s: float = Field(default=60, ge=1, allow_inf_nan=False)
     tasks: frozenset[Task] | None = None
     models: frozenset[str] | None = None
+    max_priority: Priority = "normal"
     disabled: bool = False
 
     @property
     def quota(self) -> Quota:
         return Quota(open_jobs=self.open_jobs, rate=self.rate, window_s=self.window_s)
+
+    def weight(self, priority: Priority) -> float:
+        """The weight of a job's share of the device's time against the jobs of other keys."""
+        return WEIGHTS[self.max_priority] if priority == "high" or self.max_priority == "low" else 1.0
 
     def may_use(self, model: str) -> bool:
         """Whether the key's jobs may go to this model."""

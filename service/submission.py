@@ -66,6 +66,7 @@ async def prepare(
         metadata=body.metadata,
         request_id=request_id,
         owner=caller.name,
+        weight=caller.weight(body.priority),
         timeout_s=timeout_s,
         inputs=tuple(inputs.pictures),
         warnings=job_warnings(card, params, body, one_image=one_image),

@@ -126,6 +126,7 @@ class Admission:
             format=payload.format,
             priority=payload.priority,
             owner=payload.owner,
+            weight=payload.weight,
             deadline=deadline,
             request_id=payload.request_id,
         )

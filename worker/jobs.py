@@ -38,6 +38,7 @@ class JobPayload:
     metadata: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
     owner: str = ""  # the name of the API key that sent it; none where no keys are configured
+    weight: float = 1.0  # of its share of the device against other owners' jobs
     timeout_s: int | None = None  # how long it may run; None: the operator's limit
     inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
     warnings: tuple[JobWarning, ...] = ()  # what the gateway knows will not be honoured

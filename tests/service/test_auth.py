@@ -16,6 +16,8 @@ from service import auth
 from service.auth import BadKeys, Forbidden, KeyRing, Unauthorized, new_key
 from tests.service.conftest import Gateway
 from tests.service.problems import assert_problem
+from worker.jobs import PRIORITIES
+from worker.records import payload_of
 
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 KEYS = SecretStr(f"alice:{ALICE},bob:{BOB}")
@@ -63,7 +65,8 @@ def test_a_bad_list_of_keys_says_where_and_repeats_no_key(text: str, says: str) 
     ("text", "says"),
     [("[alice", "line 1|end of document"), ("[alice]\n", "alice.*sha256"), ('[alice]\nsha256 = "abc"', "alice.*sha256"),
      (f'[alice]\nsha256 = "{"0" * 64}"\nrat = 3', "rat"), (f'["a b"]\nsha256 = "{"0" * 64}"', "name"),
-     ("a = 1", "table"), (f'[alice]\nsha256 = "{"0" * 64}"\ntasks = ["img2txt"]', "tasks")],
+     ("a = 1", "table"), (f'[alice]\nsha256 = "{"0" * 64}"\ntasks = ["img2txt"]', "tasks"),
+     (f'[alice]\nsha256 = "{"0" * 64}"\nmax_priority = "higher"', "max_priority.*'high'")],
 )  # fmt: skip
 def test_a_bad_file_of_keys_says_where(file: Path, text: str, says: str) -> None:
     file.write_text(text)
@@ -174,6 +177,22 @@ async def test_a_key_may_be_kept_to_some_tasks_and_models(
     assert [model["id"] for model in models] == ["plain"]
     text = (await http.get("/metrics")).text
     assert 'ldm_jobs_refused_total{key="alice",reason="forbidden"} 2.0' in text
+
+
+@pytest.mark.parametrize(
+    ("right", "weights"), [("", [1, 1, 1]), ("normal", [1, 1, 1]), ("high", [8, 1, 1]), ("low", [1 / 8] * 3)]
+)
+async def test_a_priority_counts_against_other_keys_by_a_right_alone(
+    gateway: Gateway, announced: None, file: Path, redis: Redis, right: str, weights: list[float]
+) -> None:
+    file.write_text(f'[alice]\nsha256 = "{sha256(ALICE)}"\n' + (f'max_priority = "{right}"\n' if right else ""))
+    http = await gateway(api_keys_file=file)
+    for priority in PRIORITIES:
+        body = {"prompt": "x", "priority": priority}
+        assert (await http.post("/v1/txt2img", json=body, headers=as_caller(ALICE))).status_code == 202
+    ids = [redis.lindex(f"rq:queue:toy.{priority}@alice", 0) for priority in PRIORITIES]
+    records = [redis.hget(f"rq:job:{job_id.decode()}", "data") for job_id in ids]
+    assert [payload_of(data).weight for data in records] == weights
 
 
 async def test_logs_and_metrics_name_the_key_and_never_tell_it(

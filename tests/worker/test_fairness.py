@@ -61,11 +61,56 @@ async def test_an_urgent_job_comes_in_although_every_row_is_taken(
     assert len(started(redis)) == 9
 
 
+async def test_one_owners_urgent_jobs_do_not_keep_anothers_out(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    await submitted(broker, 200, prompt="slow", steps=400, owner="many", priority="high")
+    start_worker(max_rows=8)
+    eventually(lambda: len(started(redis)) == 8)
+    few = [*await submitted(broker, 1, steps=1, owner="few", priority="low"), *await submitted(broker, 1, owner="few")]
+    for owner in ("one", "another", "third"):
+        few += await submitted(broker, 1, steps=1, owner=owner, n=8)
+    eventually(lambda: all(redis.hget(f"rq:job:{job_id}", "status") == b"finished" for job_id in few))
+    assert len(started(redis)) == 8 + len(few)
+
+
+async def test_an_owner_below_its_share_of_the_rows_gets_them(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    await submitted(broker, 30, prompt="slow", steps=1000, owner="many", priority="high")
+    start_worker(max_rows=8)
+    eventually(lambda: len(started(redis)) == 8)
+    few = await submitted(broker, 20, prompt="slow", steps=1000, owner="few")
+    eventually(lambda: len(started(redis)) == 12)
+    assert [started(redis).count(job_id) for job_id in few] == [1] * 4 + [0] * 16
+
+
+async def test_the_least_urgent_comes_in_beside_the_most_urgent_of_its_owner(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    """It rests most of the time; but a stream of urgent jobs does not keep it out for ever."""
+    await submitted(broker, 40, prompt="slow", steps=1000, priority="high")
+    start_worker(max_rows=8)
+    eventually(lambda: len(started(redis)) == 8)
+    normal = await submitted(broker, 3, prompt="slow", steps=1000)
+    low = await submitted(broker, 3, prompt="slow", steps=1000, priority="low")
+    eventually(lambda: len(started(redis)) >= 10)
+    assert {normal[0], low[0]} <= set(started(redis))
+    assert not {*normal[1:], *low[1:]} & set(started(redis))
+
+
 async def test_the_position_counts_the_turns_of_others(broker: Broker) -> None:
     many = await submitted(broker, 5, owner="many")
     few = await submitted(broker, 2, owner="few")
     views = [await broker.job(job_id) for job_id in (*many, *few)]
     assert [view.queue_position for view in views if view] == [1, 3, 5, 6, 7, 1, 3]
+
+
+async def test_the_position_counts_ones_own_urgent_jobs_and_not_those_of_others(broker: Broker) -> None:
+    many = await submitted(broker, 3, owner="many", priority="high")
+    few = [*await submitted(broker, 1, owner="few"), *await submitted(broker, 1, owner="few", priority="high")]
+    views = [await broker.job(job_id) for job_id in (*many, *few)]
+    assert [view.queue_position for view in views if view] == [1, 3, 5, 3, 1]
 
 
 async def test_another_programs_requeue_is_found(broker: Broker, start_worker: Start, redis: Redis) -> None:
