@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     importer.add_argument(
         "--size", type=int, metavar="PIXELS", help="the side that it was trained at, where the yaml has another"
     )
+    importer.add_argument(
+        "--vae", type=Path, metavar="PATH", help="a first stage in place of its own: a diffusers folder, or a file"
+    )
     importer.add_argument("--labels", type=Path, metavar="FILE", help="names of its classes or labels, one a line")
     for command in (serve, gateway):
         command.add_argument("--api-keys-file", metavar="FILE", help="who may send jobs; `ldm key` makes its entries")
@@ -155,6 +158,7 @@ def _import(args: argparse.Namespace) -> int:
                 ema=args.ema,
                 tokenizer=args.tokenizer,
                 clip=args.clip,
+                vae=args.vae,
                 labels=args.labels,
                 size=args.size,
                 progress=print,

@@ -4,72 +4,88 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm_core.compvis.file_kinds import Kind, kind_of
+from ldm_core.compvis.inert import STAND_INS
+from ldm_core.compvis.recognising import refuse_other_pickles
 from ldm_core.errors import ModelError
 
-REFUSED_GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S+)|Can only build Tensor.* (\S+)$", re.MULTILINE)
-
-
-class _Inert:
-    """Stands where a pickle names a class that is of no use here; nothing is ever called on it."""
-
-
-# Lightning writes its callback's class beside the weights, as the key of its state
-INERT = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+REFUSED_GLOBAL = re.compile(r"nsupported (?:global: )?GLOBAL (\S+)|Can only build Tensor.* (\S+)$", re.MULTILINE)
+STATES = ("state_dict", "params_ema", "params", "model", "module")  # where training programs put the weights
 
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[Mapping[str, Tensor]]:
-    """The state dict, tensors read from disk only when they are used. Raises ModelError."""
-    if path.suffix != ".safetensors":
-        yield _unpickled(path)
+    """The state dict, tensors read from disk only when they are used. Raises ModelError.
+
+    The file's own bytes say how it is stored, not its name.
+    """
+    kind = kind_of(path)
+    if kind is not Kind.SAFETENSORS:
+        yield _state_dict(path, _unpickled(path, kind))
         return
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ModelError(path, f"cannot be read: {_first_line(error)}") from None
+        raise _damaged(path, error) from None
     with opened as stored:
-        yield _Stored(stored)
+        yield _Stored(path, stored)
 
 
-def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    inert = [(_Inert, name) for name in INERT]
+def _unpickled(path: Path, kind: Kind) -> Any:
     try:
-        with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # of pickle protocols
             # files from before torch 1.6 are no zip and cannot be mapped
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind is Kind.ZIP)
     except pickle.UnpicklingError as error:
         refused = REFUSED_GLOBAL.search(str(error))
-        named = f" ({refused[1] or refused[2]})" if refused else ""
-        raise ModelError(path, f"holds code beside its weights{named}, which is not run; it is refused") from None
+        if refused is None:
+            raise _damaged(path, error) from None
+        named = refused[1] or refused[2]
+        raise ModelError(path, f"holds code beside its weights ({named}), which is not run; it is refused") from None
     except Exception as error:  # a damaged pickle makes its reader raise anything
-        raise ModelError(path, f"cannot be read: {_first_line(error)}") from None
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+        raise _damaged(path, error) from None
+
+
+def _state_dict(path: Path, loaded: Any) -> Mapping[str, Tensor]:
+    """The tensors by name; what else lies among them is left out."""
+    refuse_other_pickles(path, loaded)
+    if not isinstance(loaded, dict):
         raise ModelError(path, "holds no state dict")
-    return state
+    state = next((loaded[name] for name in STATES if isinstance(loaded.get(name), dict)), loaded)
+    tensors = {
+        name: value.detach()
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    }
+    if state and not tensors:
+        raise ModelError(path, "holds no state dict")
+    return tensors
 
 
 class _Stored(Mapping[str, Tensor]):
     """A safetensors file as a mapping that reads one tensor at a time."""
 
-    def __init__(self, stored: safe_open) -> None:
-        self._stored, self._names = stored, set(stored.keys())  # type: ignore[no-untyped-call]
+    def __init__(self, path: Path, stored: safe_open) -> None:
+        self._path, self._stored, self._names = path, stored, set(stored.keys())  # type: ignore[no-untyped-call]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return torch.as_tensor(self._stored.get_tensor(name))  # type: ignore[no-untyped-call]
+        try:
+            return torch.as_tensor(self._stored.get_tensor(name))  # type: ignore[no-untyped-call]
+        except Exception as error:  # of a type of numbers that torch does not have
+            raise ModelError(self._path, f"{name} cannot be read ({error})") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -81,5 +97,6 @@ class _Stored(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Error while deserializing header: ")
+    return ModelError(path, f"cannot be read, as a file that is damaged or cut short ({reason})")

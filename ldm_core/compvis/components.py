@@ -20,6 +20,10 @@ TRANSFORMERS = "model.safetensors"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
 
+class MissingWeights(ModelError):
+    """A checkpoint lacks some of a component's weights."""
+
+
 @dataclass(eq=False)
 class Checkpoint:
     """The tensors of one file and which of them have been taken; `config` is what asks for them."""
@@ -29,6 +33,11 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     progress: Callable[[str], None]
     used: set[str] = field(default_factory=set)
+
+    def expect(self, what: str, prefix: str, advice: str) -> None:
+        """Raises ModelError where no weight at all starts with `prefix`."""
+        if not any(key.startswith(prefix) for key in self.state):
+            raise ModelError(self.file, f"holds no {what} (no {prefix}*); {advice}")
 
     def write(
         self, folder: Path, config: Mapping[str, Any], wanted: Mapping[str, Tensor], source: Callable[[str], Source],
@@ -66,7 +75,7 @@ class Checkpoint:
     ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         missing = [key for key in keys.values() if key not in self.state]
         if missing:
-            raise ModelError(self.file, f"lacks what {self.config.name} asks for: {listed(missing)}")
+            raise MissingWeights(self.file, f"lacks what {self.config.name} asks for: {listed(missing)}")
         shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for name, ours in wanted.items():
             tensor = self.state[keys[name]]

@@ -14,13 +14,16 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.compvis.checkpoint import open_checkpoint
-from ldm_core.compvis.components import Checkpoint, parameters
+from ldm_core.compvis.components import Checkpoint, MissingWeights, parameters
 from ldm_core.compvis.conditions import ConditionPart
-from ldm_core.compvis.configs import DIFFUSION, autoencoder_config
+from ldm_core.compvis.configs import DIFFUSION, KL, VQ, autoencoder_config
 from ldm_core.compvis.diffusion import Diffusion, read_diffusion
+from ldm_core.compvis.first_stages import write_given
+from ldm_core.compvis.keys import Tidied
 from ldm_core.compvis.labels import write_labels
 from ldm_core.compvis.names import first_stage_source, unet_source
 from ldm_core.compvis.reader import read_yaml
+from ldm_core.compvis.recognising import refuse_other_models, refuse_other_scope, refuse_other_sizes
 from ldm_core.config import read_card
 from ldm_core.directory import write_json
 from ldm_core.errors import ModelError
@@ -33,14 +36,17 @@ logger = logging.getLogger(__name__)
 
 UNET_PREFIX = "model.diffusion_model."
 # weights that sampling has no use for: the schedule's tables, losses, averages beside what is averaged, other halves
-# of CLIP, and what transformers once stored
+# of CLIP, embeddings that were trained beside, and what transformers once stored
 IGNORED = (
-    "alphas_cumprod", "betas", "cond_ids", "log_one_minus_", "logvar", "posterior_", "scale_factor", "sqrt_",
-    "low_scale_model.",
-    "first_stage_model.loss.", "loss.", "model_ema.", "cond_stage_model.model.",
-    "cond_stage_model.transformer.to_logits.", "cond_stage_model.transformer.vision_model.",
+    "alphas_cumprod", "betas", "cond_ids", "log_one_minus_", "logvar", "lvlb_weights", "posterior_", "scale_factor",
+    "sqrt_", "denoiser.", "embedding_manager.", "first_stage_model.loss.", "first_stage_model.model_ema.", "loss.",
+    "low_scale_model.", "model_ema.", "cond_stage_model.model.", "cond_stage_model.logit_scale",
+    "cond_stage_model.text_projection", "cond_stage_model.transformer.logit_scale",
+    "cond_stage_model.transformer.text_projection", "cond_stage_model.transformer.to_logits.",
+    "cond_stage_model.transformer.vision_model.", "cond_stage_model.transformer.visual_projection",
     "cond_stage_model.transformer.text_model.embeddings.position_ids",
 )  # fmt: skip
+NO_FIRST_STAGE = "pass --vae DIR or FILE to take the first stage from elsewhere"
 
 
 def import_checkpoint(
@@ -51,6 +57,7 @@ def import_checkpoint(
     ema: bool | None = None,
     tokenizer: Path | str | None = None,
     clip: Path | None = None,
+    vae: Path | None = None,
     labels: Path | None = None,
     size: int | None = None,
     progress: Callable[[str], None] = logger.info,
@@ -59,9 +66,9 @@ def import_checkpoint(
 
     `ema` None takes the averaged weights where the yaml says that there are some. `tokenizer` is a folder or a name
     for the transformers library, where the yaml names none that can be found; `clip` the folder of a CLIPModel, for a
-    model that attends to CLIP's embeddings; `labels` a file with the names of its classes; `size` the side in
-    pixels that it was trained at, where the yaml has another. Raises ModelError in one sentence; then nothing is left
-    behind.
+    model that attends to CLIP's embeddings; `vae` a first stage in place of the checkpoint's, as a file or as the
+    folder of a diffusers autoencoder; `labels` a file with the names of its classes; `size` the side in pixels that
+    it was trained at, where the yaml has another. Raises ModelError in one sentence; then nothing is left behind.
     """
     if out.exists():
         raise ModelError(out, "exists already; choose another --out")
@@ -71,7 +78,9 @@ def import_checkpoint(
             written = Path(half) / out.name
             written.mkdir()
             with open_checkpoint(ckpt) as state:
-                _Import(Checkpoint(ckpt, config, state, progress), written, size).run(ema, tokenizer, clip)
+                refuse_other_models(ckpt, state)
+                checkpoint = Checkpoint(ckpt, config, Tidied(state), progress)
+                _Import(checkpoint, written, size, vae).run(ema, tokenizer, clip)
             if labels is not None:
                 write_labels(written, labels)
             _flush(written)
@@ -82,19 +91,26 @@ def import_checkpoint(
 
 
 class _Import:
-    """One import: the checkpoint, and where it writes."""
+    """One import: the checkpoint, where it writes, the size it was told, and a first stage from elsewhere."""
 
-    def __init__(self, checkpoint: Checkpoint, out: Path, size: int | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, out: Path, size: int | None, vae: Path | None) -> None:
         self._checkpoint, self._config, self._out, self._size = checkpoint, checkpoint.config, out, size
+        self._vae = vae
 
     def run(self, ema: bool | None, tokenizer: Path | str | None, clip: Path | None) -> None:
         """Everything, the checks included."""
         model = read_yaml(self._config)
         ignored: tuple[str, ...] = IGNORED
-        if model["target"] in DIFFUSION:
+        diffusion = model["target"] in DIFFUSION
+        if diffusion or model["target"] in (*KL, *VQ):
+            refuse_other_scope(self._checkpoint.file, self._config, self._checkpoint.state, diffusion=diffusion)
+        if diffusion:
             parts = read_diffusion(self._config, model, scale=self._stored_scale(), clip=clip, size=self._size)
             self._diffusion(parts, ema, tokenizer)
             ignored += ("cond_stage_model.",) if parts.shares_first_stage else ()
+            ignored += ("first_stage_model.",) if self._vae is not None else ()
+        elif self._vae is not None:
+            raise ModelError(self._config, "describes an autoencoder alone; leave --vae out")
         else:
             self._first_stage(autoencoder_config(self._config, model, scaling_factor=1.0), "", "vqvae")
         self._checkpoint.refuse_unused(ignored)
@@ -111,6 +127,8 @@ class _Import:
     def _diffusion(self, parts: Diffusion, ema: bool | None, tokenizer: Path | str | None) -> None:
         """A diffusion model with all its parts."""
         condition = parts.condition
+        refuse_other_sizes(self._checkpoint.file, self._config, self._checkpoint.state, parts.unet)
+        self._expect_parts(condition)
         tokenizer_class = None
         if condition is not None and condition.tokenizer is not None:
             tokenizer_class = self._tokenizer(condition, tokenizer)
@@ -120,9 +138,26 @@ class _Import:
         except ModelError as error:
             raise ModelError(self._config, error.detail) from None
         self._unet(parts.unet, parts.averaged if ema is None else ema)
-        self._first_stage(parts.first_stage, "first_stage_model.", parts.folder)
+        self._diffusion_first_stage(parts.first_stage, parts.folder)
         if condition is not None:
             self._condition(condition, parts.unet)
+
+    def _expect_parts(self, condition: ConditionPart | None) -> None:
+        """Raises ModelError for a part that is not there at all, before gigabytes of another are written."""
+        if self._vae is None:
+            self._checkpoint.expect("first stage", "first_stage_model.", NO_FIRST_STAGE)
+        if condition is not None and condition.wanted is not None and condition.weights is None:
+            self._checkpoint.expect("condition encoder", "cond_stage_model.", f"{self._config.name} asks for one")
+
+    def _diffusion_first_stage(self, config: AutoencoderConfig, folder: str) -> None:
+        """The first stage of a diffusion model: the checkpoint's own, or the one that was given."""
+        if self._vae is not None:
+            write_given(self._vae, config, self._out / folder, self._config, self._checkpoint.progress)
+            return
+        try:
+            self._first_stage(config, "first_stage_model.", folder)
+        except MissingWeights as error:
+            raise ModelError(error.path, f"{error.detail}; {NO_FIRST_STAGE}") from None
 
     def _first_stage(self, config: AutoencoderConfig, prefix: str, folder: str) -> None:
         """An autoencoder, alone or of a diffusion model."""

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ldm_core.compvis.yaml_reading import load_yaml
 from ldm_core.errors import ModelError
 
 Yaml = Mapping[str, Any]
 
-MAX_BYTES = 2**20  # published ones have 4 kB
 MOST = 2**16  # channels, tokens, sizes: far above any model's
 LEVELS = 10
 DDPM = "ldm.models.diffusion.ddpm."
@@ -38,13 +36,7 @@ def shown(value: object) -> str:
 
 def read_yaml(path: Path) -> Yaml:
     """The `model` of a configuration: its target and parameters. Raises ModelError."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelError(path, f"is no configuration: it has more than {MAX_BYTES} bytes")
-        data = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(path, f"cannot be read: {reason}") from None
+    data = load_yaml(path)
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict):
         raise ModelError(path, "has no model with a target")

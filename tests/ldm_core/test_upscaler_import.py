@@ -26,8 +26,8 @@ from tests.compvis_zoo import STABLE_DIFFUSION
 LATENTS, LEVELS, SEED, STEPS = 1e-3, 2, 7, 5
 SIZES = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "projection_dim": 32,
-    "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu", "bos_token_id": 49406,
-    "eos_token_id": 49407, "pad_token_id": 0,
+    "vocab_size": 647, "max_position_embeddings": 77, "hidden_act": "gelu", "bos_token_id": 645,
+    "eos_token_id": 646, "pad_token_id": 0,
 }  # fmt: skip
 
 
