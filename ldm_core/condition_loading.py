@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from transformers import BertTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ldm_core.clip_config import read_clip_config
 from ldm_core.clip_embedder import ClipEmbedder
 from ldm_core.conditioning import (
     ClassEmbedder,
@@ -24,7 +25,7 @@ from ldm_core.errors import ModelError
 from ldm_core.inpainting import HoleStyle, MaskedPicture
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.tokenizer_loading import TokenizerClass, read_tokenizer
-from ldm_core.weights import load_strictly, read_weights, weights_file
+from ldm_core.weights import build_strictly, read_weights, weights_file
 
 
 def build_condition(path: Path) -> Condition:
@@ -37,19 +38,18 @@ def build_condition(path: Path) -> Condition:
 
 
 def _clip_text(path: Path) -> TextEncoder:
-    transformer = CLIPTextModel(CLIPTextConfig(**read_json(path / "config.json")))
+    config = read_clip_config(path, CLIPTextConfig)
     # written by transformers 4 with this prefix, by transformers 5 without
     state = {key.removeprefix("text_model."): value for key, value in read_weights(path).items()}
-    prefix = "text_model." if any(key.startswith("text_model.") for key in transformer.state_dict()) else ""
-    state = {prefix + key: value for key, value in state.items() if not key.endswith("position_ids")}
-    load_strictly(transformer, state, weights_file(path))
+    state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
+    transformer = build_strictly(lambda: CLIPTextModel(config), state, weights_file(path))
     tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, transformer.config.to_dict())
     return TextEncoder(tokenizer, transformer, transformer.config.max_position_embeddings)
 
 
 def _clip_embedder(path: Path) -> ClipEmbedder:
-    clip = CLIPModel(CLIPConfig(**read_json(path / "config.json")))
-    load_strictly(clip, read_weights(path), weights_file(path))
+    config = read_clip_config(path, CLIPConfig)
+    clip = build_strictly(lambda: CLIPModel(config), read_weights(path), weights_file(path))
     tokenizer = _tokenizer(path.parent / "tokenizer", CLIPTokenizer, clip.config.to_dict()["text_config"])
     return ClipEmbedder(tokenizer, clip)
 
@@ -66,23 +66,18 @@ def _layout(path: Path) -> LayoutEncoder:
 
 def _text_transformer(path: Path) -> TextTransformer:
     config = TextTransformerConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
-    transformer = TextTransformer(config)
     state = {key: value for key, value in read_weights(path).items() if not key.startswith("to_logits.")}
-    load_strictly(transformer, state, weights_file(path))
-    return transformer
+    return build_strictly(lambda: TextTransformer(config), state, weights_file(path))
 
 
 def _class_embedder(path: Path) -> ClassEmbedder:
-    embedder = ClassEmbedder(ClassEmbedderConfig.from_json(read_json(path / "config.json"), str(path / "config.json")))
-    load_strictly(embedder, read_weights(path), weights_file(path))
-    return embedder
+    config = ClassEmbedderConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
+    return build_strictly(lambda: ClassEmbedder(config), read_weights(path), weights_file(path))
 
 
 def _rescaler(path: Path) -> SpatialRescaler:
     config = SpatialRescalerConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
-    rescaler = SpatialRescaler(config)
-    load_strictly(rescaler, read_weights(path), weights_file(path))
-    return rescaler
+    return build_strictly(lambda: SpatialRescaler(config), read_weights(path), weights_file(path))
 
 
 def _masked_picture(path: Path) -> MaskedPicture:

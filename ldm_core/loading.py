@@ -21,7 +21,7 @@ from ldm_core.packed import for_inference
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig
-from ldm_core.weights import load_strictly, read_weights, weights_file
+from ldm_core.weights import build_strictly, read_weights, weights_file
 
 Module = TypeVar("Module", bound=nn.Module)
 Shared = dict[str, nn.Module]
@@ -100,9 +100,7 @@ def _build_unet(path: Path) -> UNet:
     config = UNetConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
     if config.num_class_embeds and not (path.parent / "low_res_scheduler").exists():
         raise ModelError(path / "config.json", "num_class_embeds is for the noise levels of super-resolution alone")
-    unet = UNet(config)
-    load_strictly(unet, read_weights(path), weights_file(path))
-    return unet
+    return build_strictly(lambda: UNet(config), read_weights(path), weights_file(path))
 
 
 def load_first_stage(path: Path) -> Autoencoder:
@@ -115,10 +113,9 @@ def _build_unscaled(path: Path) -> Autoencoder:
 
 
 def _first_stage(path: Path, config: Mapping[str, Any]) -> Autoencoder:
-    autoencoder = Autoencoder(AutoencoderConfig.from_json(config, str(path / "config.json")))
+    read = AutoencoderConfig.from_json(config, str(path / "config.json"))
     state = {_modern_name(key): value for key, value in read_weights(path).items()}
-    load_strictly(autoencoder, state, weights_file(path))
-    return autoencoder
+    return build_strictly(lambda: Autoencoder(read), state, weights_file(path))
 
 
 def _modern_name(key: str) -> str:

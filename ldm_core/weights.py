@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -11,9 +14,39 @@ from torch import Tensor, nn
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def build_strictly(build: Callable[[], Module], state: dict[str, Tensor], path: Path) -> Module:
+    """A network on the CPU with these weights, which are those of `path`.
+
+    It takes memory only once its names and shapes are known to be those of the weights. Raises ModelError.
+    """
+    with torch.device("meta"):
+        network = build_or_refuse(build, path)
+    load_strictly(network, state, path)
+    if any(value.is_meta for value in state.values()):
+        return network
+    # buffers are computed as a network is built; without any, it need not be filled with random numbers first
+    network = build_or_refuse(build, path) if any(True for _ in network.buffers()) else network.to_empty(device="cpu")
+    network.load_state_dict(state)
+    return network
+
+
+def build_or_refuse(build: Callable[[], Module], path: Path) -> Module:
+    """The network whose weights are in the file `path`. Raises ModelError where its configuration cannot be built."""
+    try:
+        return build()
+    except Exception as error:  # of the transformers library, for sizes that do not fit each other
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(path.parent / "config.json", f"describes no network that can be built: {reason}") from None
+
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """`load_state_dict` whose error lists what is missing, unexpected, of another shape or not finite."""
+    """`load_state_dict` whose error lists what is missing, unexpected, of another shape or not finite.
+
+    A network on the meta device is only compared.
+    """
     expected = module.state_dict()
     problems = [
         *_problem("missing", [key for key in expected if key not in state]),
@@ -23,7 +56,8 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
     ]
     if problems:
         raise ModelError(path, "; ".join(problems))
-    module.load_state_dict(state, assign=False)
+    if not any(value.is_meta for value in expected.values()):
+        module.load_state_dict(state, assign=False)
 
 
 def _problem(what: str, keys: list[str]) -> list[str]:

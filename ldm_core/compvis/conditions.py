@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPTextConfig
 
+from ldm_core.clip_config import read_clip_config
 from ldm_core.compvis.components import parameters
 from ldm_core.compvis.names import Source, bert_source, clip_source, open_clip_source
 from ldm_core.compvis.reader import Reader, Yaml, params_of, shown
@@ -19,7 +20,7 @@ from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
 from ldm_core.inpainting import HoleStyle
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
-from ldm_core.weights import weights_file
+from ldm_core.weights import build_or_refuse, weights_file
 
 MODULES = "ldm.modules.encoders.modules."
 IDENTITY = "torch.nn.Identity"
@@ -90,9 +91,9 @@ def clip_condition(path: Path, node: Any, key: str | None, clip: Path | None) ->
         return None
     from transformers import CLIPModel  # here, as it takes seconds that no other model needs to wait for
 
-    config = CLIPConfig(**read_json(clip / "config.json"))
+    config = read_clip_config(clip, CLIPConfig)
     with torch.device("meta"):
-        network = CLIPModel(config)
+        network = build_or_refuse(lambda: CLIPModel(config), weights_file(clip))
     return ConditionPart(
         folder="condition", library="transformers", class_name="CLIPModel",
         config={**config.to_dict(), "architectures": ["CLIPModel"]}, wanted=parameters(network), source=Source,
@@ -174,6 +175,8 @@ def _clip(path: Path, read: Reader) -> ConditionPart:
         raise read.unsupported("version", version)
     read.end()
     beside = path.parent / version / "config.json"
+    if beside.exists():
+        read_clip_config(beside.parent, CLIPTextConfig)
     sizes = read_json(beside) if beside.exists() else KNOWN_CLIP.get(version)
     if sizes is None:
         raise ModelError(path, f"cond_stage_config.version = {version!r} is neither a folder beside it nor known")

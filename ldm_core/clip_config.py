@@ -1,0 +1,46 @@
+"""Reads the configuration of a CLIP, or of its text half, within bounds, before anything of its size is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import CLIPConfig, CLIPTextConfig
+
+from ldm_core.directory import read_json
+from ldm_core.errors import ModelError
+
+Config = TypeVar("Config", CLIPConfig, CLIPTextConfig)
+
+# sizes of the networks, and the most of each: far above any model's
+LIMITS: Mapping[str, int] = {
+    "vocab_size": 2**20, "num_hidden_layers": 256, "num_attention_heads": 256, "image_size": 2**13, "patch_size": 2**13,
+    "num_channels": 64,
+    **dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "max_position_embeddings"), 2**16),
+}  # fmt: skip
+HALVES = ("text_config", "vision_config")
+
+
+def read_clip_config(path: Path, kind: type[Config]) -> Config:
+    """`config.json` in a component's folder. Raises ModelError naming the key."""
+    file = path / "config.json"
+    data = read_json(file)
+    for key, value, most in _sizes(data):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ModelError(file, f"{key} = {value!r:.60} must be a whole number from 1 to {most}")
+    try:
+        return kind(**data)
+    except Exception as error:  # the library raises what it likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(file, f"is no configuration of {kind.__name__.removesuffix('Config')}: {reason}") from None
+
+
+def _sizes(data: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any, int]]:
+    """Every size that is given: its key, its value and the most that it may be."""
+    for key, most in LIMITS.items():
+        if key in data:
+            yield f"{place}{key}", data[key], most
+    for half in HALVES:
+        if isinstance(data.get(half), dict):
+            yield from _sizes(data[half], f"{place}{half}.")
