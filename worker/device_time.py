@@ -48,15 +48,20 @@ class DeviceTime:
 
     def cost(self, run: ImageRun) -> float:
         """Seconds that the next step of an image will take."""
-        if run.kind not in self._row_s:
+        row_s = self._row_s.get(run.kind)
+        if row_s is None:
             return self._unknown_s
-        return run.rows * self._row_s[run.kind] + (self._begin_s.get(run.kind, 0.0) if run.sample is None else 0.0)
+        return run.rows * row_s + (self._begin_s.get(run.kind, 0.0) if run.sample is None else 0.0)
+
+    def end(self, run: ImageRun) -> float:
+        """The virtual time of its owner once the image has done its next step."""
+        return self.account(run.owner).used + self.cost(run) / run.request.job.weight
 
     def charge(self, runs: Sequence[ImageRun], seconds: float) -> None:
         """Owners pay what their images, or work for these, took: each by its rows."""
         rows = sum(run.rows for run in runs)
         for run in runs:
-            self.account(run.request.job.owner).used += seconds * run.rows / rows / run.request.job.weight
+            self.account(run.owner).used += seconds * run.rows / rows / run.request.job.weight
 
     def charge_begin(self, run: ImageRun, seconds: float) -> None:
         """Charges what came before an image's first step, and remembers it for others of its kind."""

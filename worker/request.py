@@ -129,17 +129,17 @@ class ImageRun:
     index: int
     sample: Sample | None = None
     stepped: int = 0  # the number of the engine's step in which it was last
+    rows: int = field(init=False)  # U-Net rows it takes in a step
+    kind: tuple[str, int, int] = field(init=False)  # model and size: what the time of a row depends on
 
-    @property
-    def kind(self) -> tuple[str, int, int]:
-        """Model and size: what the time of a row depends on."""
+    def __post_init__(self) -> None:
         job = self.request.job
-        return job.model, job.params.width, job.params.height
+        self.rows = job.params.rows_per_image
+        self.kind = job.model, job.params.width, job.params.height
 
     @property
-    def rows(self) -> int:
-        """U-Net rows it takes in a step."""
-        return self.request.job.params.rows_per_image
+    def owner(self) -> str:
+        return self.request.job.owner
 
     @property
     def step(self) -> int:

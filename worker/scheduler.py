@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heapreplace
+from operator import attrgetter
 
 from worker.device_time import DeviceTime
 from worker.jobs import PRIORITIES, Priority
@@ -60,7 +61,7 @@ class Scheduler:
         self._steps += 1
         for run in self.running:
             run.stepped = self._steps
-        for owner in {run.request.job.owner for run in self.running}:
+        for owner in {run.owner for run in self.running}:
             self._time.account(owner).steps += 1
         return fresh[:begin_limit]
 
@@ -72,45 +73,49 @@ class Scheduler:
         """
         lines = self._lines()
         self._time.advance(lines)
-        due = [(self._time.account(owner).used + self._virtual(line[0]), owner) for owner, line in lines.items()]
+        due = [(self._time.end(line[0]), owner) for owner, line in lines.items()]
         heapify(due)
         chosen: dict[ImageRun, None] = {}
         room, seconds = self._max_rows, 0.0
         while due:
             end, owner = due[0]
             line = lines[owner]
-            run, cost = line[0], self._time.cost(line[0])
+            run = line[0]
+            cost = self._time.cost(run)
             if run in chosen or (chosen and (run.rows > room or seconds + cost > self._step_s)):
                 break
             chosen[run] = None
             room, seconds = room - run.rows, seconds + cost
             line.rotate(-1)
-            heapreplace(due, (end + self._virtual(line[0]), owner))
+            heapreplace(due, (end + self._time.cost(line[0]) / line[0].request.job.weight, owner))
         return list(chosen)
 
     def _lines(self) -> dict[str, deque[ImageRun]]:
         """Each owner's images, no more than have rows, in the order in which they run."""
         of: dict[str, list[ImageRun]] = {}
         for run in self._runs:
-            if not self._blocked(run):
-                of.setdefault(run.request.job.owner, []).append(run)
+            of.setdefault(run.owner, []).append(run)
         return {
-            owner: self._line(runs, TURNS[self._time.account(owner).steps % len(TURNS)]) for owner, runs in of.items()
+            owner: self._line(runs, TURNS[self._time.account(owner).steps % len(TURNS)])
+            for owner, runs in of.items()
+            if self._finishing[owner] < BACKLOG
         }
 
     def _line(self, runs: list[ImageRun], order: Sequence[Priority]) -> deque[ImageRun]:
         """By priority; the oldest ones, as many as have rows, and of these first who has waited longest for a step."""
-        room = self._max_rows
         line: list[ImageRun] = []
-        for run in sorted(runs, key=lambda run: order.index(run.request.job.priority)):
-            if run.rows > room and line:
-                break
-            line.append(run)
-            room -= run.rows
-        return deque(sorted(line, key=lambda run: (order.index(run.request.job.priority), run.stepped)))
-
-    def _virtual(self, run: ImageRun) -> float:
-        return self._time.cost(run) / run.request.job.weight
+        room = self._max_rows
+        for priority in order:
+            first = len(line)
+            for run in runs:
+                if run.request.job.priority != priority:
+                    continue
+                if run.rows > room and line:
+                    break
+                line.append(run)
+                room -= run.rows
+            line[first:] = sorted(line[first:], key=attrgetter("stepped"))
+        return deque(line)
 
     def _filled(self, chosen: list[ImageRun]) -> list[ImageRun]:
         """The same, and images that cost nothing: their rows fill up a call that is made anyway."""
@@ -130,7 +135,7 @@ class Scheduler:
         return chosen
 
     def _blocked(self, run: ImageRun) -> bool:
-        return self._finishing[run.request.job.owner] >= BACKLOG
+        return self._finishing[run.owner] >= BACKLOG
 
     def charge_begin(self, run: ImageRun, seconds: float) -> None:
         """The device was busy so long with an image before its first step."""
@@ -142,7 +147,7 @@ class Scheduler:
 
     def finished(self, run: ImageRun, seconds: float) -> None:
         """An image that was retired is decoded, which took so long."""
-        self._finishing[run.request.job.owner] -= 1
+        self._finishing[run.owner] -= 1
         self._time.charge([run], seconds)
 
     def batches(self) -> list[list[ImageRun]]:
@@ -158,7 +163,7 @@ class Scheduler:
     def retire(self) -> list[ImageRun]:
         """Takes out the images that have done their last step."""
         done = [run for run in self.running if run.sample is not None and run.sample.done]
-        self._finishing.update(run.request.job.owner for run in done)
+        self._finishing.update(run.owner for run in done)
         self._drop(set(done))
         return done
 
