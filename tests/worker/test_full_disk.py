@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,11 @@ from worker.embedded_redis import EmbeddedRedis
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk") as disk:
         yield disk
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def fill_with_results(blobs: DirectoryBlobs, ttl_s: float) -> int:
@@ -85,14 +91,14 @@ def test_a_start_on_a_full_disk_says_so_and_waits_for_space(disk: Path, tmp_path
     server = EmbeddedRedis(disk / "redis")
     server.start()
     with Redis.from_url(server.url) as redis:
-        redis.sadd("ldm:workers", "gone")
+        redis.sadd("ldm:workers", *(f"gone-{i}" for i in range(300)))  # whose end is more than fits into a page
     server.stop()
     ballast = disk / "ballast"
     fill(ballast)
     log = tmp_path / "log"
     program = (
         "import sys; from worker.supervisor import Supervisor; from worker.settings import ServeSettings;"
-        f"sys.exit(Supervisor(ServeSettings(data_dir={str(disk)!r}, port=18999, metrics_port=0)).run())"
+        f"sys.exit(Supervisor(ServeSettings(data_dir={str(disk)!r}, port={free_port()}, metrics_port=0)).run())"
     )
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=output, stderr=output)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from service.broker import Broker, BrokerUnavailable
 from service.upkeep import NoRoom
@@ -290,30 +288,13 @@ async def test_a_full_redis_takes_no_jobs_and_ends_those_that_it_has(
         redis.config_set("maxmemory", "0")
 
 
-@pytest.fixture
-def unwritable(redis: Redis) -> Iterator[Callable[[], None]]:
-    """Makes Redis refuse every write, as it does when its disk is full: MISCONF, for a snapshot that failed."""
-
-    def refuse() -> None:
-        redis.config_set("dir", "/proc")
-        redis.config_set("save", "3600 1")
-        with suppress(ResponseError):
-            redis.bgsave()
-        eventually(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err")
-
-    before = redis.config_get("dir")["dir"]
-    yield refuse
-    redis.config_set("save", "")
-    redis.config_set("dir", before)
-
-
 async def test_a_drain_outlives_a_redis_that_refuses_writes(
-    broker: Broker, start_worker: Start, redis: Redis, unwritable: Callable[[], None]
+    broker: Broker, start_worker: Start, redis: Redis, redis_config: Callable[[str, object], None]
 ) -> None:
     worker = start_worker(drain_s=0.1)
     (job_id,) = await submit(broker, 1, steps=1000)
     eventually(lambda: steps_done(redis, job_id) > 3)
-    unwritable()
+    redis_config("min-replicas-to-write", 1)  # NOREPLICAS, as MISCONF for a full disk
     with pytest.raises((BrokerUnavailable, NoRoom)):
         await broker.submit(payload())
     assert worker.stop() == 0
