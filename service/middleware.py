@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # a made-up one shall make no series of its own
 MAX_PATH_CHARS = 200  # in a log line
+PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds
 HUNG_UP = 499  # what logs and metrics say of a client that was gone before its answer
 
 
@@ -68,4 +69,6 @@ class Envelope:
             self._metrics.request(route, method, status, seconds)
             caller = scope["state"].get("caller")
             told = {"request_id": request_id, "key": caller.name if caller else ""}
-            log.info("%s %s %d %.3f s", scope["method"], path, status, seconds, extra=told)
+            expected = route in PROBES and (status < 500 or status == 503)  # 503: not ready, as whoever asks is told
+            level = logging.DEBUG if expected else logging.INFO
+            log.log(level, "%s %s %d %.3f s", scope["method"], path, status, seconds, extra=told)

@@ -6,9 +6,11 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests.abuse.gateway import Gateway
 from worker.logs import JsonFormatter, TextFormatter
@@ -83,3 +85,13 @@ def test_both_forms_of_a_log_keep_a_message_in_its_line(text: str) -> None:
     first, *rest = TextFormatter("%(levelname)s %(message)s").format(record).split("\n")
     assert first.isprintable() and first.startswith("INFO ")
     assert all(line.isprintable() and line.startswith("  ") for line in rest)
+
+
+def test_probes_leave_no_lines(start_gateway: Callable[..., Gateway], redis: Redis) -> None:
+    gateway = start_gateway()
+    redis.flushall()  # no worker is there
+    for path, status in {"/healthz": 200, "/readyz": 503, "/metrics": 200, "/v1/models": 200}.items():
+        assert httpx.get(gateway.url + path).status_code == status
+    text = gateway.log()
+    assert "GET /v1/models 200" in text
+    assert not re.search("healthz|readyz|metrics 200", text)
