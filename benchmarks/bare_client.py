@@ -75,7 +75,7 @@ async def listen(port: int, pid: int, ids: list[str], for_s: float) -> tuple[int
     async def one_stream(index: int) -> None:
         nonlocal events
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET /v1/jobs/{ids[index]}/events HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+        writer.write(f"GET /v1/jobs/{ids[index]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         while not over.is_set():
             event = await reader.readuntil(b"\n\n")
             assert b"event: succeeded" not in event, "a job has ended too early"

@@ -123,7 +123,7 @@ def service() -> Iterator[Service]:
 def submission(steps: int, prefer: str = "") -> bytes:
     """A whole request that makes a job of one row."""
     body = json.dumps({"prompt": PROMPT, "guidance_scale": 1.0, "seed": 7, "steps": steps}).encode()
-    head = f"POST /v1/txt2img HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n{prefer}"
+    head = f"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{prefer}"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -12,6 +12,7 @@ OPEN_TO_ALL = (
     "#  NO API KEYS ARE CONFIGURED: whoever reaches {address} may use this server,",
     "#  fill its queue, and see every job. Set LDM_API_KEYS_FILE (`ldm key NAME` makes",
     "#  its entries), or listen on 127.0.0.1 and let a proxy decide who comes in.",
+    "#  It answers as localhost, LDM_HOST and the names in LDM_ALLOWED_HOSTS alone.",
     "################################################################################",
 )
 
