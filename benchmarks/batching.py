@@ -31,7 +31,6 @@ from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
 from worker import openmp
 from worker.engine import Engine, EngineJob, Event, Failed, Finished, Progress
-from worker.main import default_rows
 from worker.vital import start_vital
 
 BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
@@ -165,7 +164,7 @@ def main() -> None:
     shared: dict[str, torch.nn.Module] = {}
     directories = [path for path in args.models if (path / "model_index.json").exists()]
     models = openmp.apart(lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories})
-    rows = {name: args.rows or default_rows(model) for name, model in models.items()}
+    rows = {name: args.rows or model.default_rows() for name, model in models.items()}
     bench = Bench(models, rows, args.max_rows)
     jobs = workload(models, args.jobs)
     bench.time_of(jobs[:8], together=True)  # warm-up

@@ -1,4 +1,9 @@
 """Latent diffusion models as a library: networks, noise schedules, samplers, loading, training.
 
 Importing this package imports no torch, so that the gateway can share `params`, `errors` and `config` with the worker.
+It sets up the environment of torch's threads (`environment.py`), so import it before torch.
 """
+
+from ldm_core.environment import set_up
+
+set_up()

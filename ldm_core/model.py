@@ -6,7 +6,7 @@ once; `generate` is what it must equal, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ from ldm_core.conditioning import Condition
 from ldm_core.config import ModelCard
 from ldm_core.inpainting import HoleStyle, MaskedPicture, keep_known
 from ldm_core.params import GenerationParams
-from ldm_core.row_counts import calls, row_counts
+from ldm_core.row_counts import calls, default_rows, is_small, row_counts
 from ldm_core.samplers import guide, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
@@ -47,7 +47,6 @@ class LatentDiffusion:
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its pictures depend
     _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _counts: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _compiled: CompiledUNet | None = None
 
     @property
@@ -59,6 +58,10 @@ class LatentDiffusion:
     def compiled(self) -> bool:
         """Whether U-Net calls of the native size are."""
         return self._compiled is not None
+
+    def default_rows(self) -> int:
+        """Rows of one U-Net call where nothing is set."""
+        return default_rows(self.unet, self.device, guided=self.card.default_guidance_scale > 1)
 
     @property
     def hole_style(self) -> HoleStyle:
@@ -157,7 +160,7 @@ class LatentDiffusion:
     def step(self, samples: Sequence[Sample], rows: int, called: Callable[[int], None] = _nothing) -> list[bool]:
         """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows` rows.
 
-        The samples share a batch key. Where larger calls give the same bytes in less time, they are made. Returns for
+        The samples share a batch key. Larger calls are made where they give the same bytes (row_counts.py). Returns for
         each sample whether its latents are finite; `called` hears of every call and how many rows it had.
         When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
         smaller batches.
@@ -204,12 +207,8 @@ class LatentDiffusion:
             assert seen is not None and times is not None
             return self.predict(seen, times, here, behind, label, samples[0].tiling)
 
-        counts: tuple[int, ...] = (rows,)
-        if self.device.type == "cpu" and len(owner) > rows and samples[0].tiling is None:
-            key = rows, x.shape[1:], None if context is None else context.shape[1:]
-            if key not in self._counts:
-                self._counts[key] = row_counts(call, len(owner), rows)
-            counts = self._counts[key]
+        as_it_is = not self.compiled and samples[0].tiling is None and is_small(self.unet)
+        counts = row_counts(x, self.dtype, rows) if as_it_is else (rows,)
         outs = []
         for row in calls(len(owner), counts):
             outs.append(call(row))

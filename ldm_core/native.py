@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ Address, Count = ctypes.c_void_p, ctypes.c_int64
 VERSION = 4
 LANES = 16  # numbers that they take at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
+STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
 FUNCTIONS = (
     "group_norm", "layer_norm", "geglu", "patches", "half_product", "half_convolution", "to_tiles", "from_tiles",
 )  # fmt: skip
@@ -96,6 +98,17 @@ def has_fast_bfloat16() -> bool:
     Measured without it, on Sapphire Rapids: its other instruction for bfloat16 has half the rate of float32's.
     """
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+@cache
+def reproducible_products() -> bool:
+    """Whether MKL is in its strict mode (environment.py), which it has on Intel's processors."""
+    try:
+        vendor = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+        mode = ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")).mkl_serv_cbwr_get(ALL)
+    except (OSError, AttributeError):  # another system, or a torch that computes products without MKL
+        return False
+    return vendor and bool(mode & STRICT)
 
 
 @cache

@@ -142,9 +142,10 @@ def for_inference(module: Module) -> Module:
 def arithmetic() -> str:
     """What results on this CPU depend on, beside torch's version and its number of threads."""
     ours = "kernels" if native.present() else "no kernels"
+    products = "reproducible products" if native.reproducible_products() else "plain products"
     has = torch.cpu.get_capabilities()
     more = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if has.get(name)]
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, ours])
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *more, products, ours])
 
 
 def _is_plain(weight: Tensor) -> bool:

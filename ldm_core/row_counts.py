@@ -1,49 +1,53 @@
-"""Row counts of U-Net calls that give every row the same bytes, found by trying.
+"""How many rows a U-Net call has, so that each row has the same bytes whatever shares the call and wherever it stands.
 
-A call over eight rows takes a small U-Net a sixth to a third less time than four calls over two, but a product of
-matrices of another height may add its terms in another order. Whether it does depends on shapes alone, not on numbers,
-so one trial from end to end decides for all. What the trial's times decide changes no byte.
+The rule is fixed: nothing is timed or tried, so that a restart changes nobody's bytes. In float32 on a CPU, all that a
+U-Net computes over several rows at once are products of matrices, of which MKL's strict mode computes each row alike
+(environment.py), and kernels that take each row by itself; so there larger calls give the same bytes as calls of two
+rows. In a small U-Net they take up to a third less time per row. In other dtypes oneDNN adds up larger products in
+another order, and calls keep their number of rows.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from ldm_core import native
+from ldm_core.unet import UNet
 
 MOST = 8  # rows: beyond them, `scenes` gains a tenth and a lone request waits longer for its turn
-SLOW_S = 0.1  # a call that takes longer gains nothing from company, and trying would hold up the requests
-WARM = 2  # calls of a shape cost more: weights are laid out for it, and then it is recorded (recorded.py)
-WORTH = 0.9  # of the time per row
+SMALL = 50e6  # weights; arithmetic takes so long in a larger U-Net that calls hardly show
+NEAR = 32 * 32  # positions, for the same reason
 
 
-def row_counts(call: Callable[[list[int]], Tensor], have: int, base: int) -> tuple[int, ...]:
-    """`base`, and larger counts that give the same and take less time a row, in growing order.
+def default_rows(unet: UNet, device: torch.device, *, guided: bool) -> int:
+    """Rows of one U-Net call where nothing is set: below this the device idles, above it nothing is gained.
 
-    `call` computes rows by their numbers below `have`; a number may come more than once.
+    One where products are not reproducible. `guided`: whether a request takes two rows by default.
     """
-    rows = [i % have for i in range(MOST)]
-    for _ in range(WARM):
-        _, seconds = _in_calls(call, rows[:base], base)
-    if seconds > 4 * SLOW_S or _in_calls(call, rows[:base], base)[1] > SLOW_S:  # as it is recorded, it takes longer
-        return (base,)
-    counts, (expected, best) = [base], _in_calls(call, rows, base)
-    count = 2 * base
-    while count <= MOST:
-        for _ in range(WARM):
-            call(rows[:count])
-        found, seconds = _in_calls(call, rows, count)
-        if torch.equal(found, expected) and seconds < WORTH * best:
-            counts.append(count)
-            best = seconds
-        count *= 2
-    logger.info("U-Net calls of %s rows, %.1f ms a row", ", ".join(map(str, counts)), 1e3 * best / MOST)
+    if device.type == "cuda":
+        return 16
+    return 2 if native.reproducible_products() and (guided or is_small(unet)) else 1
+
+
+def row_counts(x: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, ...]:
+    """`rows`, and the larger counts that give x, (B, C, h, w), the same bytes in a small U-Net, in growing order."""
+    counts = [rows]
+    if x.device.type == "cpu" and dtype == torch.float32 and rows > 1 and x[0, 0].numel() <= NEAR and _alike():
+        while 2 * counts[-1] <= MOST:
+            counts.append(2 * counts[-1])
     return tuple(counts)
+
+
+def is_small(unet: UNet) -> bool:
+    """Whether a call's time shows beside its arithmetic."""
+    return sum(weight.numel() for weight in unet.parameters()) < SMALL
+
+
+def _alike() -> bool:
+    return native.reproducible_products() and native.present()
 
 
 def calls(n: int, counts: Sequence[int]) -> Iterator[list[int]]:
@@ -54,12 +58,3 @@ def calls(n: int, counts: Sequence[int]) -> Iterator[list[int]]:
         row = list(range(first, min(first + count, n)))
         yield row + [first] * (count - len(row))
         first += count
-
-
-def _in_calls(call: Callable[[list[int]], Tensor], rows: list[int], count: int) -> tuple[Tensor, float]:
-    started = time.perf_counter()
-    parts = []
-    for first in range(0, len(rows), count):
-        here = rows[first : first + count]
-        parts.append(call(here + here[:1] * (count - len(here)))[: len(here)])
-    return torch.cat(parts), time.perf_counter() - started

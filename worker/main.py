@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_core import native
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
@@ -39,10 +40,12 @@ def main() -> int:
     except ModelError as error:
         print(f"ldm worker: {error}", file=sys.stderr)
         return EXIT_BROKEN_MODEL
-    rows = {model_id: settings.rows or default_rows(model) for model_id, model in models.items()}
-    metrics = WorkerMetrics()
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
+    rows = {model_id: settings.rows or model.default_rows() for model_id, model in models.items()}
+    if settings.rows is not None and settings.rows > 1 and not (on_gpu or native.reproducible_products()):
+        log.warning("LDM_ROWS=%d: on this processor the last bits of a row may depend on its place", settings.rows)
+    metrics = WorkerMetrics()
     metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
     if settings.compile:
         keep_compiled(settings.data_dir)
@@ -99,14 +102,6 @@ def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int
         log.info(
             "compiled model %s for calls of %d rows in %.0f s", model_id, rows[model_id], time.monotonic() - started
         )
-
-
-def default_rows(model: LatentDiffusion) -> int:
-    """Rows of one U-Net call where nothing is set: below this the device idles, above it nothing is gained."""
-    if model.device.type == "cuda":
-        return 16
-    small = sum(weight.numel() for weight in model.unet.parameters()) < 50e6
-    return 2 if small or model.card.default_guidance_scale > 1 else 1
 
 
 def _device(name: str) -> torch.device:

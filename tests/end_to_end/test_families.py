@@ -18,7 +18,6 @@ from ldm_core.loading import load_model
 from ldm_core.params import GenerationParams, LayoutObject
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
 from tests.end_to_end.serving import ROOT, Served, picture
-from worker.main import default_rows
 
 DATA = ROOT / "tests/golden/data"
 THINGS = [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}, {"label": 70, "box": [0.0, 0.0, 1.0, 0.25]}]
@@ -118,7 +117,7 @@ def test_the_served_picture_is_the_librarys(
         guidance_scale=fields.get("guidance_scale", model.card.default_guidance_scale), **own,
     )  # fmt: skip
     inputs = {"image" if key == "map" else key: opened(data) for key, data in pictures.items()}
-    (ours,) = model.generate(params, **inputs, rows=default_rows(model))
+    (ours,) = model.generate(params, **inputs, rows=model.default_rows())
     assert np.array_equal(np.asarray(served), np.asarray(ours))
     assert len(set(ours.get_flattened_data())) > 100
 

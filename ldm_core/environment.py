@@ -1,0 +1,26 @@
+"""Environment variables that OpenMP and MKL read once, as torch loads them. No torch.
+
+OpenMP: the threads of a pool wait for each other at the end of every operator. libgomp lets them spin there for
+milliseconds, which on a host that is busy with something else burns the very core that the awaited thread needs.
+MKL: a matrix product may add its terms in another order for a row at the end of a block than for one inside. In MKL's
+strict mode (conditional numerical reproducibility) each row of a product has the same bits wherever it is, in a product
+of at least two rows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+
+SPINS = "200"  # some ten microseconds: enough between two operators, nothing against a time slice
+REPRODUCIBLE = "AUTO,STRICT"
+
+
+def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what the operator has not set. Without effect, and left undone, once torch is loaded."""
+    if "torch" in sys.modules:
+        return
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
+    environment.setdefault("MKL_CBWR", REPRODUCIBLE)
