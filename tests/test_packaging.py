@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.routes.docs import ASSETS
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BASE = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
@@ -76,6 +78,13 @@ def test_what_the_built_in_models_need_is_package_data() -> None:
     assert "builtin/**" in patterns
     for card in (ROOT / "ldm_core" / "builtin").glob("*/model_index.json"):
         assert list(card.parent.rglob("*.safetensors")), f"{card.parent.name} has no weights"
+
+
+def test_what_the_page_of_the_api_needs_is_package_data() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["service"]
+    shipped = {path.name for pattern in patterns for path in (ROOT / "service").glob(pattern)}
+    assert shipped >= {*ASSETS, "LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"}
+    assert sum(path.stat().st_size for path in (ROOT / "service" / "swagger_ui").iterdir()) < 2.5e6
 
 
 def test_the_built_in_weights_stay_small_enough_for_the_repository() -> None:

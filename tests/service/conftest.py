@@ -15,6 +15,7 @@ from redis import Redis
 
 from service.app import create_app
 from service.settings import GatewaySettings
+from tests.abuse.conftest import start_gateway  # noqa: F401 - a fixture
 from worker import scripts
 
 Gateway = Callable[..., Awaitable[httpx.AsyncClient]]
