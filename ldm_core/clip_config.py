@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import CLIPConfig, CLIPTextConfig
+from transformers.activations import ACT2FN
 
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
@@ -29,10 +30,12 @@ def read_clip_config(path: Path, kind: type[Config]) -> Config:
     for key, value, most in _sizes(data):
         if type(value) is not int or not 1 <= value <= most:
             raise ModelError(file, f"{key} = {value!r:.60} must be a whole number from 1 to {most}")
+    for problem in _problems(data):
+        raise ModelError(file, problem)
     try:
         return kind(**data)
     except Exception as error:  # the library raises what it likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(file, f"is no configuration of {kind.__name__.removesuffix('Config')}: {reason}") from None
 
 
@@ -44,3 +47,15 @@ def _sizes(data: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any,
     for half in HALVES:
         if isinstance(data.get(half), dict):
             yield from _sizes(data[half], f"{place}{half}.")
+
+
+def _problems(data: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """What the library finds out only when a network is built, or runs. The sizes have been checked."""
+    width, heads = data.get("hidden_size"), data.get("num_attention_heads")
+    if width is not None and heads is not None and width % heads:
+        yield f"{place}num_attention_heads = {heads} does not divide hidden_size = {width}"
+    if not isinstance(activation := data.get("hidden_act", "gelu"), str) or activation not in ACT2FN:
+        yield f"{place}hidden_act = {activation!r:.60} is no activation"
+    for half in HALVES:
+        if isinstance(data.get(half), dict):
+            yield from _problems(data[half], f"{place}{half}.")

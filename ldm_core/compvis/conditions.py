@@ -177,10 +177,16 @@ def _clip(path: Path, read: Reader) -> ConditionPart:
     beside = path.parent / version / "config.json"
     if beside.exists():
         read_clip_config(beside.parent, CLIPTextConfig)
-    sizes = read_json(beside) if beside.exists() else KNOWN_CLIP.get(version)
+    sizes = _text_sizes(read_json(beside)) if beside.exists() else KNOWN_CLIP.get(version)
     if sizes is None:
         raise ModelError(path, f"cond_stage_config.version = {version!r} is neither a folder beside it nor known")
     return _clip_part(sizes, clip_source, "cond_stage_model.transformer.", version)
+
+
+def _text_sizes(config: Yaml) -> Yaml:
+    """Those of a text model, which the configuration of a whole CLIP has below a key."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else config
 
 
 def _open_clip(path: Path, read: Reader) -> ConditionPart:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -381,6 +382,40 @@ def test_a_yaml_with_another_shape_is_one_sentence(
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
     said = run(tmp_path, capsys, SD1 / "model.ckpt", tmp_path / "other.yaml")
     assert "other.yaml" in said and node in said
+
+
+BAD_CLIPS: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"vocab_size": "abc"}, "vocab_size = 'abc' must be a whole number"),
+    "endless": ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 must be a whole number from 1 to 256"),
+    "wide": ({"hidden_size": 10**12}, "hidden_size = 1000000000000 must be"),
+    "heads": ({"num_attention_heads": 7}, "num_attention_heads = 7 does not divide hidden_size = 32"),
+    "activation": ({"hidden_act": "nope"}, "hidden_act = 'nope' is no activation"),
+    "list": ({"hidden_act": [1]}, "hidden_act = [1] is no activation"),
+    "id": ({"eos_token_id": {"a": "b"}}, "is no configuration of CLIPText"),
+    "not finite": ({"layer_norm_eps": "x"}, "is no configuration of CLIPText"),
+}
+
+
+def beside(tmp_path: Path, config: dict[str, Any]) -> Path:
+    """SD1's yaml, with this configuration of its text encoder beside it."""
+    shutil.copytree(SD1 / "clip-tiny", tmp_path / "clip-tiny")
+    (tmp_path / "clip-tiny/config.json").write_text(json.dumps(config))
+    return Path(shutil.copy(SD1 / "model.yaml", tmp_path / "other.yaml"))
+
+
+CLIP = json.loads((SD1 / "clip-tiny/config.json").read_text())
+
+
+@pytest.mark.parametrize("name", BAD_CLIPS)
+def test_a_clip_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    change, what = BAD_CLIPS[name]
+    said = run(tmp_path, capsys, SD1 / "model.ckpt", beside(tmp_path, CLIP | change))
+    assert "clip-tiny/config.json: " in said and what in said
+
+
+def test_a_whole_clip_beside_the_yaml_serves_as_its_text_model(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    config = beside(tmp_path, {"model_type": "clip", "text_config": CLIP, "vision_config": {}})
+    assert written(import_checkpoint(SD1 / "model.ckpt", config, tmp_path / "out")) == expected
 
 
 # --- a first stage from elsewhere ---------------------------------------------------------------------------------
