@@ -187,7 +187,7 @@ class UNet(nn.Module):
             return lambda: SpatialAttention(channels, heads, groups=groups, eps=config.norm_eps)
         if kind == "cross":
             assert config.cross_attention_dim is not None
-            context_dim, only_cross = config.cross_attention_dim, config.only_cross(level, mid=mid)
+            context_dim, only_cross = config.cross_attention_dim, config.only_cross(level) and not mid
             return lambda: SpatialTransformer(
                 channels, context_dim, heads, config.transformer_layers_per_block,
                 groups=config.norm_num_groups, linear=config.use_linear_projection, only_cross=only_cross,

@@ -221,13 +221,10 @@ class UNetConfig:
         """Groups of the norm before the middle block's self-attention; None: diffusers' class has no norm there."""
         return self.attn_norm_num_groups or (None if self.scale_shift else self.norm_num_groups)
 
-    def only_cross(self, level: int, *, mid: bool) -> bool:
-        """Whether the first of a transformer's two attentions looks at the context as well.
-
-        A tuple does not count for the middle block, as in diffusers.
-        """
+    def only_cross(self, level: int) -> bool:
+        """Whether the first of a level's two attentions looks at the context too; the middle block's never does."""
         given = self.only_cross_attention
-        return (given[level] and not mid) if isinstance(given, tuple) else given
+        return given[level] if isinstance(given, tuple) else given
 
 
 def _class_of(data: Mapping[str, Any]) -> str:

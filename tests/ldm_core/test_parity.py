@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.compvis.names import unet_source
 from ldm_core.samplers import MEMORY, Plan, guide, make_plan, update
 from ldm_core.schedule import NoiseSchedule
 from ldm_core.unet import UNet
@@ -89,6 +90,31 @@ def test_unet_with_class_labels_agrees() -> None:
         for times in (t, t[:1].expand(2)):  # also one timestep with two labels
             expected = peer(x, times, context, class_labels=labels).sample
             assert (unet(x, times, context, labels) - expected).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("only_cross", [(False, True), True], ids=["last level", "everywhere"])
+@torch.inference_mode()
+def test_unet_with_other_blocks_at_each_level_agrees(only_cross: bool | tuple[bool, ...]) -> None:
+    """The middle block has self-attention even where no level has it."""
+    torch.manual_seed(0)
+    peer = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=(1, 3),
+        cross_attention_dim=24,
+        attention_head_dim=(2, 4),
+        norm_num_groups=16,
+        only_cross_attention=only_cross,
+    ).eval()
+    x, context, t = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 24), torch.tensor([3, 800])
+    unet = our_unet(peer)
+    assert (unet(x, t, context) - peer(x, t, context).sample).abs().max() <= TOLERANCE
+    source = unet_source(unet.config)
+    numbers = [
+        source(f"{block}.resnets.0.conv1.weight").key.split(".")[:2] for block in ("down_blocks.1", "up_blocks.1")
+    ]
+    assert numbers == [["input_blocks", "3"], ["output_blocks", "4"]]  # as the research code counts them
 
 
 @pytest.mark.parametrize(
