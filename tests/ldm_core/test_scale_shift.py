@@ -104,5 +104,5 @@ def test_bfloat16_is_as_near_as_diffusers_is(peer: nn.Module, halved: bool, monk
 
 def test_other_ways_of_using_the_timestep_are_named() -> None:
     for other in ("ada_group", "spatial", "scale", 3, None):
-        with pytest.raises(ModelError, match=r"resnet_time_scale_shift = .* is not supported"):
+        with pytest.raises(ModelError, match="resnet_time_scale_shift = "):
             UNetConfig.from_json({"resnet_time_scale_shift": other})
