@@ -32,12 +32,14 @@ from service.quota import (
     TooManyOpen,
     retry_after,
 )
+from service.rates import Rates
 from service.upkeep import Upkeep, largest_images, no_memory
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
 from worker.records import JOB_ID, new_record, new_view, view_of
+from worker.turns import Turns
 
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
@@ -65,7 +67,8 @@ class Broker:
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
         self._fleet = Fleet(self._redis)
-        self._readers = asyncio.Semaphore(READERS)
+        self.rates = Rates(self._redis)
+        self._readers = Turns(READERS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
         self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
         self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
@@ -156,15 +159,6 @@ class Broker:
             raise IdempotencyConflict(CONFLICT)
         return view
 
-    async def pace(self, owner: str, quota: Quota, *, spend: int = 0) -> Pace | None:
-        """Where a key stands in its rate, of which `spend` jobs are taken first; None for a key without one."""
-        if not quota.rate:
-            return None
-        async with _available():
-            told = await scripts.spend.arun(self._redis, owner, quota.rate, quota.window_s, spend)
-        wait_s, remaining, reset_s = (float(part) for part in told)
-        return Pace(limit=quota.rate, remaining=int(remaining), reset_s=reset_s, wait_s=wait_s)
-
     async def _enqueue(
         self, payload: JobPayload, record: Mapping[str, Any], free: int, quota: Quota,
         idempotency: Idempotency | None,
@@ -205,7 +199,7 @@ class Broker:
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one. Raises UnreadableRecord."""
-        async with self._reading():
+        async with _available(), self._readers.taken():
             view = await self._read(job_id)
             return (await with_positions(self._redis, [view]))[0] if view else None
 
@@ -218,19 +212,6 @@ class Broker:
             asked.time()
             record, (seconds, _) = await asked.execute()
         return view_of(job_id, record, seconds) if b"data" in record else None
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(TURN_S):
-                await self._readers.acquire()
-        except TimeoutError:
-            raise BrokerUnavailable("too many requests wait for the job queue") from None
-        try:
-            async with _available():
-                yield
-        finally:
-            self._readers.release()
 
     async def preview(self, job_id: str) -> bytes:
         """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
@@ -254,7 +235,7 @@ class Broker:
             while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()
                 with suppress(BrokerUnavailable):  # it may come back while there is time
-                    async with self._reading():
+                    async with _available(), self._readers.taken():
                         view = await self._read(job_id)
                     if view is None or view.status in TERMINAL:
                         return view

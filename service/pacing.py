@@ -13,6 +13,7 @@ from service.auth import ApiKey, Forbidden
 from service.broker import Broker, BrokerUnavailable
 from service.errors import Problem
 from service.quota import IdempotencyConflict, Pace, TooFast
+from worker.connection import AWAY
 
 AT_FAULT = (Problem, RequestError, Forbidden, IdempotencyConflict, ClientDisconnect)
 
@@ -24,7 +25,10 @@ async def paced(broker: Broker, caller: ApiKey) -> AsyncIterator[None]:
     A request that is refused costs one job of the rate, for it costs the server as much: with 4xx, or given up in the
     middle. What is refused with 5xx costs nothing, and keys without a rate pay nothing.
     """
-    pace = await broker.pace(caller.name, caller.quota)
+    try:
+        pace = await broker.rates.pace(caller.name, caller.quota)
+    except AWAY as error:
+        raise BrokerUnavailable("the job queue does not answer") from error
     if pace is not None and pace.wait_s > 0:
         raise TooFast(pace, caller.quota.window_s, math.ceil(pace.wait_s))
     try:
@@ -37,6 +41,6 @@ async def paced(broker: Broker, caller: ApiKey) -> AsyncIterator[None]:
 
 async def charge(broker: Broker, caller: ApiKey) -> Pace | None:
     """Takes one job from the key's rate, for a refused request or a replay; where the key stands then."""
-    with suppress(BrokerUnavailable):  # the answer is known all the same
-        return await broker.pace(caller.name, caller.quota, spend=1)
+    with suppress(*AWAY):  # the answer is known all the same
+        return await broker.rates.pace(caller.name, caller.quota, spend=1)
     return None

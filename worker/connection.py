@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import builtins
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,8 @@ from redis.exceptions import (
     TimeoutError,
 )
 from redis.retry import Retry
+
+from worker.turns import Turns
 
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError)  # try again later
 UNABLE = re.compile(
@@ -77,15 +77,11 @@ class _FairPool(aioredis.ConnectionPool):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._turn = asyncio.Semaphore(self.max_connections)
+        self._turns = Turns(self.max_connections, TURN_S)
 
     async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
-        """Raises ConnectionError after TURN_S."""
-        try:
-            async with asyncio.timeout(TURN_S):
-                await self._turn.acquire()
-        except builtins.TimeoutError:
-            raise ConnectionError("too many requests wait for a connection") from None
+        """Raises TimeoutError after TURN_S."""
+        await self._turns.take()
         connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
         try:
             await self.ensure_connection(connection)
@@ -98,7 +94,7 @@ class _FairPool(aioredis.ConnectionPool):
         try:
             await super().release(connection)
         finally:
-            self._turn.release()
+            self._turns.give_back()
 
 
 class _Swift:

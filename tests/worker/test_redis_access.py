@@ -53,7 +53,7 @@ async def run_jobs(url: str, data_dir: Path) -> None:
         await broker.submit(job, {"image": b"x"}, quota=quota, idempotency=idempotency)
         assert (await broker.submit(job, quota=quota, idempotency=idempotency)).view.payload.id == job.id
         assert await broker.remembered("alice", idempotency) is not None
-        pace = await broker.pace("alice", quota, spend=1)
+        pace = await broker.rates.pace("alice", quota, spend=1)
         assert pace is not None
         assert pace.remaining == 8
         ended = await broker.wait(job.id, 20)
