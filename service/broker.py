@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX
 
 from ldm_core.errors import LdmError
@@ -88,6 +88,8 @@ class Broker:
         """Whether Redis answers."""
         try:
             return bool(await self._redis.ping())
+        except ResponseError:  # MISCONF: it answers, and cannot write
+            return True
         except (RedisError, OSError):
             return False
 

@@ -30,6 +30,7 @@ class Job:
     saved: int = 0  # the step of its last checkpoint
     resumed: int = 0  # that of the checkpoint from which its present execution began
     cancelled: bool = False
+    parked: bool = False  # queued, and in no list: a worker of another version is to take it
 
     @property
     def owner(self) -> str:
@@ -75,6 +76,14 @@ class Jobs:
         """Its worker is gone. A kill costs nothing where the job had moved on: then it cannot be the cause."""
         moved = cost == KILL and job.saved > job.resumed
         self.end(job, "canceled" if job.cancelled else "flaky", 0 if moved else cost)
+
+    def park(self, job: Job) -> None:
+        job.status, job.parked = ("canceled", False) if job.cancelled else ("queued", True)
+
+    def unpark(self) -> None:
+        for job in [job for job in self.jobs.values() if job.parked]:
+            job.parked = False
+            self.to_front(job)
 
     def submit(self, job: Job) -> None:
         self.jobs[job.id] = job

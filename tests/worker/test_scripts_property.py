@@ -42,6 +42,11 @@ def any_started(machine: Machine) -> bool:
     return any(job.status == "started" for job in machine.jobs.values())
 
 
+def may_park(machine: Machine) -> bool:
+    """One at a time: several would come back in any order."""
+    return any_held(machine) and not any(job.parked for job in machine.jobs.values())
+
+
 class Machine(RuleBasedStateMachine):
     """Two workers that may be wrong about what they hold, clients, and time that ends leases."""
 
@@ -63,7 +68,7 @@ class Machine(RuleBasedStateMachine):
             id=f"job-{next(self.number)}", priority=priority, owner=owner, guidance_scale=3.0 if guided else 1.0
         )
         job = Job(wanted.id, queue_name("toy", priority, owner), 2 if guided else 1)
-        record = new_record(wanted, timeout_s=60, result_ttl_s=600)
+        record = new_record(wanted, timeout_s=60, result_ttl_s=600, wait_s=3600)
         fields = [part for pair in record.items() for part in pair]
         full = self.model.full(owner, LIMIT)
         for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
@@ -78,17 +83,22 @@ class Machine(RuleBasedStateMachine):
         job = list(self.jobs.values())[pick % len(self.jobs)]
         assert scripts.cancel.run(self.redis, job.id) == job.status.encode()
         if job.status == "queued":
-            self.lists[job.queue].remove(job.id)
+            if job.id in self.lists[job.queue]:
+                self.lists[job.queue].remove(job.id)
+            job.parked = False
             job.status = "canceled"
         job.cancelled = job.cancelled or job.status == "started"
 
     # workers
 
     @precondition(any_waiting)
-    @rule(worker=st.sampled_from(WORKERS), room=st.integers(-4, 8), turn=st.integers(0, 7))
-    def admit(self, worker: str, room: int, turn: int) -> None:
+    @rule(worker=st.sampled_from(WORKERS), room=st.integers(-4, 8), turn=st.integers(0, 7), newer=st.booleans())
+    def admit(self, worker: str, room: int, turn: int, newer: bool) -> None:
         held = [self.jobs[job_id] for job_id, _ in self.believed[worker]]
-        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, FORMAT, len(held), MAX_ROWS, SPARE)
+        if newer:
+            self.model.unpark()
+        reads = "newer" if newer else FORMAT
+        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, reads, len(held), MAX_ROWS, SPARE)
         rows: list[str | int] = []
         for owner in dict.fromkeys(job.owner for job in held):
             rows += [owner, *(sum(job.rows for job in held if job.queue == of) for of in queues_of(owner))]
@@ -146,6 +156,18 @@ class Machine(RuleBasedStateMachine):
         result = result_fields(job_id, [], error, worker, execution)
         arguments = (worker, job_id, execution, status, int(outcome == "flaky"), 0.1, "[]", "{}", "[]", *result)
         return str(scripts.commit.run(self.redis, *arguments).decode())
+
+    @precondition(may_park)
+    @rule(worker=st.sampled_from(WORKERS))
+    def park(self, worker: str) -> None:
+        if not (held := self.believed[worker]):
+            return
+        job_id, execution = held.pop()
+        job, owns = self.jobs[job_id], self.model.owns(job_id, execution)
+        parked = scripts.park.run(self.redis, job_id, execution, FORMAT)
+        assert parked == (owns and not job.cancelled)
+        if owns:
+            self.model.park(job)
 
     @precondition(any_held)
     @rule(worker=st.sampled_from(WORKERS))
@@ -206,6 +228,11 @@ class Machine(RuleBasedStateMachine):
                 here = {job.id for job in self.jobs.values() if (job.queue, job.status) == (queue, status)}
                 assert {job_id.decode() for job_id in redis.zrange(f"rq:{status}:{queue}", 0, -1)} == here
         assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.model.open()
+        assert {job_id.decode() for job_id in redis.smembers("ldm:open@toy")} == self.model.open()
+        waiting = {job.id for job in self.jobs.values() if job.status == "queued"}
+        assert waiting <= {job_id.decode() for job_id in redis.zrange("ldm:due", 0, -1)} <= self.model.open()
+        parked = {job.id for job in self.jobs.values() if job.parked}
+        assert {job_id.decode() for job_id in redis.smembers("ldm:parked")} == parked
 
     @invariant()
     def the_records_agree(self) -> None:

@@ -49,29 +49,35 @@ end
 """
 
 INDEXES = """
+-- Takes out of a set what is gone, as Redis itself finds expired keys: by samples, until one has little of it.
+local function trim(key, sample, remove, is_gone)
+  local gone = 100
+  for _ = 1, 50 do
+    if gone < 20 then return end
+    gone = 0
+    for _, id in ipairs(call(sample, key, 100)) do
+      if is_gone(id) then gone = gone + call(remove, key, id) end
+    end
+  end
+end
+
+local function trim_owner(owner)
+  local jobs = 'ldm:jobs:'..owner
+  trim(jobs, 'ZRANDMEMBER', 'ZREM', function(id) return call('EXISTS', job_key(id)) == 0 end)
+  if call('EXISTS', jobs) == 0 then call('SREM', 'ldm:owners', owner) end
+end
+
+-- a worker of an older version, or another program, may have ended some
+local function trim_open(queue)
+  trim(open_of_model(queue), 'SRANDMEMBER', 'SREM', function(id) return not call('ZSCORE', 'ldm:open', id) end)
+end
+
 -- a job that another program deleted
 local function forget(id)
   call('ZREM', 'ldm:open', id)
   call('ZREM', 'ldm:due', id)
   call('SREM', 'ldm:parked', id)
-  for _, key in ipairs(call('SMEMBERS', RQ..':queues')) do
-    call('SREM', open_of_model(string.sub(key, #RQ + 8)), id)
-  end
   release(0)
-end
-
--- An owner's list of jobs loses those whose records have expired, as Redis itself finds expired keys: by samples, until
--- one has few of them.
-local function trim_index(owner)
-  local jobs, gone = 'ldm:jobs:'..owner, 100
-  for _ = 1, 50 do
-    if gone < 20 then break end
-    gone = 0
-    for _, id in ipairs(call('ZRANDMEMBER', jobs, 100)) do
-      if call('EXISTS', job_key(id)) == 0 then gone = gone + call('ZREM', jobs, id) end
-    end
-  end
-  if call('EXISTS', jobs) == 0 then call('SREM', 'ldm:owners', owner) end
 end
 """
 
@@ -104,6 +110,7 @@ for _, key in ipairs(call('SMEMBERS', RQ..':queues')) do
     if abandon(id, exe, queue, err, KILL) then recovered = recovered + 1 end
   end
   for _, registry in pairs(REGISTRY) do call('ZREMRANGEBYSCORE', registry..queue, 0, stamp(t)) end
+  trim_open(queue)
   local waiting = call('LRANGE', key, 0, -1)
   for _, id in ipairs(waiting) do listed[id] = true end
   if #waiting > 0 then in_ring(queue, 'RPUSH') end -- another program may have put them there
@@ -127,7 +134,7 @@ end
 for _, worker in ipairs(call('SMEMBERS', 'ldm:workers')) do
   if call('EXISTS', 'ldm:worker:'..worker) == 0 then call('SREM', 'ldm:workers', worker) end
 end
-for _, owner in ipairs(call('SRANDMEMBER', 'ldm:owners', 20)) do trim_index(owner) end
+for _, owner in ipairs(call('SRANDMEMBER', 'ldm:owners', 20)) do trim_owner(owner) end
 return {recovered, healed}
 """
 )
