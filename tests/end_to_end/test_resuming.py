@@ -79,7 +79,9 @@ def test_what_a_drain_cuts_short_goes_on_after_the_restart(serve: Serve) -> None
         seen = {name: steps_seen(redis, job_id) for name, job_id in ids.items()}
         cut_short = pictures(second, ids)
         for name, job_id in ids.items():
-            again = steps_seen(redis, job_id)
-            assert again[len(seen[name])] == seen[name][-1] + 1, name
+            again = steps_seen(redis, job_id)[len(seen[name]) :]
+            last = seen[name][-1]
+            assert again[0] in {last, last + 1}, name  # the same while one of two images is a step ahead
+            assert last + 1 in again, name
             assert redis.hget(f"rq:job:{job_id}", "retries_left") == "6"
     assert pictures(second, submit_all(second)) == cut_short

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from tests.worker.simulated import BEGIN_S, DECODE_S, ROW_S, Device
+from worker.jobs import PRIORITIES
+from worker.request import Request
 from worker.scheduler import STEP_S
 
 NATIVE_STEP_S = 2 * 64**2 * ROW_S
@@ -16,9 +20,9 @@ LARGE_STEP_S = 2 * 256**2 * ROW_S
 LARGE = {"width": 256, "height": 256}
 
 
-def alone_s(**changes: Any) -> float:
+def alone_s(options: Mapping[str, int] = MappingProxyType({}), **changes: Any) -> float:
     """Seconds that a job takes on a device of its own that has run its size before."""
-    device = Device()
+    device = Device(**options)
     device.seconds_of("before", **changes)
     return device.seconds_of("alone", **changes)
 
@@ -183,6 +187,37 @@ def test_an_owner_waits_at_most_its_share_whatever_another_sends(attack: str, wh
     for _ in range(when):
         device.step()
     assert device.seconds_of("b", owner="b", steps=25) <= 3 * alone_s(steps=25) + device.longest_s
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_and_whatever_another_sends_and_cancels_at_random(seed: int) -> None:
+    rng = random.Random(seed)
+    options = {"max_rows": rng.choice([16, 64]), "call_rows": rng.choice([1, 2, 16])}
+    device = warm(first_s=rng.choice([0.0, 0.3, 2.0]), **options)
+    sent: list[Request] = []
+
+    def attack() -> None:
+        for _ in range(rng.randint(1, 30)):
+            fields = {"priority": rng.choice(PRIORITIES), "n": rng.choice([1, 1, 8]), "steps": rng.choice([1, 5, 1000])}
+            size = {"width": rng.choice([32, 64, 64, 128, 256]), "height": rng.choice([32, 64, 256])}
+            fields |= size | {"guidance_scale": rng.choice([1.0, 3.0])}
+            sent.append(device.submit(f"a{len(sent)}", owner="a", **fields))
+
+    def some_time(chance: float) -> None:
+        device.step()
+        if rng.random() < chance:
+            attack()
+            device.scheduler.remove(rng.choice(sent))
+
+    attack()
+    for _ in range(rng.randint(0, 40)):
+        some_time(0.1)
+    wanted = rng.choice([{"steps": 25}, {"steps": 1}, {"steps": 25, "n": 4}])
+    began, device.longest_s = device.now, 0.0
+    device.submit("b", owner="b", **wanted)
+    while "b" not in device.ended:
+        some_time(0.2)
+    assert device.ended["b"] - began <= 3 * alone_s(options, **wanted) + device.longest_s
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
