@@ -88,16 +88,19 @@ class LatentDiffusion:
         concat: Tensor | None = None,
         class_labels: Tensor | None = None,
         tiling: Tiling | None = None,
+        called: Callable[[int], None] = _nothing,
     ) -> Tensor:
         """One U-Net call over B rows: (B, C, h, w), (B,), (B, L, D), (B, C', h, w), (B,) → (B, C, h, w) float32.
 
-        With a tiling, one call for each of its windows.
+        With a tiling, one call for each of its windows, after each of which `called` is given 0.
         """
         if tiling is not None:
 
             def of_window(part: Tensor, place: Window) -> Tensor:
                 cut = None if concat is None else concat[:, :, place[0], place[1]]
-                return self.predict(part, t, context, cut, class_labels)
+                out = self.predict(part, t, context, cut, class_labels)
+                called(0)
+                return out
 
             return tiled(x, of_window, tiling)
         x = x if concat is None else torch.cat([x, concat], dim=1)
@@ -161,7 +164,8 @@ class LatentDiffusion:
         """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows` rows.
 
         The samples share a batch key. Larger calls are made where they give the same bytes (row_counts.py). Returns for
-        each sample whether its latents are finite; `called` hears of every call and how many rows it had.
+        each sample whether its latents are finite. `called` is given the number of rows of every call that has ended,
+        and 0 after each window of one.
         When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
         smaller batches.
         """
@@ -205,7 +209,7 @@ class LatentDiffusion:
             (here,) = _picked([context], row)
             seen, times, behind, label = _picked([x, t, concat, labels], [owner[i] for i in row])
             assert seen is not None and times is not None
-            return self.predict(seen, times, here, behind, label, samples[0].tiling)
+            return self.predict(seen, times, here, behind, label, samples[0].tiling, called)
 
         as_it_is = not self.compiled and samples[0].tiling is None and is_small(self.unet)
         counts = row_counts(x, self.dtype, rows) if as_it_is else (rows,)

@@ -6,7 +6,7 @@ that diffusers gives.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from ldm_core.inpainting import (
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
-from ldm_core.tiling import Tiling, covering, tiled
+from ldm_core.tiling import Tiling, Window, covering, tiled
 
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
 
@@ -126,17 +126,21 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures
     return sample
 
 
-def decode(model: LatentDiffusion, sample: Sample) -> Tensor:
+def decode(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Tensor:
     """The finished picture in [0, 1], (3, H, W): decoded, what was known put back, cropped to the size asked for.
 
-    Always one picture at a time, so that its bytes do not depend on others'.
+    Always one picture at a time, so that its bytes do not depend on others'. Calls `progress` after every window.
     """
+
+    def decoded(part: Tensor, _: Window | None = None) -> Tensor:
+        picture = model.autoencoder.decode(part).float()
+        if progress is not None:
+            progress()
+        return picture
+
     x, factor = sample.x.to(model.dtype), model.autoencoder.config.factor
     tiling = covering(x.shape[2], x.shape[3], model.card.tile // factor)
-    if tiling is None:
-        picture = model.autoencoder.decode(x).float()
-    else:
-        picture = tiled(x, lambda part, _: model.autoencoder.decode(part).float(), tiling, factor)
+    picture = decoded(x) if tiling is None else tiled(x, decoded, tiling, factor)
     if sample.known is not None:
         original, mask = sample.known
         picture = torch.where(mask > 0, picture, original)
@@ -144,9 +148,9 @@ def decode(model: LatentDiffusion, sample: Sample) -> Tensor:
     return (picture[0, :, :height, :width] / 2 + 0.5).clamp(0, 1)
 
 
-def finish(model: LatentDiffusion, sample: Sample) -> Image.Image:
-    """The finished picture in 8 bits."""
-    return _in_8_bits(decode(model, sample))
+def finish(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Image.Image:
+    """The finished picture in 8 bits; `progress` is that of `decode`."""
+    return _in_8_bits(decode(model, sample, progress))
 
 
 def preview(model: LatentDiffusion, x0: Tensor) -> Image.Image:

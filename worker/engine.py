@@ -38,7 +38,7 @@ __all__ = [
 BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
 PREVIEW_S = 0.5  # between two previews of a job
 FINISH_S = 1800.0  # decoding a picture of megapixels on a CPU takes minutes
-IDLE_S = 1.0  # how often an idle engine says that it lives
+IDLE_S = 0.2  # how often an idle engine says that it lives
 
 
 class EngineMetrics(Protocol):
@@ -67,7 +67,7 @@ class Engine:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
-        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata)
+        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata, self._moved)
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()
@@ -179,7 +179,8 @@ class Engine:
         computed: list[int] = []
 
         def called(rows: int) -> None:
-            computed.append(rows)
+            if rows:
+                computed.append(rows)
             self._moved()
 
         started = time.perf_counter()
@@ -194,7 +195,7 @@ class Engine:
             self._fail(request, error)
 
     def _moved(self) -> None:
-        """The device does something: a step over many rows may take long, a single call may not."""
+        """The device does something: a step may take long, a single call of a network over one window may not."""
         self.last_step_at = time.monotonic()
 
     def _report(self, requests: set[Request]) -> None:
@@ -223,7 +224,7 @@ class Engine:
 
     def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
         """Called on the finisher's thread."""
-        self.last_step_at = time.monotonic()
+        self._moved()
         request = run.request
         with self._changed:
             self._scheduler.finished(run, seconds)

@@ -42,7 +42,10 @@ class Glimpse:
 
 class Finisher:
     """`done` is told of each picture: the bytes, or the exception that came instead, and the seconds it took; `show` of
-    previews."""
+    previews.
+
+    `progress` is called after every decoded window of a picture.
+    """
 
     def __init__(
         self,
@@ -51,9 +54,10 @@ class Finisher:
         show: Callable[[str, bytes], None],
         stage: Stage,
         png_metadata: bool,
+        progress: Callable[[], None],
     ) -> None:
         self._models, self._done, self._show, self._stage = models, done, show, stage
-        self._png_metadata = png_metadata
+        self._png_metadata, self._progress = png_metadata, progress
         self._queue: OwnerQueue[ImageRun | Glimpse] = OwnerQueue()
         self._busy_since: float | None = None
 
@@ -70,7 +74,7 @@ class Finisher:
         return True
 
     def hangs(self, limit_s: float) -> bool:
-        """Whether one picture has taken longer than that."""
+        """Whether one picture, or window of one, has taken longer than that."""
         since = self._busy_since
         return since is not None and time.monotonic() - since > limit_s
 
@@ -110,7 +114,7 @@ class Finisher:
         job, sample = run.request.job, run.sample
         assert sample is not None
         started = time.perf_counter()
-        picture = _beside_the_steps(_decoded, self._models[job.model], sample)
+        picture = _beside_the_steps(self._decoded, self._models[job.model], sample)
         decoded = time.perf_counter()
         parameters = parameters_of(job, run.index) if self._png_metadata else None
         data = encode(picture, job.format, parameters)
@@ -118,17 +122,20 @@ class Finisher:
         self._stage("encode", time.perf_counter() - decoded)
         return EncodedImage(data, job.params.image_seed(run.index), *picture.size)
 
+    @torch.inference_mode()
+    def _decoded(self, model: LatentDiffusion, sample: Sample) -> Image.Image:
+        return tasks.finish(model, sample, self._moved)
+
+    def _moved(self) -> None:
+        self._busy_since = time.monotonic()
+        self._progress()
+
 
 def _beside_the_steps(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
     """In a thread of its own where that would keep a pool of helpers: on a CPU of which more than one is used."""
     if model.device.type == "cpu" and torch.get_num_threads() > 1:
         return apart(lambda: work(model, of))
     return work(model, of)
-
-
-@torch.inference_mode()
-def _decoded(model: LatentDiffusion, sample: Sample) -> Image.Image:
-    return tasks.finish(model, sample)
 
 
 @torch.inference_mode()

@@ -51,8 +51,8 @@ class Runner:
     def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
-        An error of the whole call is narrowed down by halves to the pictures that cause it. `called` hears of every
-        U-Net call and how many rows it had.
+        An error of the whole call is narrowed down by halves to the pictures that cause it. `called`
+        is that of `LatentDiffusion.step`.
         """
         model, rows = self._of(batch[0].request)
         try:

@@ -40,7 +40,7 @@ class WorkerSettings(BaseSettings):
     worker_name: str = ""  # given by the supervisor; empty: made up
     checkpoint_s: float = Field(default=5, gt=0)  # how often a long job is saved, so that another worker can go on
     drain_s: float = Field(default=60, ge=0)  # at SIGTERM: how long running jobs may go on
-    step_timeout_s: float = Field(default=120, gt=0)  # a step that takes longer is a hung device
+    step_timeout_s: float = Field(default=120, gt=0)  # a network's call over one window that takes longer hangs
     allow_eviction: bool = False  # go on with a Redis that drops keys, jobs among them, when its memory is full
     lease_s: int = Field(default=20, ge=1)
     beat_s: float = Field(default=5, gt=0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.encode import encode, parameters_of
 from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
+from worker.leases import Watchdog
 from worker.request import ImageRun, Request
 
 
@@ -262,6 +265,41 @@ def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     device.join()
     assert quiet_s > 1  # the loop looks every second, and did not say that all was well
     assert isinstance(kept.outcome("job"), Finished)
+
+
+@pytest.mark.parametrize("slow", ["unet", "decoder"])
+def test_many_windows_are_no_hang_and_one_that_does_not_end_is(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine windows take a fifth of the limit each; the tenth waits."""
+    kept, model, go_on = Kept(), tiny_models()["scenes-superres"], threading.Event()
+    large: dict[str, Any] = {
+        "model": "scenes-superres", "task": "superres", "guidance_scale": 1.0, "prompt": "", "steps": 2,
+        "width": 256, "height": 256, "pictures": {"image": png(picture(64))},
+    }  # fmt: skip
+    owner, name = (model.unet, "forward") if slow == "unet" else (model.autoencoder, "decode")
+    quick, count = getattr(owner, name), itertools.count(1)
+
+    def call(*args: Any) -> Any:
+        if next(count) < 10:
+            time.sleep(0.3)
+        else:
+            go_on.wait(20)
+        return quick(*args)
+
+    monkeypatch.setattr(owner, name, call)
+    kept.engine.submit(job("first", **large))
+    kept.engine.submit(job("next", **large))
+    watchdog = Watchdog(1.5, lambda: bool(kept.engine.unfinished()), lambda: kept.engine.last_step_at)
+    device = threading.Thread(target=kept.run_all)
+    started = time.monotonic()
+    device.start()
+    while not watchdog.hangs():
+        assert time.monotonic() < started + 20
+        time.sleep(0.02)
+    hung_after_s = time.monotonic() - started
+    go_on.set()
+    device.join()
+    assert hung_after_s > 9 * 0.3 + 1.5
+    assert {event.job_id for event in kept.events if isinstance(event, Finished)} == {"first", "next"}
 
 
 @pytest.fixture
