@@ -16,7 +16,7 @@ from ldm_core.component import read_config
 from ldm_core.conditioning import Condition
 from ldm_core.errors import InvalidImage
 from ldm_core.noise import NoiseSource
-from ldm_core.schedule import NoiseSchedule
+from ldm_core.schedule import noised
 
 if TYPE_CHECKING:
     from ldm_core.model import LatentDiffusion
@@ -70,14 +70,14 @@ def inpainting_channels(
     return torch.cat([mask, latents] if style.mask_first else [latents, mask], dim=1)
 
 
-def keep_known(schedule: NoiseSchedule, sample: Sample, x: Tensor, step: int) -> Tensor:
+def keep_known(sample: Sample, x: Tensor, step: int) -> Tensor:
     """Latents `x` (1, C, h, w) with what is known put over them, at the noise level that `step` begins with."""
     if sample.kept is None or step >= len(sample.plan):
         return x
     latents, mask = sample.kept
-    t = sample.plan.t[step : step + 1].to(latents.device)
-    noised = schedule.add_noise(latents, sample.noise.draw(tuple(latents.shape), latents.device), t)
-    return mask * noised + (1 - mask) * x
+    level = sample.plan.alpha_bar[step : step + 1].to(latents.device)
+    known = noised(latents, sample.noise.draw(tuple(latents.shape), latents.device), level)
+    return mask * known + (1 - mask) * x
 
 
 def known_region(

@@ -189,7 +189,7 @@ class LatentDiffusion:
         kind, clip = self.schedule.prediction_type, self.schedule.clip_sample
         x, x0, past = update(x, out, past, drawn, lines[:, 1], lines[:, 2:], kind, clip)
         finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
-        latents = [keep_known(self.schedule, s, each, s.step + 1) for s, each in zip(samples, x.split(1), strict=True)]
+        latents = [keep_known(s, each, s.step + 1) for s, each in zip(samples, x.split(1), strict=True)]
         pasts = [sample.past for sample in samples] if past is None else past.split(1)
         for sample, *state in zip(samples, latents, x0.split(1), pasts, strict=True):  # nothing below can fail
             sample.x, sample.x0, sample.past = state

@@ -10,7 +10,7 @@ samplers, step counts and η share a U-Net call. The step is exported, never the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -21,6 +21,7 @@ from ldm_core.schedule import NoiseSchedule
 MEMORY = 3  # tensors of earlier steps that the longest multistep method needs (PLMS)
 X, X0, EPS, PAST, NOISE, KEEP_X0, KEEP_EPS = 0, 1, 2, 3, 6, 7, 8  # columns; PAST is the first of MEMORY
 COLUMNS = 9
+FEW = 15  # steps below which DPM-Solver++ takes its last one of first order in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class Plan:
     """One request's way through the schedule, one line an evaluation of the U-Net, first one first; on the CPU.
 
     lines (S, 11) float32: timestep, ᾱ, the seven weights of the sum above, then how much of x₀ and of ε is remembered,
-    both zero where nothing is. PLMS has S + 1 lines for S steps.
+    both zero where nothing is. PLMS has S + 1 lines for S steps. `start` is the factor of the noise that a run without
+    an image begins with.
     """
 
     lines: Tensor
     draws_noise: bool = False
     remembers: bool = False  # of earlier steps
+    start: float = 1.0
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -106,7 +109,7 @@ def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.
     return SAMPLERS[sampler](schedule, visited[first:], following[first:], eta)
 
 
-def ddim(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
+def ddim(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """DDIM (Song et al. 2021, equations 12 and 16): `eta` 0 is deterministic, 1 is like DDPM."""
     a, a_next = schedule.along(visited), schedule.along(following)
     sigma = eta * torch.sqrt((1 - a_next) / (1 - a)) * torch.sqrt((1 - a / a_next).clamp(min=0))
@@ -114,7 +117,7 @@ def ddim(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
     return _plan(visited, a, {X0: a_next.sqrt(), EPS: direction, NOISE: sigma}, draws_noise=eta > 0)
 
 
-def ddpm(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
+def ddpm(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """Ancestral sampling with the smaller variance (Ho et al. 2020, equations 6 and 7), strided or not."""
     a, a_next = schedule.along(visited), schedule.along(following, last=1.0)
     alpha = a / a_next
@@ -127,7 +130,7 @@ def ddpm(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
     return _plan(visited, a, weights, draws_noise=True)
 
 
-def plms(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
+def plms(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """Pseudo linear multistep (Liu et al. 2022, equations 9, 12 and 13), as CompVis runs it.
 
     The first step evaluates twice and takes the mean of both ε: written from the point that the first evaluation
@@ -152,45 +155,52 @@ def plms(schedule: NoiseSchedule, visited: list[int], following: list[int], eta:
     )
 
 
-def euler(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
+def euler(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """Euler's method on dx̂/dσ = ε with x̂ = x / √ᾱ (Karras et al. 2022, algorithm 2 without churn)."""
     a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     step = _sigma(a_next) - _sigma(a)
-    return _plan(visited, a, {X: (a_next / a).sqrt(), EPS: a_next.sqrt() * step})
+    plan = _plan(visited, a, {X: (a_next / a).sqrt(), EPS: a_next.sqrt() * step})
+    return replace(plan, start=_start(schedule, a))
 
 
-def euler_a(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
+def euler_a(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """Euler's method down past the next noise level, and noise back up to it (k-diffusion's ancestral step)."""
     a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     here, there = _sigma(a), _sigma(a_next)
     up = there * torch.sqrt((1 - (there / here) ** 2).clamp(min=0))
     down = torch.sqrt((there**2 - up**2).clamp(min=0))
     root = a_next.sqrt()
-    return _plan(visited, a, {X: (a_next / a).sqrt(), EPS: root * (down - here), NOISE: root * up}, draws_noise=True)
+    columns = {X: (a_next / a).sqrt(), EPS: root * (down - here), NOISE: root * up}
+    return replace(_plan(visited, a, columns, draws_noise=True), start=_start(schedule, a))
 
 
-def dpmpp_2m(schedule: NoiseSchedule, visited: list[int], following: list[int], eta: float) -> Plan:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), its last step of first order."""
-    a, a_next = schedule.along(visited), _next_levels(schedule, visited)
+def dpmpp_2m(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), its last step of first order if it is to the picture itself."""
+    a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     log_snr = -_sigma(a).log()
-    h = -_sigma(a_next).log() - log_snr  # infinite for the last step, to the picture itself
+    h = -_sigma(a_next).log() - log_snr  # infinite for a last step to the picture itself
     gain = -a_next.sqrt() * torch.expm1(-h)
     x0, past = gain.clone(), torch.zeros_like(gain)
-    for i in range(1, len(visited) - 1):
+    for i in range(1, len(visited) - (schedule.end == 1.0 or len(visited) < FEW)):
         ratio = (log_snr[i] - log_snr[i - 1]) / h[i]
         x0[i], past[i] = gain[i] * (1 + 1 / (2 * ratio)), -gain[i] / (2 * ratio)
     weights = {X: ((1 - a_next) / (1 - a)).sqrt(), X0: x0, PAST: past, KEEP_X0: torch.ones_like(gain)}
     return _plan(visited, a, weights)
 
 
-SAMPLERS: Mapping[str, Callable[[NoiseSchedule, list[int], list[int], float], Plan]] = {
+SAMPLERS: Mapping[str, Callable[[NoiseSchedule, list[float], list[float], float], Plan]] = {
     "ddim": ddim, "ddpm": ddpm, "plms": plms, "dpmpp_2m": dpmpp_2m, "euler": euler, "euler_a": euler_a,
 }  # fmt: skip
 
 
-def _next_levels(schedule: NoiseSchedule, visited: list[int]) -> Tensor:
-    """ᾱ after each step: that of the next timestep visited (DDIM's and DDPM's rule differs by rounding), at last 1."""
-    return schedule.along([*visited[1:], -1], last=1.0)
+def _next_levels(schedule: NoiseSchedule, visited: list[float]) -> Tensor:
+    """ᾱ after each step: that of the next timestep visited (DDIM's rule differs by rounding), then the end."""
+    return schedule.along([*visited[1:], -1], last=schedule.end)
+
+
+def _start(schedule: NoiseSchedule, alpha_bar: Tensor) -> float:
+    """diffusers' Euler schedulers begin with σ · n, which has √(1 − ᾱ) of the variance of noisy data, or with all."""
+    return float((1 - alpha_bar[0]).sqrt()) if schedule.starts_scaled else 1.0
 
 
 def _sigma(alpha_bar: Tensor) -> Tensor:
@@ -203,13 +213,13 @@ def _with_some_signal(alpha_bar: Tensor) -> Tensor:
     return alpha_bar.clamp(min=2.0**-24)
 
 
-def _plan(visited: list[int], alpha_bar: Tensor, columns: Mapping[int, Tensor], *, draws_noise: bool = False) -> Plan:
+def _plan(visited: list[float], alpha_bar: Tensor, columns: Mapping[int, Tensor], *, draws_noise: bool = False) -> Plan:
     weights = torch.zeros(len(visited), COLUMNS, dtype=torch.float64)
     for column, values in columns.items():
         weights[:, column] = values
     return _lines(visited, alpha_bar, weights, draws_noise=draws_noise)
 
 
-def _lines(visited: list[int], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
+def _lines(visited: list[float], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
     lines = torch.cat([torch.tensor(visited)[:, None], alpha_bar[:, None], weights], dim=1).float()
     return Plan(lines, draws_noise, remembers=bool((weights[:, KEEP_X0:] != 0).any()))

@@ -27,6 +27,7 @@ from ldm_core.inpainting import (
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
 from ldm_core.samplers import MEMORY, Plan, make_plan
+from ldm_core.schedule import noised
 from ldm_core.tiling import Tiling, Window, covering, tiled
 
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
@@ -116,11 +117,11 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures
         _repaint(model, sample)
     elif params.task == "semantic2img":
         sample.concat = model.condition(label_tensor(image, width, height).to(model.device))
-        sample.x = noise.draw(shape, model.device)
+        sample.x = noise.draw(shape, model.device) * sample.plan.start
     elif params.strength is not None:
         _vary(model, sample, padded(picture_tensor(image, "image"), width, height))
     else:
-        sample.x = noise.draw(shape, model.device)
+        sample.x = noise.draw(shape, model.device) * sample.plan.start
         if model.inpaints_by_concat:  # text to picture is inpainting all of a blank one
             sample.concat = inpainting_channels(model, None, shape, noise)
     return sample
@@ -193,7 +194,7 @@ def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
         sample.class_labels = level.to(model.device) if model.unet.config.num_class_embeds else None
     sample.concat = small
     sample.tiling = covering(small.shape[2], small.shape[3], model.card.tile // model.card.scale)
-    sample.x = sample.noise.draw(tuple(sample.x.shape), model.device)
+    sample.x = sample.noise.draw(tuple(sample.x.shape), model.device) * sample.plan.start
 
 
 def _repaint(model: LatentDiffusion, sample: Sample) -> None:
@@ -201,7 +202,7 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
     shape = tuple(sample.x.shape)
     assert sample.known is not None
     if model.inpaints_by_concat:
-        sample.x = sample.noise.draw(shape, model.device)
+        sample.x = sample.noise.draw(shape, model.device) * sample.plan.start
         sample.concat = inpainting_channels(model, sample.known, shape, sample.noise)
         return
     original, mask = sample.known
@@ -209,7 +210,7 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
     mean, std = model.moments(original)
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
     sample.kept = latents, 1 - hole
-    sample.x = keep_known(model.schedule, sample, sample.noise.draw(shape, model.device), 0)
+    sample.x = keep_known(sample, sample.noise.draw(shape, model.device) * sample.plan.start, 0)
 
 
 def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
@@ -217,7 +218,7 @@ def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
     shape = tuple(sample.x.shape)
     mean, std = model.moments(picture.to(model.device))
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
-    t = sample.plan.t[:1].to(model.device)
-    sample.x = model.schedule.add_noise(latents, sample.noise.draw(shape, model.device), t)
+    level = sample.plan.alpha_bar[:1].to(model.device)
+    sample.x = noised(latents, sample.noise.draw(shape, model.device), level)
     if model.inpaints_by_concat:
         sample.concat = inpainting_channels(model, None, shape, sample.noise)

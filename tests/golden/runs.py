@@ -68,7 +68,7 @@ def _masked(case: Case, name: str, about: About) -> Quantities:
     samples = list(_samples(case, about, _plan(case, about), case[f"{name}/q_noise"]))
     for i, sample in enumerate(samples):
         sample.kept = case[f"{name}/x0"][i : i + 1], case[f"{name}/mask"][i : i + 1]
-        sample.x = keep_known(case.model.schedule, sample, sample.x, 0)
+        sample.x = keep_known(sample, sample.x, 0)
     yield from _walked(case, name, samples)
     yield from _decoded(case, name, samples[0], case.autoencoder.decode)
 
