@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ldm_core.errors import ModelError
 from ldm_core.field_types import check_fields
+from ldm_core.json_files import read_json
 
 Config = TypeVar("Config")
+MAX_NUMBER, MAX_LEVELS = 2**20, 16
 
 
 def read_config(
@@ -49,3 +53,35 @@ def read_config(
 
 def _entries(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
+
+
+class ComponentNumbers:
+    """A component's `config.json`, of which a few numbers count for the card. Raises ModelError."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.data = file, read_json(file)
+
+    def number(self, key: str, default: int) -> int:
+        """A whole number from 1 on; `default` where there is none."""
+        value = self.data.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not 1 <= value <= MAX_NUMBER:
+            raise ModelError(self.file, f"{key} = {value!r:.60} is not a whole number from 1 to {MAX_NUMBER}")
+        return value
+
+    def levels(self, key: str, default: int) -> int:
+        """How many levels a network has, by a key with one entry for each."""
+        value = self.data.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_LEVELS:
+            raise ModelError(self.file, f"{key} = {value!r:.60} is not a list of 1 to {MAX_LEVELS} numbers")
+        return len(value)
+
+    def part(self, key: str) -> ComponentNumbers:
+        """A configuration inside this one."""
+        inside = copy(self)
+        inside.data = self.data.get(key)  # type: ignore[assignment]
+        if not isinstance(inside.data, dict):
+            raise ModelError(self.file, f"{key} is not a JSON object")
+        return inside

@@ -137,6 +137,13 @@ def test_latents_and_picture_are_those_of_the_pipeline(family: tuple[Path, str, 
     assert np.abs(ours - picture).max() <= LEVELS
 
 
+def test_an_upscaler_in_half_precision_says_what_its_autoencoder_asks_for(tmp_path: Path) -> None:
+    write_upscaler(tmp_path / "upscaler")
+    assert load_model(tmp_path / "upscaler").card.warnings == ()
+    (warning,) = load_model(tmp_path / "upscaler", dtype=torch.float16).card.warnings
+    assert warning.code == "force_upcast_ignored"
+
+
 def test_what_the_pipeline_writes_loads_and_gives_the_same(family: tuple[Path, str, Task], tmp_path: Path) -> None:
     directory, name, task = family
     peer(directory, name).save_pretrained(str(tmp_path / "saved"))
