@@ -162,13 +162,16 @@ class Model(BaseModel):
     native_size: list[int] = Field(description="[width, height]")
     size_multiple: int
     max_pixels: int
+    max_side: int = Field(description="pixels; 0: any, within max_pixels")
     scale: int
     samplers: list[str]
+    default_sampler: Sampler
     max_steps: int
     default_steps: int
     default_guidance_scale: float
     inpaint_guidance_scale: float | None
     text: bool
+    vocabulary: list[str] | None = Field(description="every word that it was trained with; null: any text")
     guidance: bool
     labels: list[str] = Field(description="names of classes or objects, by id")
     label_count: int

@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ldm_core.config import read_card
+from ldm_core.config import check_directories, read_card
 from ldm_core.errors import ModelError
 from worker.settings import ServeSettings, WorkerSettings, read_settings
+from worker.vital import EXIT_BROKEN_MODEL
 
 SERVE = "everything on this machine: Redis, gateway and worker"
 KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
@@ -29,11 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _key(args.name)
     for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
         if name == "model_dirs":
-            value = ",".join(str(Path(part).expanduser().resolve()) for part in value or ()) or None
+            value = ",".join(map(_absolute, value or ())) or None
             name = "model"
         if name != "command" and value is not None:
             os.environ[f"LDM_{name.upper()}"] = str(value)
     return {"serve": _serve, "worker": _worker, "gateway": _gateway, "models": _models}[args.command]()
+
+
+def _absolute(directory: str) -> str:
+    """For child processes. What does not exist stays as it was given: it may be the name of a model on the hub."""
+    path = Path(directory).expanduser()
+    return str(path.resolve()) if path.exists() else directory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,14 +96,28 @@ def _serve() -> int:
         return 1
     from worker.supervisor import Supervisor
 
-    read_settings(WorkerSettings, redis_url="redis://checked-later")  # a bad value shall end this before children start
-    return Supervisor(read_settings(ServeSettings)).run()
+    # a bad value or model shall end this before children start
+    directories = read_settings(WorkerSettings, redis_url="redis://checked-later").model_dirs
+    settings = read_settings(ServeSettings)
+    return EXIT_BROKEN_MODEL if _refuses_one(directories) else Supervisor(settings).run()
 
 
 def _worker() -> int:
     if not _worker_installed():
         return 1
+    if _refuses_one(read_settings(WorkerSettings).model_dirs):  # before torch is imported
+        return EXIT_BROKEN_MODEL
     return int(import_module("worker.keeper").main())
+
+
+def _refuses_one(directories: Sequence[Path]) -> bool:
+    """Whether a model directory is refused before anything is loaded; it is said why."""
+    try:
+        check_directories(directories)
+    except ModelError as error:
+        print(f"ldm: {error}", file=sys.stderr)
+        return True
+    return False
 
 
 def _gateway() -> int:
@@ -132,16 +153,26 @@ def _key(name: str) -> int:
 
 
 def _models() -> int:
-    code = 0
+    code, sound = 0, list[Path]()
+    has_worker = find_spec("torch") is not None
+    if not has_worker:
+        print("ldm models: no worker is installed here, so that no weights are looked at", file=sys.stderr)
     for directory in read_settings(WorkerSettings).model_dirs:
         try:
+            check_directories([*sound, directory])
             card = read_card(directory)
+            if has_worker:
+                import_module("ldm_core.loading").check_model(directory)
+            sound.append(directory)
         except ModelError as error:
             print(error, file=sys.stderr)
             code = 1
             continue
         width, height = card.native_size
-        print(f"{card.id}  {', '.join(card.tasks)}  {width}x{height}  {card.default_steps} steps  {directory}")
+        steps = f"{card.default_steps} steps of {card.default_sampler}"
+        print(f"{card.id}  {', '.join(card.tasks)}  {width}x{height}  {steps}  {directory}")
+        for warning in card.warnings:
+            print(f"{directory}: {warning.detail}", file=sys.stderr)
     return code
 
 

@@ -47,7 +47,9 @@ class JobRequest(BaseModel):
         default=None, max_length=MAX_NAME_CHARS, description="an id from /v1/models; the task's default otherwise"
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="the model's default otherwise")
-    sampler: Sampler = "ddim"
+    sampler: Sampler | None = Field(
+        default=None, description="the model's default_sampler otherwise; ddim where eta is given"
+    )
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )

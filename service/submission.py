@@ -51,7 +51,7 @@ async def prepare(
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
-        sampler=body.sampler,
+        sampler=card.sampler_for(body.eta) if body.sampler is None else body.sampler,
         eta=body.eta,
         n=body.n,
         **_wanted(body, card),

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ldm_core import native
+from ldm_core.config import check_directories
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
@@ -25,7 +26,7 @@ from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory
 from worker.openmp import apart
 from worker.settings import WorkerSettings, read_settings
-from worker.vital import EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 log = logging.getLogger("worker.main")  # also when it runs as __main__
 
@@ -74,12 +75,13 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     dtype = _dtype(settings.dtype, device)
     models: dict[str, LatentDiffusion] = {}
     shared: dict[str, torch.nn.Module] = {}
+    check_directories(settings.model_dirs)  # all of them before the first is loaded
     for directory in settings.model_dirs:
         model = load_model(directory, device, dtype, shared)
-        if model.card.id in models:
-            raise ModelError(directory, f"a second model called {model.card.id!r}; directory names must differ")
         models[model.card.id] = model
         log.info("loaded model %s on %s as %s", model.card.id, device, dtype)
+        for warning in model.card.warnings:
+            log.warning("model %s: %s", model.card.id, warning.detail)
     if not models:
         raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
     return models
@@ -119,6 +121,10 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
+    if dtype == torch.float16 and device.type == "cpu":
+        detail = "is for GPUs, a CPU takes many times as long in it; choose float32, bfloat16 or auto"
+        print(f"LDM_DTYPE=float16: {detail}", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_SETTING)
     return dtype
 
 

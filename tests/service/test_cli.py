@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from service.exposure import warn_if_open
+from tests.end_to_end.serving import free_port
+from tests.published import write_stable_diffusion
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT
 
@@ -20,18 +26,19 @@ from tests.worker.processes import ROOT
 def ldm(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=180, check=False
     )
 
 
 def test_models_lists_directories_without_torch(tmp_path: Path) -> None:
     write_tiny_models(tmp_path)
     directories = sorted(path.parent for path in tmp_path.glob("*/model_index.json"))
-    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     options = [part for directory in directories for part in ("--model", str(directory))]
     shown = ldm("models", *options, PYTHONPATH=path)
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.returncode == 0
+    assert shown.stderr == "ldm models: no worker is installed here, so that no weights are looked at\n"
     for line, directory in zip(shown.stdout.splitlines(), directories, strict=True):
         assert line.startswith(directory.name)
         assert line.endswith(str(directory))
@@ -112,3 +119,90 @@ def test_a_missing_file_of_keys_stops_the_gateway(tmp_path: Path) -> None:
 def test_help_names_every_command() -> None:
     shown = ldm("--help").stdout
     assert all(command in shown for command in ("serve", "worker", "gateway", "models", "import", "key"))
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stable_diffusion(tmp_path_factory.mktemp("models") / "sd")
+
+
+def no_bias(directory: Path) -> None:
+    file = directory / "unet/diffusion_pytorch_model.safetensors"
+    save_file({key: value for key, value in load_file(file).items() if key != "conv_in.bias"}, file)
+
+
+def setting(directory: Path) -> None:
+    (directory / "service.json").write_text('{"max_pixels": "abc"}')
+
+
+def other_family(directory: Path) -> None:
+    (directory / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a weight is missing": (no_bias, "missing: conv_in.bias"),
+    "a setting of another type": (setting, "service.json: max_pixels = 'abc'"),
+    "another family": (other_family, "is SDXL"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_models_and_serve_say_the_same_of_a_broken_directory(stable_diffusion: Path, tmp_path: Path, name: str) -> None:
+    damage, said = BROKEN[name]
+    directory = Path(shutil.copytree(stable_diffusion, tmp_path / "sd"))
+    damage(directory)
+    listed = ldm("models", "--model", str(directory))
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert listed.stderr.count("\n") == 1
+    assert said in listed.stderr
+    data = str(tmp_path / "data")
+    port = str(free_port())
+    served = ldm("serve", "--model", str(directory), "--data-dir", data, "--port", port, LDM_METRICS_PORT="0")
+    assert served.returncode == 3
+    assert listed.stderr.strip() in served.stdout + served.stderr
+    assert "Traceback" not in served.stdout + served.stderr
+
+
+def test_models_lists_a_sound_directory_and_what_of_it_is_not_followed(stable_diffusion: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(stable_diffusion, tmp_path / "sd"))
+    file = directory / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_karras_sigmas": True}))
+    listed = ldm("models", "--model", str(directory))
+    assert listed.returncode == 0
+    assert listed.stdout.startswith("sd  txt2img, inpaint  32x32")
+    assert listed.stderr.strip().endswith("use_karras_sigmas = True is not followed")
+
+
+@pytest.mark.parametrize("command", ["models", "serve", "worker"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("someone/some-model", "hf download someone/some-model --local-dir DIR"),
+        ("v1.safetensors", "ldm import --ckpt"),
+        ("nowhere", "there is no such directory"),
+    ],
+)
+def test_what_is_no_directory_is_one_sentence_with_the_way_out(
+    redis_url: str, tmp_path: Path, command: str, given: str, said: str
+) -> None:
+    (tmp_path / "v1.safetensors").write_bytes(b"")
+    wanted = str(tmp_path / given) if given.startswith("v1") else given
+    settings = {"LDM_DATA_DIR": str(tmp_path / "data"), "LDM_REDIS_URL": redis_url, "LDM_METRICS_PORT": "0"}
+    shown = ldm(command, "--model", wanted, **settings)
+    assert shown.returncode == (1 if command == "models" else 3)
+    assert (shown.stdout, shown.stderr.count("\n")) == ("", 1)
+    assert said in shown.stderr
+    assert given in shown.stderr
+    assert str(ROOT) not in shown.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "serve", "worker"])
+def test_two_directories_of_one_name_are_refused(
+    stable_diffusion: Path, redis_url: str, tmp_path: Path, command: str
+) -> None:
+    other = shutil.copytree(stable_diffusion, tmp_path / "sd")
+    settings = {"LDM_DATA_DIR": str(tmp_path / "data"), "LDM_REDIS_URL": redis_url, "LDM_METRICS_PORT": "0"}
+    shown = ldm(command, "--model", str(stable_diffusion), "--model", str(other), **settings)
+    assert shown.returncode == (1 if command == "models" else 3)
+    assert shown.stderr.count("\n") == 1
+    assert f"is a second model called 'sd' beside {stable_diffusion}" in shown.stderr

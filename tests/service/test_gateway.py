@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -145,6 +146,22 @@ async def test_models_are_those_of_live_workers(http: httpx.AsyncClient, announc
     assert toy["object"] == "model"
     assert toy["workers"] == 1
     assert {"created", "owned_by", "tasks", "native_size", "scale", "samplers", "text", "loaded"} <= set(toy)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler"),
+    [({}, "euler"), ({"sampler": None}, "euler"), ({"sampler": "plms"}, "plms"), ({"eta": 0.5}, "ddim")],
+)
+async def test_the_sampler_is_the_models_own_where_a_request_names_none(
+    http: httpx.AsyncClient, announced: None, redis: Redis, asked: dict[str, Any], sampler: str
+) -> None:
+    """Only DDIM has an η, so that a request for one needs no sampler."""
+    card = {**json.loads(CARD)[0], "default_sampler": "euler"}
+    redis.set(scripts.worker_key("nobody"), json.dumps([card]))
+    (model,) = (await http.get("/v1/models")).json()["data"]
+    assert model["default_sampler"] == "euler"
+    job = (await http.post("/v1/txt2img", json={"prompt": "x", **asked})).json()
+    assert job["request"]["sampler"] == sampler
 
 
 async def test_health_and_readiness(http: httpx.AsyncClient, redis_url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
 from worker.jobs import JobPayload
 from worker.main import keep_compiled
-from worker.vital import EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +32,10 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(path.parent for path in root.glob("*/model_index.json"))
 
 
-def start(directories: list[Path], redis_url: str, data_dir: Path) -> subprocess.Popen[str]:
+def start(directories: list[Path], redis_url: str, data_dir: Path, **settings: str) -> subprocess.Popen[str]:
     env = os.environ | {
         "LDM_REDIS_URL": redis_url, "LDM_DATA_DIR": str(data_dir), "LDM_MODEL": ",".join(map(str, directories)),
-        "LDM_DEVICE": "cpu", "LDM_METRICS_PORT": "0", "LDM_WORKER_NAME": "real", "OMP_NUM_THREADS": "1",
+        "LDM_DEVICE": "cpu", "LDM_METRICS_PORT": "0", "LDM_WORKER_NAME": "real", "OMP_NUM_THREADS": "1", **settings,
     }  # fmt: skip
     command = [sys.executable, "-m", "worker.main"]
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
@@ -80,6 +81,31 @@ def test_a_broken_model_directory_stops_the_start_with_one_sentence(
     _, said = process.communicate(timeout=60)
     assert process.returncode == EXIT_BROKEN_MODEL
     assert said.strip().splitlines() == [f"ldm worker: {broken}/model_index.json: component 'unet' is missing"]
+
+
+def test_half_precision_for_gpus_is_refused_on_a_cpu(directories: list[Path], redis_url: str, tmp_path: Path) -> None:
+    process = start(directories, redis_url, tmp_path, LDM_DTYPE="float16")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == EXIT_BAD_SETTING
+    (line,) = said.strip().splitlines()
+    assert line.startswith("LDM_DTYPE=float16: ") and "bfloat16" in line
+
+
+def test_what_of_a_directory_is_not_followed_is_on_each_of_its_jobs_cards(
+    directories: list[Path], redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(directories[0], tmp_path / "karras"))
+    file = directory / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_karras_sigmas": True}))
+    process = start([directory], redis_url, tmp_path)
+    try:
+        eventually(lambda: process.poll() is not None or redis.exists("ldm:worker:real"), 60)
+        (card,) = json.loads(redis.get("ldm:worker:real") or "[]")
+        assert [warning["code"] for warning in card["warnings"]] == ["scheduler_setting_ignored"]
+        assert card["default_sampler"] == "ddim"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_compiled_code_is_kept_in_the_data_directory_where_that_can_be_written(
