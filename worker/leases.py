@@ -26,7 +26,7 @@ from worker.vital import give_up
 log = logging.getLogger(__name__)
 
 UNLISTED_S = 10  # a job that has been in no list for this long is put back
-SWEEP_S = (60.0, 5.0)  # between two sweeps of expired files; and while Redis is away
+SWEEP_EVERY = 12  # beats; while Redis is away, at each
 
 
 class OtherWeights(LdmError):
@@ -135,8 +135,8 @@ class Leases:
     def _other_weights(self, model: str, theirs: str, other: str) -> str:
         ours = self._weights[self._weights.index(model) + 1]
         return (
-            f"model {model!r}: worker {other} serves other weights under this id (digest {theirs[:12]}, ours are "
-            f"{ours[:12]}); stop it first, or rename this model's directory"
+            f"model {model!r}: worker {other} serves other weights or settings under this id (digest {theirs[:12]}, "
+            f"ours are {ours[:12]}); stop it first, or rename this model's directory"
         )
 
     def _warn(self, text: str, *values: str) -> None:
@@ -162,7 +162,7 @@ class Leases:
 
     def _sweep_files(self) -> None:
         """Whatever Redis does: it may be the expired files that keep it from writing."""
-        if time.monotonic() - self._swept_at >= SWEEP_S[self._away]:
+        if time.monotonic() - self._swept_at >= self._beat_s * (1 if self._away else SWEEP_EVERY):
             self._swept_at = time.monotonic()
             with suppress(OSError):
                 self._blobs.sweep()

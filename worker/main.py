@@ -20,8 +20,9 @@ from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from worker.batch_worker import BatchWorker
 from worker.blobs import open_blobs
-from worker.connection import connect
+from worker.connection import AWAY, able, connect
 from worker.engine import Engine
+from worker.health import Evicts, inspect
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory
 from worker.openmp import apart
@@ -36,6 +37,12 @@ def main() -> int:
     other weights under a model id of ours, 70 the device hangs or a thread died."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
+    try:
+        with suppress(*AWAY), able():  # it may come later
+            inspect(connect(settings.redis_url), allow_eviction=settings.allow_eviction)
+    except Evicts as error:
+        log.critical("%s", error)
+        return EXIT_BAD_SETTING
     try:
         models = apart(lambda: load_models(settings))
     except ModelError as error:

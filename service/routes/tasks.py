@@ -26,6 +26,7 @@ from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
 from service.schemas import REQUESTS
 from service.settings import GatewaySettings
 from service.submission import prepare
+from service.upkeep import NoRoom
 from service.waiting import Wish, answer
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=PlainRoute)
@@ -102,6 +103,8 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
     body.format = wish.format_for(body.format if "format" in body.model_fields_set else None)
+    if trouble := await broker.trouble():  # before anything is done for a job
+        raise NoRoom(trouble)
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,

@@ -73,6 +73,23 @@ async def test_a_status_picks_and_expired_jobs_are_left_out(
     assert listed[-1] == (await http.get(f"/v1/jobs/{done}")).json()
 
 
+async def test_a_damaged_record_is_shown_as_that_and_hides_no_other(
+    http: httpx.AsyncClient, redis: Redis, announced: None
+) -> None:
+    first, damaged, last = await submit(http, 3)
+    redis.hset(f"rq:job:{damaged}", "data", b"of no version")
+    answer = await http.get("/v1/jobs")
+    assert answer.status_code == 200
+    listed = answer.json()["data"]
+    assert [job["id"] for job in listed] == [last, damaged, first]
+    assert set(listed[1]) == set(listed[0])
+    assert (listed[1]["model"], listed[1]["status"], listed[1]["request"]) == ("toy", "queued", None)
+    assert "cannot be read" in listed[1]["error"]["detail"]
+    assert listed[1]["created_at"]
+    problem = assert_problem(await http.get(f"/v1/jobs/{damaged}"), 500)
+    assert problem["detail"] == listed[1]["error"]["detail"]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [("limit=0", "limit"), ("limit=101", "limit"), ("limit=ten", "limit"), ("status=done", "status"),
