@@ -64,7 +64,9 @@ def parent_of(pid: int) -> int:
 class Served:
     """One `ldm serve`. Its processes all carry a mark in their environment, so that none can be left unseen."""
 
-    def __init__(self, data_dir: Path, models: Sequence[Path], port: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self, data_dir: Path, models: Sequence[Path], port: int | None = None, threads: int = 1, **settings: Any
+    ) -> None:
         self.port, self.metrics_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
@@ -74,7 +76,7 @@ class Served:
         options += [part for model in models for part in ("--model", str(model))]
         given = {"metrics_port": self.metrics_port, **settings}
         env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()}
-        env |= dict([self._mark.split("=")]) | {"OMP_NUM_THREADS": "1"}
+        env |= dict([self._mark.split("=")]) | {"OMP_NUM_THREADS": str(threads)}
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service", "serve", *options], cwd=ROOT, env=env, stdout=log, stderr=log

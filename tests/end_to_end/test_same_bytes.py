@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,22 @@ def test_the_same_bytes_alone_and_among_fifteen_others(served: Served, task: str
     assert [job["status"] for job in jobs] == ["succeeded"] * 16
     assert steps_of_more_rows_than_one_call_holds(served) > shared_before
     assert jobs[8]["images"][0]["sha256"] == alone["images"][0]["sha256"]
+
+
+def test_the_same_bytes_with_two_threads_at_small_sizes(serve: Callable[..., Served]) -> None:
+    """Where a row's place in its call once changed its last bits. Each job has a mate before it and one behind."""
+    served = serve([], threads=2)  # the models that come with the package
+    served.wait_until_ready()
+    bodies = [
+        request(served, "txt2img", steps=5, seed=seed, width=16, height=height, guidance_scale=guidance)
+        for height in (16, 80)
+        for seed, guidance in enumerate((1, 1, 3, 1))
+    ]
+    alone = [served.finished(served.submit("txt2img", **body)["id"]) for body in bodies]
+    ids = [served.submit("txt2img", **body)["id"] for body in [*bodies, *bodies[::-1]]]
+    together = [served.finished(job_id) for job_id in ids]
+
+    def digests(jobs: list[dict[str, Any]]) -> list[str]:
+        return [job["images"][0]["sha256"] for job in jobs]
+
+    assert digests(together) == digests(alone) + digests(alone)[::-1]
