@@ -20,6 +20,7 @@ from ldm_core.compiled import CompiledUNet
 from ldm_core.conditioning import Condition
 from ldm_core.config import ModelCard
 from ldm_core.inpainting import HoleStyle, MaskedPicture, keep_known
+from ldm_core.latest import Latest
 from ldm_core.params import GenerationParams
 from ldm_core.row_counts import calls, default_rows, is_small, row_counts
 from ldm_core.samplers import guide, update
@@ -27,6 +28,8 @@ from ldm_core.schedule import NoiseSchedule
 from ldm_core.tasks import Sample
 from ldm_core.tiling import Tiling, Window, tiled
 from ldm_core.unet import UNet
+
+SIZES = 64  # whose blank picture is kept
 
 
 def _nothing(rows: int) -> None:
@@ -46,7 +49,7 @@ class LatentDiffusion:
     device: torch.device
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its pictures depend
-    _blank: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _blank: Latest[tuple[Tensor, Tensor]] = field(default_factory=Latest)
     _compiled: CompiledUNet | None = None
 
     @property
@@ -73,12 +76,13 @@ class LatentDiffusion:
         return self.autoencoder.moments(picture.to(self.dtype))
 
     def blank_moments(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """`moments` of an all-grey picture of that latent size, computed once."""
-        if (height, width) not in self._blank:
-            factor = self.autoencoder.config.factor
-            grey = torch.zeros(1, 3, height * factor, width * factor, device=self.device)
-            self._blank[height, width] = self.moments(grey)
-        return self._blank[height, width]
+        """`moments` of an all-grey picture of that latent size, kept for the latest sizes."""
+        factor = self.autoencoder.config.factor
+
+        def computed() -> tuple[Tensor, Tensor]:
+            return self.moments(torch.zeros(1, 3, height * factor, width * factor, device=self.device))
+
+        return self._blank.get((height, width), computed, SIZES)
 
     def predict(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,17 @@ def _with(values: tuple[Any, ...], change: Callable[[Tensor], Any]) -> tuple[Any
 def present() -> bool:
     """Whether they were compiled."""
     return library() is not None
+
+
+def return_freed_memory() -> None:
+    """Gives what glibc's allocator holds free back to the system, which it does by itself only at its end."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 @cache

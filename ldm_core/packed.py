@@ -164,11 +164,13 @@ class _Packed(Generic[T]):
 
     def __init__(self, pack: Callable[[Tensor, torch.Size], T]) -> None:
         self._pack = pack
-        self._latest: Latest[T] = Latest()
+        self._latest: Latest[T] = Latest()  # for all shapes
+        self._layouts: Latest[T] = Latest(lambda packed: packed.nbytes if isinstance(packed, Tensor) else 0)
 
     def get(self, weight: Tensor, shape: torch.Size = ANY) -> T:
+        latest = self._latest if shape is ANY else self._layouts
         keep = 1 if shape is ANY else KEPT_SMALL if weight.nbytes <= SMALL else KEPT
-        return self._latest.get((shape, version(weight)), lambda: self._pack(weight.detach(), shape), keep)
+        return latest.get((shape, version(weight)), lambda: self._pack(weight.detach(), shape), keep)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

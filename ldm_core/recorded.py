@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ldm_core import native
-from ldm_core.latest import Latest, only_infers
+from ldm_core.latest import BUDGET, Latest, only_infers
 from ldm_core.native import KernelCall
 
 Replay = Callable[[], object]
@@ -53,12 +53,16 @@ class Recorded:
             return call(*parts)
         shapes = self._shapes.get(weights(), Latest, 1)
         signature = tuple(None if part is None else (part.dtype, part.shape) for part in parts)
-        shape = shapes.get((torch.is_inference_mode_enabled(), signature), _Shape, KEPT)
+        key = torch.is_inference_mode_enabled(), signature
+        shape = shapes.get(key, _Shape, KEPT)
+        BUDGET.use(shapes, key, shape.nbytes)
         try:
             tape = shape.tapes.pop()
         except IndexError:
             # every call of a shape begins with the same layout and alignment, on which its last bits may depend
-            return shape.call(call, [None if part is None else part.clone(memory_format=PLAIN) for part in parts])
+            output = shape.call(call, [None if part is None else part.clone(memory_format=PLAIN) for part in parts])
+            BUDGET.use(shapes, key, shape.nbytes)
+            return output
         try:
             return tape(parts)
         finally:
@@ -70,6 +74,7 @@ class _Shape:
 
     def __init__(self) -> None:
         self.tapes: list[_Tape] = []  # one or none, which is taken out while it runs
+        self.nbytes = 0  # that the tape keeps
         self._calls = 0
         self._recording = threading.Lock()
 
@@ -78,21 +83,28 @@ class _Shape:
         if not FIRST <= self._calls <= LAST or not self._recording.acquire(blocking=False):
             return call(*parts)
         try:
-            with _Recorder() as recorder, native.listener(recorder.kernel):
-                output = call(*parts)
-            tape = recorder.tape(parts, output)
-            if tape is not None and not self.tapes:
-                self.tapes.append(tape)
-            if tape is not None or recorder.too_large:
-                self._calls = LAST
+            output = self._record(call, parts)
+            native.return_freed_memory()  # all results of the call were alive at once
             return output
         finally:
             self._recording.release()
 
+    def _record(self, call: Callable[..., Tensor], parts: list[Tensor | None]) -> Tensor:
+        with _Recorder() as recorder, native.listener(recorder.kernel):
+            output = call(*parts)
+        tape = recorder.tape(parts, output)
+        if tape is not None and not self.tapes:
+            self.tapes.append(tape)
+            self.nbytes = tape.nbytes
+        if tape is not None or recorder.too_large:
+            self._calls = LAST
+        return output
+
 
 class _Tape:
-    def __init__(self, replays: list[Replay], inputs: list[Tensor | None], output: Tensor) -> None:
+    def __init__(self, replays: list[Replay], inputs: list[Tensor | None], output: Tensor, nbytes: int) -> None:
         self._replays, self._inputs, self._output = replays, inputs, output
+        self.nbytes = nbytes
 
     def __call__(self, parts: Iterable[Tensor | None]) -> Tensor:
         for buffer, part in zip(self._inputs, parts, strict=True):
@@ -191,7 +203,8 @@ class _Recorder(TorchDispatchMode):
         last[_start(output)] = len(self._steps)
         sizes = {start: own.untyped_storage().nbytes() for start, own in self._own.items() if start in first}
         places, size = _places({start: (sizes[start], first[start], last[start]) for start in sizes})
-        if size + sum(tensor.nbytes for tensor in self._packed.values()) > SMALL:
+        size_of_packed = sum(tensor.nbytes for tensor in self._packed.values())
+        if size + size_of_packed > SMALL:
             return None
         memory = torch.empty(size, dtype=torch.uint8).untyped_storage()
 
@@ -202,7 +215,8 @@ class _Recorder(TorchDispatchMode):
             offset = place // tensor.itemsize + tensor.storage_offset()
             return torch.empty(0, dtype=tensor.dtype).set_(memory, offset, tensor.shape, tensor.stride())
 
-        return _Tape([step.replay(move) for step, _ in self._steps], inputs, move(output))
+        replays = [step.replay(move) for step, _ in self._steps]
+        return _Tape(replays, inputs, move(output), size + size_of_packed)
 
 
 def _places(needs: Mapping[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:
