@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.card import ModelCard
 from ldm_core.conditioning import Condition
-from ldm_core.config import ModelCard
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 from ldm_core.schedule import NoiseSchedule

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.card import ModelCard
 from ldm_core.condition_loading import build_condition
 from ldm_core.conditioning import Condition
-from ldm_core.config import ModelCard, read_card
+from ldm_core.config import read_card
 from ldm_core.directory import CONDITIONS, UNSCALED, Components, find_components, scheduler_settings
 from ldm_core.errors import ModelError
 from ldm_core.job_warning import JobWarning

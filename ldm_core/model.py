@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.autoencoder import Autoencoder
+from ldm_core.card import ModelCard
 from ldm_core.compiled import CompiledUNet
 from ldm_core.conditioning import Condition
-from ldm_core.config import ModelCard
 from ldm_core.inpainting import HoleStyle, MaskedPicture, keep_known
 from ldm_core.latest import Latest
 from ldm_core.params import GenerationParams

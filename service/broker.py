@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
@@ -21,19 +20,15 @@ from service.listing import page_of_jobs
 from service.queues import depths, with_positions
 from service.quota import (
     REMEMBER_S,
-    UNMEASURED_RETRY_S,
     Idempotency,
     IdempotencyConflict,
     Pace,
-    QueueFull,
     Quota,
     Submitted,
-    TooFast,
-    TooManyOpen,
-    retry_after,
 )
 from service.rates import Rates
-from service.upkeep import Upkeep, largest_images, no_memory
+from service.refusals import refusal_of
+from service.upkeep import Upkeep, largest_images
 from worker import scripts
 from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
 from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
@@ -44,7 +39,6 @@ from worker.turns import Turns
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
-CONFLICT = "this Idempotency-Key came with another request before"
 NO_PICTURES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
 
@@ -133,7 +127,8 @@ class Broker:
             kind, *told = await self._enqueue(payload, record, free, quota, idempotency)
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
-        self._raise_refusal(kind, told, quota)
+        if (refusal := refusal_of(kind, told, self._queue_limit, quota)) is not None:
+            raise refusal
         if kind == b"queued":
             _, position, event_id, remaining, reset_s, created_at = told
             view = new_view(payload, created_at, position=int(position), event_id=event_id.decode())
@@ -158,7 +153,7 @@ class Broker:
             known = await self._redis.hmget(scripts.idempotency_key(owner, idempotency.key), "id", "print")
         view = await self.job(known[0].decode()) if known[0] else None
         if view is not None and known[1].decode() != idempotency.fingerprint:
-            raise IdempotencyConflict(CONFLICT)
+            raise IdempotencyConflict
         return view
 
     async def _enqueue(
@@ -175,21 +170,6 @@ class Broker:
             return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
         except AWAY:  # perhaps only the reply was lost; the script knows the id then and changes nothing
             return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
-
-    def _raise_refusal(self, kind: bytes, told: list[bytes], quota: Quota) -> None:
-        match kind:
-            case b"full":
-                raise QueueFull(self._queue_limit, retry_after(self._queue_limit, int(told[0]), float(told[1])))
-            case b"busy":
-                raise TooManyOpen(quota.open_jobs, UNMEASURED_RETRY_S)
-            case b"rate":
-                wait = float(told[0])
-                pace = Pace(limit=quota.rate, remaining=0, reset_s=wait + quota.window_s)
-                raise TooFast(pace, quota.window_s, math.ceil(wait))
-            case b"memory":
-                raise no_memory()
-            case b"conflict":
-                raise IdempotencyConflict(CONFLICT)
 
     async def jobs(
         self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from worker import scripts
 from worker.jobs import LiveModel
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter
 from ldm_core.image import central_square, flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
 from service.schemas import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
 from service.schemas import JobRequest

@@ -101,6 +101,9 @@ class IdempotencyConflict(LdmError):
 
     reason = "idempotency"
 
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came with another request before")
+
 
 def retry_after(limit: int, jobs: int, in_seconds: float) -> float:
     """Seconds until a tenth of a full queue should be done, where `jobs` of them ended within `in_seconds`."""

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from anyio import to_thread
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidParameter, RequestError, UnsupportedTask
 from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
 from service.auth import ApiKey, Forbidden

@@ -24,6 +24,9 @@ SWEEP_S = 5.0
 LEASE_S = 20  # of jobs whose leases begin anew because Redis' clock has jumped
 
 
+FULL = "The memory of Redis is almost full."  # what is left of it is for the jobs that are there
+
+
 class NoRoom(LdmError):
     """Redis or the disk could not keep another job. Its message may be shown to a client."""
 
@@ -84,7 +87,7 @@ class Upkeep:
         if self._blobs.in_redis:
             free -= input_bytes
         if free <= 0:
-            raise no_memory()
+            raise NoRoom(FULL)
         return free
 
     async def _run(self) -> None:
@@ -98,11 +101,6 @@ class Upkeep:
             except Exception:
                 log.exception("the queues could not be looked after; the next try is in %g s", SWEEP_S)
             await asyncio.sleep(SWEEP_S)
-
-
-def no_memory() -> NoRoom:
-    """What is left of Redis' memory is for the jobs that are there."""
-    return NoRoom("The memory of Redis is almost full.")
 
 
 def largest_images(payload: JobPayload) -> int:

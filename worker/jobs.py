@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import LdmError
 from ldm_core.job_warning import JobWarning, warnings_from_json
 from ldm_core.params import SAMPLERS, TASKS, GenerationParams

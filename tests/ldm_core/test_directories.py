@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm_core.config import ModelCard, read_card
+from ldm_core.card import ModelCard
+from ldm_core.config import read_card
 from ldm_core.errors import ModelError
 from ldm_core.loading import check_model, load_model
 from ldm_core.model import LatentDiffusion

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams

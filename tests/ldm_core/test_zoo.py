@@ -9,11 +9,12 @@ import torch
 import yaml
 
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.card import ModelCard
 from ldm_core.compvis import import_checkpoint
 from ldm_core.compvis.configs import autoencoder_config
 from ldm_core.compvis.diffusion import read_diffusion
 from ldm_core.compvis.reader import read_yaml
-from ldm_core.config import ModelCard, read_card
+from ldm_core.config import read_card
 from ldm_core.errors import ModelError
 from ldm_core.unet import UNet
 from ldm_core.unet_config import UNetConfig

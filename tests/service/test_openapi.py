@@ -10,7 +10,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.params import GenerationParams, Task
 from service import answers, cors
 from service.answers import JobParameters, Model

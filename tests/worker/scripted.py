@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from ldm_core.config import ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import JobError
 from worker import admission
 from worker.batch_worker import BatchWorker
