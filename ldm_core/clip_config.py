@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import CLIPConfig, CLIPTextConfig
-from transformers.activations import ACT2FN
 
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
@@ -20,6 +19,7 @@ LIMITS: Mapping[str, int] = {
     "num_channels": 64,
     **dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "max_position_embeddings"), 2**16),
 }  # fmt: skip
+USUAL = ("quick_gelu", "gelu")  # activations
 HALVES = ("text_config", "vision_config")
 
 
@@ -54,8 +54,16 @@ def _problems(data: Mapping[str, Any], place: str = "") -> Iterator[str]:
     width, heads = data.get("hidden_size"), data.get("num_attention_heads")
     if width is not None and heads is not None and width % heads:
         yield f"{place}num_attention_heads = {heads} does not divide hidden_size = {width}"
-    if not isinstance(activation := data.get("hidden_act", "gelu"), str) or activation not in ACT2FN:
+    if not _is_activation(activation := data.get("hidden_act", USUAL[0])):
         yield f"{place}hidden_act = {activation!r:.60} is no activation"
     for half in HALVES:
         if isinstance(data.get(half), dict):
             yield from _problems(data[half], f"{place}{half}.")
+
+
+def _is_activation(name: Any) -> bool:
+    if name in USUAL:
+        return True
+    from transformers.activations import ACT2FN  # here, as it takes seconds that the usual ones need not wait for
+
+    return isinstance(name, str) and name in ACT2FN

@@ -17,7 +17,6 @@ from ldm_core.compvis.names import Source, first_stage_source
 from ldm_core.compvis.recognising import refuse_other_models
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
-from ldm_core.loading import OLD_ATTENTION
 from ldm_core.weights import weights_file
 
 PREFIX = "first_stage_model."
@@ -50,6 +49,8 @@ def write_given(
 
 def _old_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Where the parameters lie that diffusers had under other names before 0.15."""
+    from ldm_core.loading import OLD_ATTENTION  # here, as it takes a second that no other import needs to wait for
+
     names = {}
     for key in state:
         modern = key

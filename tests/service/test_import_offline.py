@@ -24,7 +24,7 @@ def ldm_import(tmp_path: Path, endpoint: str, case: str) -> subprocess.Completed
     hub_env = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": endpoint}
     return subprocess.run(
         [sys.executable, "-m", "service", "import", *map(str, command)],
-        cwd=ROOT, env=os.environ | hub_env, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=os.environ | hub_env, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_a_proxy_in_place_of_the_hub_is_named_with_its_answer(tmp_path: Path) ->
 def test_a_hub_whose_name_nobody_knows_is_named_in_seconds(tmp_path: Path) -> None:
     began = time.monotonic()
     assert_refused(tmp_path, ldm_import(tmp_path, "http://no-such-host.invalid", "v-text2img-bert"), BERT, "reached")
-    assert time.monotonic() - began < 30  # some four seconds and the start of the command; it was minutes
+    assert time.monotonic() - began < 90  # a few seconds, most of them the start of the command; it was four minutes
 
 
 def test_a_hub_that_has_the_tokenizer_is_asked_once(tmp_path: Path) -> None:
