@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -26,36 +26,34 @@ FORMATS: Mapping[str, Format] = {content_type: name for name, content_type in CO
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`asked_s`: seconds to wait, None where the client does not say; `accept`: what it takes as the answer."""
+    """`asked_s`: seconds to wait, None where the client does not say; `content_type`: what it wants as the answer."""
 
     asked_s: float | None
-    accept: Accept
+    content_type: str
 
     @classmethod
     def of(cls, request: Request) -> Wish:
-        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`."""
+        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where there is nothing that it takes."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
-        seconds = min(float(asked[1]), MAX_WAIT_S) if asked else None
-        return cls(seconds, Accept(request.headers.getlist("accept")))
-
-    def format_for(self, given: Format | None) -> Format:
-        """The format of a job's images: the one given, else the one that suits `Accept`. Raises Problem."""
-        chosen = self._choose([CONTENT_TYPES[given]] if given else [*FORMATS])
-        return given or FORMATS.get(chosen, "png")
-
-    def is_image(self, image_format: Format) -> bool:
-        """Whether the client wants the first image of a job in that format rather than the job. Raises Problem."""
-        return self._choose([CONTENT_TYPES[image_format]]) != JSON
-
-    def wait_s(self, *, image: bool) -> float:
-        """How long the answer may take."""
-        return (IMAGE_WAIT_S if image else 0.0) if self.asked_s is None else self.asked_s
-
-    def _choose(self, images: Sequence[str]) -> str:
-        chosen = self.accept.best([JSON, *images])
+        chosen = Accept(request.headers.getlist("accept")).best([JSON, *FORMATS])
         if chosen is None:
-            raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(images)}, which is what there is.")
-        return chosen
+            raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(FORMATS)}, which is what there is.")
+        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else None, chosen)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the client wants the job's first image rather than the job: in the job's own format."""
+        return self.content_type != JSON
+
+    @property
+    def format(self) -> Format:
+        """The format of the images of a job whose request names none."""
+        return FORMATS.get(self.content_type, "png")
+
+    @property
+    def wait_s(self) -> float:
+        """How long the answer may take."""
+        return (IMAGE_WAIT_S if self.is_image else 0.0) if self.asked_s is None else self.asked_s
 
 
 async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str], root: str) -> Response:
@@ -64,20 +62,14 @@ async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str
     `root` is the path under which clients see this server.
     """
     headers = {"Location": job_path(view.payload.id, root), **headers}
-    try:
-        image = wish.is_image(view.payload.format)
-    except Problem as problem:  # of a job that an earlier request made
-        problem.headers |= headers
-        raise
-    wait_s = wish.wait_s(image=image)
-    if wait_s > 0 and view.status not in TERMINAL:
+    if wish.wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, wait_s, view.event_id) or _lost()
-    if view.status in TERMINAL and image:
+            view = await broker.wait(view.payload.id, wish.wait_s, view.event_id) or _lost()
+    if view.status in TERMINAL and wish.is_image:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
-    if wait_s > 0:
-        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    if wish.wait_s > 0:
+        headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
     return JSONResponse(job_json(view, root), status, headers)
 
 

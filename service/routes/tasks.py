@@ -102,13 +102,14 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
         idempotency = await to_thread.run_sync(identify, key, caller.name, task, body, limiter=LARGE)
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
-    body.format = wish.format_for(body.format if "format" in body.model_fields_set else None)
+    if "format" not in body.model_fields_set:
+        body.format = wish.format
     if trouble := await broker.trouble():  # before anything is done for a job
         raise NoRoom(trouble)
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
-        one_image=wish.is_image(body.format),
+        one_image=wish.is_image,
     )  # fmt: skip
     return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
 

@@ -339,8 +339,8 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number for a name": (config("unet", mid_block_type=3), "mid_block_type = 3"),
     "a text encoder of another width": (config("text_encoder", hidden_size=64), "cross_attention_dim = 32, text"),
     "channels of another autoencoder": (config("unet", out_channels=8), "out_channels = 8, the latents of vae have 4"),
-    "groups that do not divide": (config("unet", norm_num_groups=7), "describes no network that can be built"),
-    "text for a text encoder": (config("text_encoder", num_hidden_layers="x"), "no network that can be built"),
+    "groups that do not divide": (config("unet", norm_num_groups=7), "not all multiples of 7"),
+    "text for a text encoder": (config("text_encoder", num_hidden_layers="x"), "num_hidden_layers = 'x'"),
     "a number for classes": (config("text_encoder", architectures=5), "architectures = 5"),
 }  # fmt: skip
 
