@@ -130,13 +130,24 @@ class Job(BaseModel):
 
 
 class DamagedJob(BaseModel):
-    """A job of which nothing else is known: its record is damaged, or of a version that this server cannot read."""
+    """A job whose record is damaged, or of a version that this server cannot read: null where only that would know."""
 
     id: str
+    task: None
     model: str
     status: JobStatus
+    progress: None
+    step: None
+    steps: None
+    queue_position: None
     created_at: Time | None
+    started_at: None
+    finished_at: None
+    expires_at: None
+    request: None
+    images: list[JobImage]
     error: JobError
+    warnings: list[JobWarning]
     urls: JobUrls
 
 
@@ -242,8 +253,17 @@ def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
     """A job whose record cannot be read, as clients see it."""
     path = job_path(job.id, root)
     error = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": job.detail}
-    known = {"id": job.id, "model": job.model, "status": job.status, "created_at": _time(job.created_at)}
-    return DamagedJob.model_validate({**known, "error": {**error, "instance": path}, "urls": _urls(path)})
+    known: dict[str, Any] = {
+        "id": job.id,
+        "model": job.model,
+        "status": job.status,
+        "created_at": _time(job.created_at),
+        "images": [],
+        "error": {**error, "instance": path},
+        "warnings": [],
+        "urls": _urls(path),
+    }
+    return DamagedJob.model_validate({**dict.fromkeys(DamagedJob.model_fields), **known})
 
 
 def _urls(path: str) -> dict[str, str]:
