@@ -105,7 +105,17 @@ class Admission:
         result = result_fields(job_id, [], "the record cannot be read", self._worker, execution)
         with suppress(*AWAY):  # else its lease ends
             scripts.commit.run(
-                self._redis, self._worker, job_id, execution, "failed", 0, 0.0, "[]", unreadable_problem(), *result
+                self._redis,
+                self._worker,
+                job_id,
+                execution,
+                "failed",
+                0,
+                0.0,
+                "[]",
+                unreadable_problem(),
+                "[]",
+                *result,
             )
 
     def _give_back(self, held: Held) -> None:
