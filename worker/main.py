@@ -50,7 +50,9 @@ def main() -> int:
         return EXIT_BROKEN_MODEL
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
-    rows = {model_id: settings.rows or model.default_rows() for model_id, model in models.items()}
+    rows = {
+        model_id: settings.rows or min(model.default_rows(), settings.max_rows) for model_id, model in models.items()
+    }
     if settings.rows is not None and settings.rows > 1 and not (on_gpu or native.reproducible_products()):
         log.warning("LDM_ROWS=%d: on this processor the last bits of a row may depend on its place", settings.rows)
     metrics = WorkerMetrics()

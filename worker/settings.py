@@ -58,6 +58,12 @@ class WorkerSettings(BaseSettings):
             raise ValueError(f"LDM_BEAT_S={self.beat_s:g} must be at most a third of LDM_LEASE_S={self.lease_s}")
         return self
 
+    @model_validator(mode="after")
+    def _room_for_a_call(self) -> WorkerSettings:
+        if self.rows is not None and self.rows > self.max_rows:
+            raise ValueError(f"LDM_ROWS={self.rows} must be at most LDM_MAX_ROWS={self.max_rows}")
+        return self
+
     @property
     def held_s(self) -> float:
         """How long a job is a worker's after a beat: others look once a beat, and shall see it within a lease."""
