@@ -166,7 +166,7 @@ class Engine:
             return
         started = time.perf_counter()
         try:
-            self._runner.begin(run)
+            self._runner.begin(run, self._moved)
         except Exception as error:
             self._fail(run.request, error)
         self._moved()

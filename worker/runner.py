@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
@@ -25,13 +26,17 @@ class Runner:
         self._models = models
         self._rows = rows
 
-    def begin(self, run: ImageRun) -> None:
-        """Text to context, picture to latents, seed to noise. Raises RequestError, or what torch raises."""
+    def begin(self, run: ImageRun, moved: Callable[[], None]) -> None:
+        """Text to context, picture to latents, seed to noise. Raises RequestError, or what torch raises.
+
+        Calls `moved` after every block of the encoder: over a large picture all of them together may take minutes.
+        """
         job = run.request.job
+        model = self._models[job.model]
         if run.request.inputs is None:
             run.request.inputs = {name: _decoded(data) for name, data in job.pictures.items()}
-        with torch.inference_mode():
-            sample = tasks.begin(self._models[job.model], job.params, run.index, run.request.inputs)
+        with torch.inference_mode(), _telling(model.autoencoder.encoder, moved):
+            sample = tasks.begin(model, job.params, run.index, run.request.inputs)
         if run.index in run.request.resumes:
             run.request.resumes[run.index].restore(sample)
         run.sample = sample
@@ -73,6 +78,18 @@ class Runner:
     def _of(self, request: Request) -> tuple[LatentDiffusion, int]:
         model = request.job.model
         return self._models[model], self._rows[model]
+
+
+@contextmanager
+def _telling(network: torch.nn.Module, moved: Callable[[], None]) -> Iterator[None]:
+    """Calls `moved` after every part of a network that has parts itself."""
+    parts = [module for module in network.modules() if next(module.children(), None) is not None]
+    hooks = [part.register_forward_hook(lambda *_: moved()) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _decoded(data: bytes) -> Image.Image:
