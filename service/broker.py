@@ -39,6 +39,7 @@ from worker.turns import Turns
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
+MAKERS = MAX_CONNECTIONS // 4  # submits at once: who waits for a turn can be passed over when its client has gone
 NO_PICTURES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
 
@@ -62,7 +63,7 @@ class Broker:
         self._events = EventReader(redis_url)
         self._fleet = Fleet(self._redis)
         self.rates = Rates(self._redis)
-        self._readers = Turns(READERS, TURN_S)
+        self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAKERS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
         self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
         self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
@@ -92,15 +93,25 @@ class Broker:
         async with _available():
             return await self._upkeep.trouble()
 
-    async def models(self, *, max_age_s: float = 0.0) -> Sequence[LiveModel]:
-        """What live workers serve, now or at most `max_age_s` seconds ago, in the order of their ids."""
+    async def models(self, *, recent: bool = False) -> Sequence[LiveModel]:
+        """What live workers serve, now or, where that is enough, as of a moment ago, in the order of their ids."""
         async with _available():
-            return await self._fleet.models(max_age_s)
+            return await (self._fleet.recent_models() if recent else self._fleet.models())
 
     async def known_models(self) -> Mapping[str, frozenset[str]]:
         """The tasks of every model, by its id, that workers served in the last days, also of those that are away."""
         async with _available():
             return await self._fleet.known()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around a submit: its turn among those of a crowd."""
+        async with _available():
+            await self._makers.take()
+        try:
+            yield
+        finally:
+            self._makers.give_back()
 
     async def submit(
         self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,

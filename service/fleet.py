@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from ldm_core.card import ModelCard
+from service.shared import Shared
 from worker import scripts
 from worker.jobs import LiveModel
 
 log = logging.getLogger(__name__)
+
+MODELS_S = 0.5  # for how long a submit may still believe what workers served
 
 
 class Fleet:
@@ -22,16 +24,15 @@ class Fleet:
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        self._models: Sequence[LiveModel] = ()
-        self._read_at = -float("inf")  # monotonic
+        self._recent = Shared(self.models, MODELS_S)
 
-    async def models(self, max_age_s: float) -> Sequence[LiveModel]:
-        """Their models in the order of ids, as they were at most `max_age_s` seconds ago."""
-        now = time.monotonic()
-        if now - self._read_at >= max_age_s:
-            self._models = _models(await scripts.served.arun(self._redis))
-            self._read_at = now
-        return self._models
+    async def models(self) -> Sequence[LiveModel]:
+        """Their models in the order of ids."""
+        return _models(await scripts.served.arun(self._redis))
+
+    async def recent_models(self) -> Sequence[LiveModel]:
+        """The same as of at most `MODELS_S` ago."""
+        return await self._recent.get()
 
     async def known(self) -> Mapping[str, frozenset[str]]:
         """The tasks of every model, by its id, that a worker served in the last days, also of those that are away."""

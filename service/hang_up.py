@@ -1,4 +1,4 @@
-"""Work for a client that ends when the client hangs up: nobody is left to be answered."""
+"""Work for a client that is not begun, or ends, when the client hangs up: nobody is left to be answered."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     finally:
         for task in (working, listening):
             task.cancel()
+
+
+async def refuse_gone(request: Request) -> None:
+    """Raises ClientDisconnect where the client is gone. To be called after the whole body has been received."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 async def _disconnected(request: Request) -> None:

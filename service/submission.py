@@ -22,7 +22,6 @@ from service.memory import LARGE
 from service.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
 from worker.jobs import JobPayload, LiveModel
 
-MODELS_S = 0.5  # for how long a submit may still believe what workers served
 PICTURES = ("image", "mask", "map", "neighbors")
 IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
@@ -77,7 +76,7 @@ async def prepare(
 async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
     """Told by models of a moment ago; nobody is refused before those of now have been seen."""
     try:
-        return _choose(await broker.models(max_age_s=MODELS_S), task, name, caller)
+        return _choose(await broker.models(recent=True), task, name, caller)
     except (Problem, RequestError, Forbidden):
         live = await broker.models()
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import NoPermissionError
 
 from ldm_core.errors import LdmError
+from service.shared import Shared
 from worker import scripts
 from worker.blobs import BlobStore
 from worker.connection import AWAY, able
@@ -38,8 +38,7 @@ class Upkeep:
 
     def __init__(self, redis: Any, blobs: BlobStore, *, allow_eviction: bool) -> None:
         self._redis, self._blobs, self._allow_eviction = redis, blobs, allow_eviction
-        self._health = UNKNOWN
-        self._read_at = -float("inf")  # monotonic
+        self._health = Shared(self._inspected, HEALTH_S)
         self._warned = False  # since Redis was last away
         self._task: asyncio.Task[None] | None = None
 
@@ -55,19 +54,20 @@ class Upkeep:
 
     async def health(self) -> Health:
         """Redis' health of a moment ago. Raises what Redis raises."""
-        if time.monotonic() - self._read_at >= HEALTH_S:
-            try:
-                self._health = Health.of(await self._redis.info("memory"), await self._redis.info("persistence"))
-            except NoPermissionError:
-                self._health = UNKNOWN
-            except AWAY:
-                self._warned = False
-                raise
-            self._read_at = time.monotonic()
-            if not self._warned:
-                self._warned = True
-                warn(self._health)
-        return self._health
+        return await self._health.get()
+
+    async def _inspected(self) -> Health:
+        try:
+            health = Health.of(await self._redis.info("memory"), await self._redis.info("persistence"))
+        except NoPermissionError:
+            health = UNKNOWN
+        except AWAY:
+            self._warned = False
+            raise
+        if not self._warned:
+            self._warned = True
+            warn(health)
+        return health
 
     async def trouble(self) -> str:
         """Why this service takes no jobs though Redis answers, in a sentence. Raises what Redis raises."""

@@ -15,7 +15,7 @@ from service.auth import ApiKey, Forbidden
 from service.body import read_body
 from service.broker import Broker
 from service.dependencies import PlainRoute
-from service.hang_up import while_connected
+from service.hang_up import refuse_gone, while_connected
 from service.idempotency import identify, read_key
 from service.memory import LARGE
 from service.metrics import GatewayMetrics
@@ -102,6 +102,7 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
         idempotency = await to_thread.run_sync(identify, key, caller.name, task, body, limiter=LARGE)
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True)
+    await refuse_gone(request)
     if "format" not in body.model_fields_set:
         body.format = wish.format
     if trouble := await broker.trouble():  # before anything is done for a job
@@ -111,7 +112,9 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
         one_image=wish.is_image,
     )  # fmt: skip
-    return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
+    async with broker.turn():
+        await refuse_gone(request)
+        return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
 
 
 def _headers(sent: Submitted) -> dict[str, Any]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+import httpx
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError
 
-from service.broker import Broker
+from service.broker import MAKERS, Broker
+from tests.abuse.gateway import Gateway
+from tests.end_to_end.serving import eventually
 from tests.worker.processes import payload
 from worker.connection import MAX_CONNECTIONS, connect_async
 
@@ -38,3 +43,22 @@ async def test_a_connection_that_cannot_be_opened_keeps_no_place(monkeypatch: py
         with pytest.raises(ConnectionError, match="nowhere"):
             await redis.ping()
     await redis.aclose()
+
+
+def test_the_submits_of_clients_that_have_gone_are_passed_over(
+    start_gateway: Callable[..., Gateway], redis: Redis
+) -> None:
+    gateway = start_gateway()
+    body = b'{"prompt": "a boat"}'
+    head = (
+        b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    redis.execute_command("CLIENT", "PAUSE", 2000, "WRITE")
+    for _ in range(100):
+        with gateway.connect() as client:
+            client.sendall(head % len(body) + body)
+    answer = httpx.post(f"{gateway.url}/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 202, answer.text
+    eventually(lambda: gateway.log().count(" 499 ") + redis.zcard("ldm:open") >= 101)
+    assert redis.zcard("ldm:open") <= 1 + MAKERS
+    assert redis.zscore("ldm:open", answer.json()["id"]) is not None

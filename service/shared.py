@@ -1,0 +1,33 @@
+"""A reading that many requests want at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """What `read` gave at most `max_age_s` seconds ago. Of many who ask at once one reads, and all have its answer.
+
+    Else a crowd whose readings wait in line would make that line longer with every one of its requests.
+    """
+
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]], max_age_s: float) -> None:
+        self._read, self._max_age_s = read, max_age_s
+        self._reading: asyncio.Task[T] | None = None
+        self._read_at = 0.0  # monotonic
+
+    async def get(self) -> T:
+        """The value. Raises what `read` raises; the next one to ask tries again."""
+        if self._reading is None or (self._reading.done() and self._is_old(self._reading)):
+            self._read_at = time.monotonic()
+            self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(self._reading)  # whoever hangs up ends nobody else's reading
+
+    def _is_old(self, reading: asyncio.Task[T]) -> bool:
+        failed = reading.cancelled() or reading.exception() is not None
+        return failed or time.monotonic() - self._read_at >= self._max_age_s
