@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
@@ -16,7 +15,7 @@ from rq.defaults import RQ_KEY_PREFIX
 from ldm_core.errors import LdmError
 from service.events import EventId, EventReader, Watch
 from service.fleet import Fleet
-from service.listing import page_of_jobs
+from service.listing import image_names, page_of_jobs
 from service.queues import depths, with_positions
 from service.quota import (
     REMEMBER_S,
@@ -30,7 +29,7 @@ from service.rates import Rates
 from service.refusals import refusal_of
 from service.upkeep import Upkeep, largest_images
 from worker import scripts
-from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs, output_name
+from worker.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs
 from worker.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
 from worker.records import JOB_ID, new_record, new_view, view_of
@@ -257,10 +256,8 @@ class Broker:
         if not JOB_ID.fullmatch(job_id):
             return None
         async with _available():
-            execution, images = await self._redis.hmget(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_exec", "x_images")
-            if not execution or not images or not 0 <= index < len(json.loads(images)):
-                return None
-            return await asyncio.to_thread(self._blobs.get, output_name(job_id, execution.decode(), index))
+            names = await image_names(self._redis, job_id)
+            return await asyncio.to_thread(self._blobs.get, names[index]) if 0 <= index < len(names) else None
 
     async def cancel(self, job_id: str) -> JobView | None:
         """Cancels an open job, deletes the pictures of a finished one; the job as it is then, None for an unknown one.
@@ -278,12 +275,9 @@ class Broker:
         return await self.job(job_id)
 
     async def _delete_images(self, job_id: str) -> None:
-        key = f"{RQ_KEY_PREFIX}:job:{job_id}"
         async with _available():
-            execution, images = await self._redis.hmget(key, "x_exec", "x_images")
-            if execution and images:
-                await self._redis.hdel(key, "x_images")  # needs no memory
-                names = [output_name(job_id, execution.decode(), i) for i in range(len(json.loads(images)))]
+            if names := await image_names(self._redis, job_id):
+                await self._redis.hdel(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_images")  # needs no memory
                 await self._delete_blobs(names)
 
     async def _delete_blobs(self, names: list[str]) -> None:

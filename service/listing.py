@@ -1,13 +1,15 @@
-"""Pages of an owner's jobs, newest first, as Redis has them."""
+"""Pages of an owner's jobs, newest first, and the images of one, as Redis has them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from rq.defaults import RQ_KEY_PREFIX
 
 from worker import scripts
+from worker.blobs import output_name
 from worker.jobs import JobView, Status, UnreadableJob
 from worker.records import UnreadableRecord, view_of
 
@@ -41,6 +43,12 @@ async def page_of_jobs(
         last = ids[-1][1]
         newest = f"({last!r}"
     return [view for view, _ in found[:limit]], found[limit - 1][1] if len(found) > limit else last
+
+
+async def image_names(redis: Any, job_id: str) -> list[str]:
+    """The blobs of a job's images, in their order; none where there are none (any more)."""
+    execution, images = await redis.hmget(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_exec", "x_images")
+    return [output_name(job_id, execution.decode(), i) for i in range(len(json.loads(images)))] if images else []
 
 
 def _view(job_id: str, record: Mapping[bytes, bytes], now: float) -> JobView | UnreadableJob:
