@@ -23,11 +23,16 @@ class Shared(Generic[T]):
 
     async def get(self) -> T:
         """The value. Raises what `read` raises; the next one to ask tries again."""
-        if self._reading is None or (self._reading.done() and self._is_old(self._reading)):
+        if self._reading is None or (self._reading.done() and self._is_old()):
             self._read_at = time.monotonic()
             self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(_failed)  # looks at the error, also where all who asked have gone
         return await asyncio.shield(self._reading)  # whoever hangs up ends nobody else's reading
 
-    def _is_old(self, reading: asyncio.Task[T]) -> bool:
-        failed = reading.cancelled() or reading.exception() is not None
-        return failed or time.monotonic() - self._read_at >= self._max_age_s
+    def _is_old(self) -> bool:
+        assert self._reading is not None
+        return _failed(self._reading) or time.monotonic() - self._read_at >= self._max_age_s
+
+
+def _failed(reading: asyncio.Task[Any]) -> bool:
+    return reading.cancelled() or reading.exception() is not None
