@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.end_to_end.serving import Served
 
-PNG_AS_BYTES = "content_type_overrides:\n  image/png: application/octet-stream\n"
+CONFIG = "content_type_overrides:\n  image/png: application/octet-stream\npost_hooks: []\n"
 NODE_PACKAGES = ["openapi-typescript@7", "openapi-fetch@0.17", "typescript@5"]
 SCRIPT = """
 import createClient from "openapi-fetch";
@@ -60,7 +60,7 @@ def document(served: Served, tmp_path: Path) -> Path:
 def test_openapi_python_client_runs_a_job(
     served: Served, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.yml").write_text(PNG_AS_BYTES)
+    (tmp_path / "config.yml").write_text(CONFIG)
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none", "--fail-on-warning"]
     command += ["--path", str(document), "--config", str(tmp_path / "config.yml")]
     made = subprocess.run(
