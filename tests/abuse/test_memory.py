@@ -42,8 +42,11 @@ def forget_peak(gateway: Gateway) -> None:
 
 
 def temporary_files(gateway: Gateway) -> int:
-    folder = Path(f"/proc/{gateway.process.pid}/fd")
-    return sum("(deleted)" in os.readlink(entry) for entry in folder.iterdir())
+    found = 0
+    for entry in Path(f"/proc/{gateway.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += "(deleted)" in os.readlink(entry)
+    return found
 
 
 def upload(gateway: Gateway, body: bytes) -> httpx.Response:
