@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -128,7 +129,13 @@ def test_the_tool_of_rq_shows_its_queues(guarded: EmbeddedRedis) -> None:
     url = guarded.url.replace("unix://", "unix://ldm:change-me@")
     with connect(url) as redis:
         redis.sadd("rq:queues", "rq:queue:toy.normal")
-    said = subprocess.run(["rq", "info", "--url", url], capture_output=True, text=True, check=False, timeout=60)
+    said = subprocess.run(
+        [str(Path(sys.executable).parent / "rq"), "info", "--url", url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert said.returncode == 0, said.stderr
     assert "toy.normal" in said.stdout
 
