@@ -9,8 +9,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
 
 BUILTIN = Path(__file__).resolve().parent.parent / "ldm_core" / "builtin"
+SECRETS, HIDDEN = {"REDIS_URL", "API_KEYS"}, "***"  # settings whose values no message repeats
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
@@ -18,6 +20,17 @@ def default_data_dir() -> Path:
     """Where a user's own data belongs (XDG base directories)."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "ldm-service"
+
+
+def checked_redis_url(value: str) -> str:
+    """The address of a Redis. Raises ValueError, which repeats nothing of it: there may be a password in it."""
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    try:
+        parse_url(value)  # type: ignore[no-untyped-call]
+    except ValueError:
+        raise ValueError("has a port or an option that cannot be read") from None
+    return value
 
 
 class WorkerSettings(BaseSettings):
@@ -47,10 +60,8 @@ class WorkerSettings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        if not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
-        return value
+    def _is_redis_url(cls, value: str) -> str:
+        return checked_redis_url(value)
 
     @model_validator(mode="after")
     def _in_time(self) -> WorkerSettings:
@@ -89,6 +100,11 @@ class ServeSettings(BaseSettings):
     log_format: Literal["json", "text"] = "text"
     drain_s: float = Field(default=3, ge=0)  # Ctrl-C means now; what is cut short runs again at the next start
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: str) -> str:
+        return value and checked_redis_url(value)
+
 
 def read_settings(kind: type[Settings], **given: Any) -> Settings:
     """Reads `kind` from the environment, under what the command line gave. A bad value ends the process, named."""
@@ -97,6 +113,7 @@ def read_settings(kind: type[Settings], **given: Any) -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            given_value = f"LDM_{name}={problem['input']!s}: " if name else ""  # else it is about several of them
+            shown = HIDDEN if name in SECRETS else problem["input"]
+            given_value = f"LDM_{name}={shown!s}: " if name else ""  # else it is about several of them
             print(f"{given_value}{problem['msg']}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -64,6 +64,25 @@ def test_a_bad_setting_is_named_with_its_value_and_what_was_wanted(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["gateway", "worker", "serve"])
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [
+        ("http://user:hunter2@host", "must start with redis://, rediss:// or unix://"),
+        ("redis://user:hunter2@host:port/0", "has a port or an option that cannot be read"),
+        ("redis://user:hunter2/0", "has a port or an option that cannot be read"),
+        ("redis://host/0?password=hunter2&socket_timeout=long", "has a port or an option that cannot be read"),
+    ],
+)
+def test_an_address_of_redis_is_refused_and_not_repeated(
+    command: str, address: str, wanted: str, tmp_path: Path
+) -> None:
+    told = ldm(command, LDM_REDIS_URL=address, LDM_DATA_DIR=str(tmp_path), LDM_PORT=str(free_port()))
+    assert told.returncode == 2
+    assert told.stderr.strip() == f"LDM_REDIS_URL=***: Value error, {wanted}"
+    assert "hunter2" not in told.stdout
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
