@@ -66,7 +66,17 @@ class JobPayload:
             "inputs": tuple(data["inputs"]),
             "warnings": warnings_from_json(data.get("warnings", ())),
         }
-        return cls(**{**data, **given})
+        payload = cls(**{**data, **given})
+        payload._check()
+        return payload
+
+    def _check(self) -> None:
+        """Raises TypeError for what this version would not know how to run or to show."""
+        if self.priority not in PRIORITIES or self.format not in CONTENT_TYPES:
+            raise TypeError(f"unknown here: priority {self.priority!r} or format {self.format!r}")
+        texts = (self.id, self.model, self.request_id, self.owner, *self.metadata.values(), *self.inputs)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.weight, (int, float)):
+            raise TypeError("a field of the job has another type than here")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +157,7 @@ def _names(kind: Any) -> set[str]:
 PARAMETERS = frozenset(_names(GenerationParams))
 # of what this version can read in a job: jobs that one worker could not read are not given to another with the same
 FORMAT = hashlib.sha256(
-    repr((sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS)).encode()
+    repr((sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS, PRIORITIES, sorted(CONTENT_TYPES))).encode()
 ).hexdigest()[:16]  # fmt: skip
 
 

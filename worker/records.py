@@ -97,7 +97,7 @@ def payload_to_run(data: bytes) -> JobPayload:
     arguments = _arguments(data)
     try:
         return JobPayload.to_run(arguments)
-    except (RequestError, TypeError, KeyError) as error:
+    except (RequestError, TypeError, KeyError, AttributeError) as error:
         raise OtherVersion(f"{type(error).__name__}: {error}") from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
 from tests.service.problems import assert_problem
-from tests.worker.processes import WorkerProcess
+from tests.worker.processes import WorkerProcess, rewrite
 
 
 async def submit(http: httpx.AsyncClient, count: int) -> list[str]:
@@ -88,6 +89,22 @@ async def test_a_damaged_record_is_shown_as_that_and_hides_no_other(
     assert listed[1]["created_at"]
     problem = assert_problem(await http.get(f"/v1/jobs/{damaged}"), 500)
     assert problem["detail"] == listed[1]["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"priority": "urgent"}, {"format": "tiff"}, {"metadata": {"a": 1}}, {"metadata": [1]}, {"model": 5}, {"inputs": 3},
+     {"request_id": 7}, {"weight": "heavy"}],
+)  # fmt: skip
+async def test_a_record_of_values_that_are_unknown_here_hides_no_other(
+    http: httpx.AsyncClient, redis: Redis, announced: None, other: dict[str, Any]
+) -> None:
+    whole, strange = await submit(http, 2)
+    rewrite(redis, strange, lambda asked: asked.update(other))
+    listed = (await http.get("/v1/jobs")).raise_for_status().json()["data"]
+    assert [job["id"] for job in listed] == [strange, whole]
+    assert "cannot be read" in listed[0]["error"]["detail"]
+    assert "another version" in assert_problem(await http.get(f"/v1/jobs/{strange}"), 500)["detail"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,13 @@ def eventually(holds: Callable[[], Any], patience_s: float = 15) -> Any:
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
     return value
+
+
+def rewrite(redis: Redis, job_id: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes what the record of a job asks for."""
+    function, instance, args, asked = json.loads(zlib.decompress(redis.hget(f"rq:job:{job_id}", "data") or b""))
+    change(asked)
+    redis.hset(f"rq:job:{job_id}", "data", zlib.compress(json.dumps([function, instance, args, asked]).encode()))
 
 
 class WorkerProcess:

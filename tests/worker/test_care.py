@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from redis import Redis
 
 from service.broker import Broker
-from tests.worker.processes import WorkerProcess, eventually, payload
+from tests.worker.processes import WorkerProcess, eventually, payload, rewrite
 from worker import scripts
 from worker.jobs import FORMAT, UnreadableJob
 from worker.records import UnreadableRecord
@@ -36,13 +35,6 @@ def launch(redis_url: str, tmp_path: Path) -> Iterator[Launch]:
     for worker in started:
         if worker.process.poll() is None:
             worker.kill()
-
-
-def rewrite(redis: Redis, job_id: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes what the record of a job asks for."""
-    function, instance, args, asked = json.loads(zlib.decompress(redis.hget(f"rq:job:{job_id}", "data") or b""))
-    change(asked)
-    redis.hset(f"rq:job:{job_id}", "data", zlib.compress(json.dumps([function, instance, args, asked]).encode()))
 
 
 async def submit(broker: Broker, **given: Any) -> str:
@@ -90,6 +82,21 @@ async def test_a_job_of_a_newer_version_waits_for_a_worker_that_can_read_it(
     assert redis.hget(f"rq:job:{job_id}", "worker_name") == newer.name.encode()
     assert redis.hget(f"rq:job:{job_id}", "retries_left") == b"6"
     assert not redis.exists("ldm:parked", "ldm:due", "ldm:open@toy")
+
+
+@pytest.mark.parametrize("other", [{"format": "avif"}, {"priority": "urgent"}])
+async def test_a_value_that_only_a_newer_version_knows_costs_nothing(
+    broker: Broker, start_worker: Start, redis: Redis, other: dict[str, Any]
+) -> None:
+    job_id, after = await submit(broker), await submit(broker)
+    rewrite(redis, job_id, lambda asked: asked.update(other))
+    old = start_worker(**QUICK)
+    ended = await broker.wait(after, 20)
+    assert ended is not None
+    assert ended.status == "succeeded"
+    assert redis.sismember("ldm:parked", job_id)
+    assert redis.hmget(f"rq:job:{job_id}", "status", "retries_left", "x_starts") == [b"queued", b"6", b"0"]
+    assert old.process.poll() is None
 
 
 async def test_a_parked_job_can_be_cancelled(broker: Broker, start_worker: Start, redis: Redis) -> None:
