@@ -53,10 +53,21 @@ def _models(published: Sequence[bytes]) -> list[LiveModel]:
 @lru_cache(maxsize=256)
 def _cards(published: bytes) -> tuple[ModelCard, ...]:
     """What a worker publishes, which changes only when it starts."""
-    cards = []
-    for card in json.loads(published):
+    cards: list[ModelCard] = []
+    for record in _list(published):
         try:
-            cards.append(ModelCard.from_record(card))
-        except (TypeError, ValueError, KeyError):
-            log.warning("the card of model %r cannot be read: its worker is of another version", card.get("id"))
+            cards.append(ModelCard.from_record(record))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            log.warning("a model's card cannot be read, its worker is of another version: %.80r", record)
     return tuple(cards)
+
+
+def _list(published: bytes) -> list[Any]:
+    try:
+        records = json.loads(published)
+    except ValueError:
+        records = None
+    if not isinstance(records, list):
+        log.warning("what a worker publishes cannot be read: %.80r", published)
+        return []
+    return records

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 import httpx
+import pytest
 from redis import Redis
 
 from tests.service.conftest import CARD
@@ -60,3 +61,15 @@ def test_a_worker_forgets_what_was_not_served_for_long(redis: Redis, start_worke
     known = [json.loads(entry) for entry in redis.zrange(scripts.KNOWN_MODELS, 0, -1)]
     assert [model["id"] for model in known] == ["toy"]
     assert known[0]["tasks"]
+
+
+@pytest.mark.parametrize("published", [b"{", b"null", b"\xff", b"[null, 1]", b'[{"id": 1}]', b"{}"])
+async def test_what_cannot_be_read_of_one_worker_hides_no_other(
+    http: httpx.AsyncClient, redis: Redis, published: bytes
+) -> None:
+    another_lives(redis)
+    redis.sadd(scripts.WORKERS, "strange")
+    redis.set(scripts.worker_key("strange"), published)
+    assert [model["id"] for model in (await http.get("/v1/models")).raise_for_status().json()["data"]] == ["plain"]
+    assert (await http.get("/readyz")).status_code == 200
+    assert (await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"})).status_code == 202
