@@ -302,6 +302,38 @@ def test_many_windows_are_no_hang_and_one_that_does_not_end_is(slow: str, monkey
     assert {event.job_id for event in kept.events if isinstance(event, Finished)} == {"first", "next"}
 
 
+def test_encoding_a_large_picture_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of the encoder takes a third of the limit, all of them several times as long as it.
+
+    The image has a size of its own: a small encoder's call of a size that came before is repeated without its blocks.
+    """
+    kept, block = Kept(), tiny_models()["scenes"].autoencoder.encoder.down_blocks[0].resnets[0]
+    forward, blocks = type(block).forward, itertools.count(1)
+
+    def slow(self: Any, *args: Any) -> Any:
+        if kept.stages["begin"] == 0:
+            next(blocks)
+            time.sleep(0.5)
+        return forward(self, *args)
+
+    monkeypatch.setattr(type(block), "forward", slow)
+    mask = Image.new("L", (112, 112), 255)
+    images = {"image": png(picture(112)), "mask": png(mask)}
+    kept.engine.submit(job("inpaint", task="inpaint", width=112, height=112, steps=1, pictures=images))
+    watchdog = Watchdog(1.5, lambda: bool(kept.engine.unfinished()), lambda: kept.engine.last_step_at)
+    device = threading.Thread(target=kept.run_all)
+    device.start()
+    hung = False
+    while device.is_alive():
+        hung = hung or watchdog.hangs()
+        time.sleep(0.02)
+    assert next(blocks) > 4
+    assert not hung
+    assert isinstance(kept.outcome("inpaint"), Finished)
+    modules = (module for model in tiny_models().values() for module in model.autoencoder.modules())
+    assert not any(module._forward_hooks for module in modules)
+
+
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
     gc.collect()
