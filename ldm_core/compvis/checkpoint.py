@@ -50,7 +50,7 @@ def _unpickled(path: Path, kind: Kind) -> Any:
     except pickle.UnpicklingError as error:
         refused = REFUSED_GLOBAL.search(str(error))
         if refused is None:
-            raise _damaged(path, error) from None
+            raise _unread(path, error) from None
         named = refused[1] or refused[2]
         raise ModelError(path, f"holds code beside its weights ({named}), which is not run; it is refused") from None
     except Exception as error:  # a damaged pickle makes its reader raise anything
@@ -95,6 +95,14 @@ class _Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _unread(path: Path, error: Exception) -> ModelError:
+    """torch's own sentence advises to run what is in the file: only its reason, further down, is repeated."""
+    if "Unsupported operand" in str(error):
+        return ModelError(path, "is pickled by a protocol other than torch.save's own, 2; save it again as safetensors")
+    reason = str(error).partition("WeightsUnpickler error:")[2].strip().splitlines() or ["it is no sound pickle"]
+    return ModelError(path, f"cannot be read, as a file that is damaged or cut short ({reason[0]})")
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:

@@ -30,6 +30,13 @@ class PlainDict:
         return {}
 
 
+class PlainList:
+    """Stands for a class of sequences, likewise."""
+
+    def __new__(cls, *arguments: Any) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
 NUMPY = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
@@ -39,7 +46,7 @@ NUMPY = (
 PYTHON = (
     *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "range",
                                       "slice", "str", "tuple")),
-    "argparse.Namespace", "collections.deque", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
+    "argparse.Namespace", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
     "datetime.timedelta", "fractions.Fraction", "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath",
     "pathlib.PureWindowsPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
     "types.SimpleNamespace", "typing.Any", "typing.Dict", "typing.List", "typing.Union", "uuid.UUID",
@@ -66,4 +73,5 @@ MAPPINGS = (
 STAND_INS: list[tuple[Callable[..., Any], str]] = [
     *((Inert, name) for name in (*NUMPY, *PYTHON, *LIGHTNING, *OTHERS)),
     *((PlainDict, name) for name in MAPPINGS),
+    (PlainList, "collections.deque"),
 ]
