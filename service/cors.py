@@ -20,7 +20,7 @@ METHODS = ("GET", "HEAD", "POST", "DELETE")
 SENT = ("Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-ID")
 READ = (
     "Content-Disposition", "ETag", "Idempotent-Replay", "Link", "Location", "Preference-Applied", "RateLimit-Limit",
-    "RateLimit-Remaining", "RateLimit-Reset", "Retry-After", "X-Job-ID", "X-Request-ID", "X-Seed",
+    "RateLimit-Remaining", "RateLimit-Reset", "Retry-After", "X-Job-ID", "X-Job-Warning", "X-Request-ID", "X-Seed",
 )  # fmt: skip
 MAX_AGE_S = 7200  # no browser remembers a preflight for longer
 

@@ -51,6 +51,7 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Idempotent-Replay": ("`true`: this is the job that the same request made before", {"const": "true", **TEXT}),
     "X-Job-ID": ("The job, where the answer is its first image", TEXT),
     "X-Seed": ("The seed of that image", INTEGER),
+    "X-Job-Warning": ("One of the job's `warnings`, as `code: detail`; there may be several", TEXT),
     "Link": ("The job's other images, where the answer is its first one", TEXT),
     "RateLimit-Limit": ("Jobs that the API key may send in a window, where it has such a limit", INTEGER),
     "RateLimit-Remaining": ("Jobs that it may send at once now", INTEGER),

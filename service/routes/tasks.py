@@ -44,7 +44,7 @@ MAKES_A_JOB: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Waited for: the finished job, or its first image", "model": Job,
         "content": {"application/json": {}, **IMAGE_CONTENT},
-        **with_headers(*MADE, "X-Job-ID", "X-Seed"),
+        **with_headers(*MADE, "X-Job-ID", "X-Seed", "X-Job-Warning"),
     },
     202: {"description": "The job, made", **with_headers(*MADE)},
     **problems(400, 406, 408, 410, 413, 415, 422, 429, 503, 504),

@@ -16,7 +16,7 @@ KEYS = SecretStr(f"alice:{SECRET}")
 ASKED = "authorization, content-type, prefer, idempotency-key, last-event-id, x-request-id, accept"
 READ = {
     "location", "x-job-id", "x-seed", "x-request-id", "retry-after", "ratelimit-limit", "ratelimit-remaining",
-    "ratelimit-reset", "idempotent-replay", "etag", "link", "preference-applied",
+    "ratelimit-reset", "idempotent-replay", "etag", "link", "preference-applied", "x-job-warning",
 }  # fmt: skip
 
 
