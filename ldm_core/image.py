@@ -74,6 +74,10 @@ def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
             field, f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
         )
     hole = mask_of_transparency(mask)
+    if hole is not None and hole.getbbox() is None and mask.getchannel("A").getextrema() != (255, 255):
+        raise InvalidImage(
+            field, "is half transparent: pixels count as transparent below half of full opacity, none is"
+        )
     if hole is None or hole.getbbox() is None:
         return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
     if _is_black_and_white(mask, hole):

@@ -54,3 +54,11 @@ def test_white_beside_transparency_is_refused_for_it_has_two_meanings(outside: b
         opened(strokes)
     with pytest.raises(InvalidImage, match="copy of the image"):
         opened((FILES / "mask_white.png").read_bytes())
+
+
+def test_a_hole_that_is_less_than_half_transparent_is_refused() -> None:
+    hole = Image.open(FILES / "hole.png").convert("L")
+    faint = Image.open(FILES / "image.png").convert("RGBA")
+    faint.putalpha(hole.point(lambda level: 255 - level // 2))  # 128 in the hole
+    with pytest.raises(InvalidImage, match="half transparent"):
+        opened(faint)
