@@ -1,11 +1,12 @@
 """How much longer does a default request take while one other loop keeps a core busy?
 
-A process for each setting of OpenMP's threads loads `scenes` and runs its default text-to-image request on all cores,
-in turns with the others, without and with a Python loop beside it. Prints medians, what the loop costs (`busy`, a
-multiple of the same process alone) and what the setting costs on an idle host (`idle`, a multiple of libgomp's own
-defaults in the same round). The last line is JSON.
+A server for each setting of OpenMP's threads answers the default text-to-image request on all cores, in turns with the
+others and in another order each round, without and with a Python loop beside it. Prints medians, what the loop costs
+(`busy`, a multiple of the same server alone) and what the setting costs on an idle host (`idle`, a multiple of the
+first setting in the same round). `PYTHONPATH=CHECKOUT` as a setting runs the code of another checkout; spaces separate
+several variables. The last line is JSON.
 
-    python -m benchmarks.busy_neighbour [--rounds 9] [--settings product libgomp OMP_WAIT_POLICY=PASSIVE ...]
+    python -m benchmarks.busy_neighbour [--rounds 21] [--busy-rounds 9] [--settings libgomp product ...]
 """
 
 from __future__ import annotations
@@ -13,64 +14,59 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
-BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
+import httpx
+
+from benchmarks.serving import free_port, wait_until_ready
+
 SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-DEFAULTS = "libgomp"  # the setting that leaves libgomp as it is
+PRODUCT, DEFAULTS = "product", "libgomp"  # what the product sets; libgomp as it is
 SPINS = "300000"  # libgomp's own count where nothing is set
-SERVE = """
-import sys, time
-from pathlib import Path
-import ldm_core, torch
-from ldm_core.loading import load_model
-from ldm_core.params import GenerationParams
-model = load_model(Path(sys.argv[1]), "cpu", torch.float32)
-width, height = model.card.native_size
-params = GenerationParams(
-    task="txt2img", prompt="a red house by the sea", width=width, height=height, steps=model.card.default_steps, seed=1,
-    guidance_scale=model.card.default_guidance_scale,
-)
-for _ in range(2):
-    model.generate(params)
-for line in sys.stdin:
-    started = time.perf_counter()
-    model.generate(params)
-    print(time.perf_counter() - started, flush=True)
-"""
+REQUEST = {"prompt": "a red house by the sea", "seed": 1}
+WARM_UP = 4  # requests, of which the third records the calls
 
 
-class Contestant:
-    """A process with one setting; it computes only when asked."""
+@contextmanager
+def server(setting: str) -> Iterator[httpx.Client]:
+    """This service with one setting, from start to end; a client of it."""
+    environment = {name: value for name, value in os.environ.items() if name not in SPINNING}
+    if setting == DEFAULTS:
+        environment["GOMP_SPINCOUNT"] = SPINS
+    elif setting != PRODUCT:
+        environment |= dict(part.split("=", 1) for part in setting.split())
+    port = free_port()
+    environment |= {"LDM_PORT": str(port), "LDM_METRICS_PORT": "0"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "service", "serve", "--data-dir", folder, "--device", "cpu"]
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_until_ready(port, "/readyz")
+            headers = {"Accept": "image/png", "Prefer": "wait=120"}
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=180) as client:
+                yield client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
-    def __init__(self, setting: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in SPINNING}
-        if setting == DEFAULTS:
-            environment["GOMP_SPINCOUNT"] = SPINS
-        elif setting != "product":
-            environment |= dict(part.split("=", 1) for part in setting.split(","))
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(BUILTIN / "scenes")],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
-    def seconds(self) -> float:
-        """What one request takes."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+def seconds(client: httpx.Client) -> float:
+    """One request, from submit to image."""
+    began = time.perf_counter()
+    answer = client.post("/v1/txt2img", json=REQUEST)
+    took = time.perf_counter() - began
+    assert answer.headers["content-type"] == "image/png", answer.text
+    return took
 
 
 @contextmanager
@@ -84,12 +80,12 @@ def busy_loop() -> Iterator[None]:
         loop.wait()
 
 
-def report(setting: str, idle: list[float], busy: list[float], defaults: list[float]) -> dict[str, float]:
-    """Prints one line; `defaults` is what libgomp's own setting took on an idle host in the same rounds."""
+def report(setting: str, idle: list[float], busy: list[float], first: list[float]) -> dict[str, float]:
+    """Prints one line; `first` is what the first setting took on an idle host in the same rounds."""
     alone, beside = statistics.median(idle), statistics.median(busy)
-    against = statistics.median(own / its for own, its in zip(idle, defaults, strict=True))
+    against = statistics.median(its / base for its, base in zip(idle, first, strict=True))
     print(
-        f"{setting:28} alone {alone:6.3f} s ({against:.3f} x {DEFAULTS}'s), "
+        f"{setting:28} alone {alone:6.3f} s ({against:.3f} x the first), "
         f"beside a busy loop {beside:6.3f} s ({beside / alone:.2f} x), at worst {max(busy):.3f} s"
     )
     return {"idle_s": alone, "busy_s": beside, "worst_s": max(busy), "busy": beside / alone, "idle": against}
@@ -97,21 +93,27 @@ def report(setting: str, idle: list[float], busy: list[float], defaults: list[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--settings", nargs="+", default=["product", "OMP_WAIT_POLICY=PASSIVE"])
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--busy-rounds", type=int, default=9, help="rounds that have a busy loop too")
+    parser.add_argument("--settings", nargs="+", default=[DEFAULTS, PRODUCT, "OMP_WAIT_POLICY=PASSIVE"])
     args = parser.parse_args()
-    contestants = {setting: Contestant(setting) for setting in dict.fromkeys([DEFAULTS, *args.settings])}
-    idle: dict[str, list[float]] = {setting: [] for setting in contestants}
-    busy: dict[str, list[float]] = {setting: [] for setting in contestants}
-    for _ in range(args.rounds):
-        for setting, contestant in contestants.items():
-            idle[setting].append(contestant.seconds())
-        with busy_loop():
-            for setting, contestant in contestants.items():
-                busy[setting].append(contestant.seconds())
-    for contestant in contestants.values():
-        contestant.close()
-    print(json.dumps({each: report(each, idle[each], busy[each], idle[DEFAULTS]) for each in contestants}))
+    rng = random.Random(0)
+    idle: dict[str, list[float]] = {setting: [] for setting in args.settings}
+    busy: dict[str, list[float]] = {setting: [] for setting in args.settings}
+    with ExitStack() as stack:
+        clients = {setting: stack.enter_context(server(setting)) for setting in args.settings}
+        for client in clients.values():
+            for _ in range(WARM_UP):
+                seconds(client)
+        for number in range(args.rounds):
+            for setting in rng.sample(args.settings, len(args.settings)):
+                idle[setting].append(seconds(clients[setting]))
+            if number < args.busy_rounds:
+                with busy_loop():
+                    for setting in rng.sample(args.settings, len(args.settings)):
+                        busy[setting].append(seconds(clients[setting]))
+    first = idle[args.settings[0]]
+    print(json.dumps({each: report(each, idle[each], busy[each], first) for each in args.settings}))
 
 
 if __name__ == "__main__":
