@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-SPINS = "200"  # some ten microseconds: enough between two operators, nothing against a time slice
+SPINS = "1400"  # some 60 µs: enough between most operators, little against a time slice (benchmarks.busy_neighbour)
 REPRODUCIBLE = "AUTO,STRICT"
 
 

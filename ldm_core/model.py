@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from PIL import Image
@@ -61,6 +61,11 @@ class LatentDiffusion:
     def compiled(self) -> bool:
         """Whether U-Net calls of the native size are."""
         return self._compiled is not None
+
+    @cached_property
+    def is_small(self) -> bool:
+        """Whether the time that a U-Net call itself takes shows beside its arithmetic."""
+        return is_small(self.unet)
 
     def default_rows(self) -> int:
         """Rows of one U-Net call where nothing is set."""
@@ -215,7 +220,7 @@ class LatentDiffusion:
             assert seen is not None and times is not None
             return self.predict(seen, times, here, behind, label, samples[0].tiling, called)
 
-        as_it_is = not self.compiled and samples[0].tiling is None and is_small(self.unet)
+        as_it_is = not self.compiled and samples[0].tiling is None and self.is_small
         counts = row_counts(x, self.dtype, rows) if as_it_is else (rows,)
         outs = []
         for row in calls(len(owner), counts):
