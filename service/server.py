@@ -10,7 +10,7 @@ import re
 import resource
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import uvicorn
@@ -20,6 +20,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.leaving import Server
+from service.lingering import LingeringTransport
 from service.memory import return_freed_blocks
 from service.settings import GatewaySettings
 
@@ -78,7 +79,8 @@ class Connection(HttpToolsProtocol):
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport)
+        super().connection_made(cast(asyncio.Transport, self._lingering))
         transport.set_write_buffer_limits(0)  # so that we hear of every client that does not read
         if len(self.connections) > self.most:  # so that those which are open can still be answered
             transport.close()
@@ -86,6 +88,9 @@ class Connection(HttpToolsProtocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering.lingers:
+            self._lingering.heard()
+            return
         self._unset_keepalive_if_required()
         self._head += len(data)
         try:
@@ -125,6 +130,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the request's target and its Host differ")
         if not self.parser.should_upgrade():  # else it comes again, without that
             self._in_head, self._head = False, 0
+            self._lingering.client_sends = True
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,9 +139,11 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
+            self._lingering.client_sends = False
             super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lingering.forget()
         self._unwatch()
         self._stop_reading_clock()
         self._stop_answering()
@@ -214,4 +222,5 @@ class Connection(HttpToolsProtocol):
             self.transport.write("\r\n".join([*head, "", body]).encode())
             log.info("refused a connection with %d: %s", status, detail, extra={"request_id": request_id})
         self._stop_answering()
+        self._lingering.client_sends = True  # who knows what
         self.transport.close()

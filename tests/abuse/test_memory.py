@@ -41,11 +41,11 @@ def forget_peak(gateway: Gateway) -> None:
     Path(f"/proc/{gateway.process.pid}/clear_refs").write_text("5")
 
 
-def temporary_files(gateway: Gateway) -> int:
+def descriptors(gateway: Gateway, kind: str) -> int:
     found = 0
     for entry in Path(f"/proc/{gateway.process.pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            found += "(deleted)" in os.readlink(entry)
+            found += kind in os.readlink(entry)
     return found
 
 
@@ -108,14 +108,34 @@ def test_unfinished_uploads_hold_the_budget_and_keep_no_small_request_out(start_
     eventually(lambda: upload(gateway, body).status_code == 422, 10)
 
 
+def test_a_client_that_reads_only_after_all_is_sent_gets_the_refusal(start_gateway: Start) -> None:
+    gateway = start_gateway(max_body_bytes=8 * MIB, bodies_budget_bytes=16 * MIB, body_timeout_s=3)
+    before = descriptors(gateway, "socket:")
+
+    def status(body: bytes, declared: int) -> int:
+        with gateway.connect() as connection:
+            connection.settimeout(20)
+            head = b"POST /v1/txt2img HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % declared + body)
+            time.sleep(0.2)
+            return int(connection.makefile("rb").readline().split()[1])
+
+    over_budget, too_large = with_image(in_base64(7 * MIB)), with_image(in_base64(30 * MIB))
+    with ThreadPoolExecutor(12) as crowd:
+        assert set(crowd.map(lambda _: status(over_budget, len(over_budget) + 9), range(12))) == {408, 503}
+        assert set(crowd.map(lambda _: status(too_large, len(too_large)), range(8))) == {413}
+    assert status(b"{", 100) == 408
+    eventually(lambda: descriptors(gateway, "socket:") <= before, 10)
+
+
 def test_files_of_an_upload_that_is_given_up_are_deleted(start_gateway: Start) -> None:
     gateway = start_gateway()
     head = b"POST /v1/txt2img HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     form = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + bytes(4 * MIB)
     with gateway.connect() as connection:
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % (len(form) + 100) + form)
-        eventually(lambda: temporary_files(gateway) == 1, 10)
-    eventually(lambda: temporary_files(gateway) == 0, 10)
+        eventually(lambda: descriptors(gateway, "(deleted)") == 1, 10)
+    eventually(lambda: descriptors(gateway, "(deleted)") == 0, 10)
 
 
 def test_one_key_takes_half_of_the_budget_and_gives_it_back() -> None:

@@ -1,0 +1,67 @@
+"""A transport that closes in two steps where the client still sends.
+
+A socket that is closed with bytes unread resets the connection, and the client's kernel then throws away the answer
+that it has not read yet. So the answer is followed by our end of the stream alone, and what the client sends is read
+and dropped until its own end, a silence or a limit (RFC 9112, section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+LINGER_S = 20.0
+SILENCE_S = 2.0
+
+
+class LingeringTransport:
+    """Stands for `transport`, but for `close` and `is_closing`."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._heard = False
+        self.client_sends = False  # what decides how the connection is closed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether all that arrives is to be dropped."""
+        return bool(self._timers)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Ends what is sent, and the connection with it unless the client is still sending."""
+        if self.is_closing():
+            return
+        if not self.client_sends:
+            self._transport.close()
+            return
+        self._transport.resume_reading()
+        self._transport.write_eof()
+        self._timers = [self._loop.call_later(LINGER_S, self._transport.abort), self._silence()]
+
+    def heard(self) -> None:
+        """Something arrived, and was dropped."""
+        self._heard = True
+
+    def forget(self) -> None:
+        """The connection is gone."""
+        for timer in self._timers:
+            timer.cancel()
+
+    def _silence(self) -> asyncio.TimerHandle:
+        self._heard = False
+        return self._loop.call_later(SILENCE_S, self._check)
+
+    def _check(self) -> None:
+        if self._heard:
+            self._timers[1] = self._silence()
+        else:
+            self._transport.abort()
