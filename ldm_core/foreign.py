@@ -126,6 +126,9 @@ def _seen(root: Path) -> Iterator[str]:
         named = str(read_json(root / "config.json").get("_class_name", ""))
         what = f" ({component_kind(named)})" if named in COMPONENTS else f" ({named})" if named else ""
         yield f"is a single component{what} and no whole model, whose directory has a model_index.json"
+    first_stage = next((root / name for name in ("vae", "vqvae") if name in names), None)
+    if first_stage is not None and "unet" not in names:
+        yield f"holds a first stage alone and no whole model; pass it to an import as --vae {first_stage}"
     files = [name for name in names if name.endswith((".safetensors", ".ckpt"))]
     if files:
         yield (

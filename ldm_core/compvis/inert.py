@@ -46,7 +46,7 @@ NUMPY = (
 PYTHON = (
     *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "range",
                                       "slice", "str", "tuple")),
-    "argparse.Namespace", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
+    "argparse.Namespace", "copyreg._reconstructor", "datetime.date", "datetime.datetime", "decimal.Decimal",
     "datetime.timedelta", "fractions.Fraction", "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath",
     "pathlib.PureWindowsPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
     "types.SimpleNamespace", "typing.Any", "typing.Dict", "typing.List", "typing.Union", "uuid.UUID",

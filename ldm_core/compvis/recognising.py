@@ -15,6 +15,7 @@ from ldm_core.unet_config import UNetConfig
 Table = tuple[tuple[re.Pattern[str], str], ...]
 
 UNET = "model.diffusion_model."
+RESEARCH = ("model.", "model_ema.", "first_stage_model.", "cond_stage_model.")
 TAKEN = "Stable Diffusion 1 and 2 and latent diffusion are"
 LORA = "is a LoRA, a change to a model and not a model; merge it into its base model and import that"
 EMBEDDING = "is an embedding of textual inversion, words for a model and not a model; its base model can be imported"
@@ -91,6 +92,8 @@ def refuse_other_scope(file: Path, config: Path, keys: Iterable[str], *, diffusi
     whole = any(name.startswith((UNET, "model_ema.diffusion_model")) for name in names)
     if diffusion and not whole and any(ALONE.match(name.removeprefix("first_stage_model.")) for name in names):
         raise ModelError(file, AUTOENCODER)
+    if diffusion and not any(name.startswith(RESEARCH) for name in names):
+        raise ModelError(file, f"holds no weights of a latent diffusion model (no {UNET}*)")
     if not diffusion and whole:
         raise ModelError(file, f"is a whole diffusion model; {config.name} describes an autoencoder alone")
 

@@ -282,6 +282,7 @@ PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "the hub's cache": (
         lambda t: only(t / "snapshots/0123", "model_index.json").parents[1], "give one of them, as in --model"
     ),
+    "an imported first stage": (lambda t: only(t / "vqvae", "config.json").parent, "holds a first stage alone"),
     "nothing": (lambda t: only(t, "notes.txt"), "model_index.json: is missing"),
     "no directory": (lambda t: t / "nowhere", "there is no such directory"),
     "a hub id": (

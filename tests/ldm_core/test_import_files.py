@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_numbers_and_containers_beside_the_weights_are_data(
         "callbacks": {"ModelCheckpoint": {"best_model_score": np.float64(0.1), "best_model_path": PosixPath("/a/b")}},
         "rng": np.arange(4), "dtype": np.dtype("float32"), "bool": np.bool_(True), "names": np.array(["a", "b"]),
         "defaultdict": defaultdict(list, {"a": [1]}), "ordered": OrderedDict(a=1), "deque": deque([1]),
-    "set": {1, 2}, "slice": slice(3),
+        "set": {1, 2}, "slice": slice(3), "decimal": Decimal("0.1"),
         "frozen": frozenset("ab"), "complex": 1j, "parameters": torch.nn.ParameterDict({"*": torch.zeros(2)}),
         "size": torch.Size([1, 2]), "torch": torch.float16, "device": torch.device("cpu"),
     }  # fmt: skip
@@ -252,6 +253,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "too many tensors": (safetensors(MANY), "names 50001 tensors"),
     "no weights": (lambda file: torch.save({"state_dict": {"betas": "none"}}, file), "holds no state dict"),
     "a list": (lambda file: torch.save([torch.zeros(1)], file), "holds no state dict"),
+    "other weights": (lambda file: torch.save({"a": torch.zeros(1)}, file), "holds no weights of a latent diffusion"),
     "old pickle cut short": (as_bytes(pickle.dumps({"a": list(range(999))}, 2)[:500]), "cannot be read"),
     "code": (lambda file: torch.save({"callbacks": Trap(Path.touch, file.parent / "sprung")}, file), "holds code"),
     "os.system": (
