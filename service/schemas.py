@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
 from service.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
@@ -34,11 +34,24 @@ def _optional_as_nullable(schema: dict[str, Any]) -> None:
         field["anyOf"] = [*(kind for kind in kinds if kind != {"type": "null"}), {"type": "null"}]
 
 
-class JobRequest(BaseModel):
+class Fields(BaseModel):
+    """An object of a request. A null counts as a field that is left out, and what has no such name is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class JobRequest(Fields):
     """What all tasks have in common. `None` means the model's default."""
 
     model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), hide_input_in_errors=True, json_schema_extra=_optional_as_nullable
+        protected_namespaces=(), hide_input_in_errors=True, json_schema_extra=_optional_as_nullable
     )
 
     prompt: Prompt = ""
@@ -123,10 +136,8 @@ class Semantic2ImgRequest(JobRequest):
     map: Picture = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
 
 
-class LayoutThing(BaseModel):
+class LayoutThing(Fields):
     """One thing in a layout."""
-
-    model_config = ConfigDict(extra="forbid")
 
     label: str | int = Field(description="one of the model's labels, or its id")
     box: list[float] = Field(min_length=4, max_length=4, description="[x0, y0, x1, y1] as shares of width and height")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from tests.service.problems import assert_refused
+from tests.service.problems import assert_problem, assert_refused
 
 pytestmark = pytest.mark.usefixtures("announced")
 Encoded = Callable[..., bytes]
@@ -42,7 +42,7 @@ def animated(form: str) -> bytes:
 
 
 SCALARS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no prompt": ({"prompt": None}, "/prompt", "string"),
+    "no prompt": ({"prompt": None}, "/prompt", "is required"),
     "unknown field": ({"guidence_scale": 3}, "/guidence_scale", "not a field"),
     "wrong type": ({"steps": "20"}, "/steps", "integer"),
     "bool for int": ({"steps": True}, "/steps", "integer"),
@@ -77,6 +77,24 @@ async def test_a_bad_field_is_named_with_its_limit(http: httpx.AsyncClient, redi
 async def test_every_bad_field_is_listed_at_once(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/txt2img", json={"steps": 0, "n": 99})
     assert {error["pointer"] for error in answer.json()["errors"]} == {"/prompt", "/steps", "/n"}
+
+
+THINGS = [{"label": "tree", "box": None}, {"label": None, "box": [0, 0, 1, 1]}]
+REQUIRED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "a prompt": ("txt2img", {"prompt": None}, ["/prompt"]),
+    "a picture to repaint": ("inpaint", {"image": None, "mask": None}, ["/image"]),
+    "a picture to enlarge": ("superres", {"image": None}, ["/image"]),
+    "a map": ("semantic2img", {"map": None}, ["/map"]),
+    "a layout": ("layout2img", {"objects": None}, ["/objects"]),
+    "what a layout has": ("layout2img", {"objects": THINGS}, ["/objects/0/box", "/objects/1/label"]),
+}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+async def test_a_null_for_a_required_field_is_a_field_left_out(http: httpx.AsyncClient, name: str) -> None:
+    task, body, pointers = REQUIRED[name]
+    problem = assert_problem(await http.post(f"/v1/{task}", json=body), 422)
+    assert problem["errors"] == [{"pointer": pointer, "detail": "is required"} for pointer in pointers]
 
 
 async def test_a_model_that_lacks_the_task_says_what_it_does(http: httpx.AsyncClient, encoded: Encoded) -> None:
