@@ -14,6 +14,7 @@ from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter
 from ldm_core.image import central_square, flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
 from service.schemas import (
+    NO_PICTURE,
     InpaintRequest,
     JobRequest,
     Semantic2ImgRequest,
@@ -108,4 +109,4 @@ def picture_bytes(value: str | bytes, field: str) -> bytes:
         # never split: of many short parts, each would be an object of fifty bytes
         return base64.b64decode(value[start:].encode("ascii").translate(None, WHITESPACE), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidImage(field, "must be base64, a data: URL or a file part") from None
+        raise InvalidImage(field, NO_PICTURE) from None

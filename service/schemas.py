@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
 from service.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
@@ -14,9 +14,28 @@ PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold 
 MAX_SIDE = 2**16  # of any picture of any model: a number to calculate with
 MAX_CLASS_ID = 2**16
 
-Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
-Picture = Annotated[str | bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 PICTURE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
+NO_PICTURE = "must be base64, a data: URL or a file part of multipart/form-data"
+
+
+def _either(*kinds: type, otherwise: str) -> BeforeValidator:
+    """One sentence about a value of none of these types, in place of an error for each branch of their union."""
+
+    def check(value: Any) -> Any:
+        if type(value) not in kinds:  # a bool is no int
+            raise ValueError(otherwise)
+        return value
+
+    return BeforeValidator(check)
+
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
+Picture = Annotated[
+    str | bytes,
+    _either(str, bytes, otherwise=NO_PICTURE),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+Label = Annotated[str | int, _either(str, int, otherwise="must be a label's name or its id, an integer")]
 
 
 def _optional_as_nullable(schema: dict[str, Any]) -> None:
@@ -139,7 +158,7 @@ class Semantic2ImgRequest(JobRequest):
 class LayoutThing(Fields):
     """One thing in a layout."""
 
-    label: str | int = Field(description="one of the model's labels, or its id")
+    label: Label = Field(description="one of the model's labels, or its id")
     box: list[float] = Field(min_length=4, max_length=4, description="[x0, y0, x1, y1] as shares of width and height")
 
 

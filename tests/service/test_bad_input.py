@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -95,6 +96,35 @@ async def test_a_null_for_a_required_field_is_a_field_left_out(http: httpx.Async
     task, body, pointers = REQUIRED[name]
     problem = assert_problem(await http.post(f"/v1/{task}", json=body), 422)
     assert problem["errors"] == [{"pointer": pointer, "detail": "is required"} for pointer in pointers]
+
+
+NO_PICTURE = "must be base64, a data: URL or a file part of multipart/form-data"
+NO_LABEL = "must be a label's name or its id, an integer"
+BOX = {"box": [0, 0, 1, 1]}
+OTHER_TYPES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "a number to begin with": ("txt2img", {"prompt": "x", "image": 5}, "/image", NO_PICTURE),
+    "an object to repaint": ("inpaint", {"image": {}}, "/image", NO_PICTURE),
+    "a list for a mask": ("inpaint", {"image": "", "mask": []}, "/mask", NO_PICTURE),
+    "true to enlarge": ("superres", {"image": True}, "/image", NO_PICTURE),
+    "a number for a map": ("semantic2img", {"map": 1.5}, "/map", NO_PICTURE),
+    "a number for a neighbor": ("txt2img", {"prompt": "x", "neighbors": ["", 5]}, "/neighbors/1", NO_PICTURE),
+    "no neighbor": ("txt2img", {"prompt": "x", "neighbors": [None]}, "/neighbors/0", NO_PICTURE),
+    "a fraction for a label": ("layout2img", {"objects": [{"label": 1.5, **BOX}]}, "/objects/0/label", NO_LABEL),
+    "true for a label": ("layout2img", {"objects": [{"label": True, **BOX}]}, "/objects/0/label", NO_LABEL),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+async def test_a_value_of_none_of_a_fields_types_is_one_sentence(http: httpx.AsyncClient, name: str) -> None:
+    task, body, pointer, detail = OTHER_TYPES[name]
+    problem = assert_problem(await http.post(f"/v1/{task}", json=body), 422)
+    assert problem["errors"] == [{"pointer": pointer, "detail": detail}]
+    assert problem["detail"] == f"{pointer[1:]}: {detail}"
+
+
+async def test_a_label_is_of_the_same_types_in_a_form(http: httpx.AsyncClient) -> None:
+    form = {"objects": (None, json.dumps([{"label": True, **BOX}]))}
+    assert_refused(await http.post("/v1/layout2img", files=form), "/objects/0/label", NO_LABEL)
 
 
 async def test_a_model_that_lacks_the_task_says_what_it_does(http: httpx.AsyncClient, encoded: Encoded) -> None:
