@@ -84,9 +84,9 @@ async def _part(value: UploadFile | str) -> bytes | str:
 
 
 def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Model:
-    if not strict:
-        optional = {name for name, field in model.model_fields.items() if not field.is_required()}
-        data = {name: value for name, value in data.items() if value != "" or name not in optional | {"webhook"}}
+    if not strict:  # a form has no null: what is empty in it is left out
+        known = model.model_fields.keys() | {"webhook"}
+        data = {name: value for name, value in data.items() if value != "" or name not in known}
     if data.pop("webhook", None) is not None:
         raise field_problem("webhook", "no host is allowed here")
     try:

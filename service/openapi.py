@@ -130,6 +130,9 @@ def _own_schemas() -> dict[str, Any]:
 def _form(request: dict[str, Any], title: str) -> dict[str, Any]:
     """The same request as a form: images are files, and what is not given is left out or empty, for it has no null."""
     properties = {name: _never_null(field) for name, field in copy.deepcopy(request["properties"]).items()}
+    for name in request.get("required", ()):
+        if properties[name]["type"] == "string":
+            properties[name]["minLength"] = 1
     for name in properties.keys() & {*FILES, "neighbors"}:
         kind = {"type": "array", "minItems": 1, "items": BINARY} if name == "neighbors" else BINARY
         properties[name] = {**kind, "description": properties[name].get("description", "")}

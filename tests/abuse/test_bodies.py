@@ -80,6 +80,7 @@ FORMS: dict[str, tuple[str, bytes, int, str | None]] = {
     "another boundary": ("multipart/form-data; boundary=other", PROMPT + END, 400, None),
     "no body": (FORM, b"", 422, "/prompt"),
     "no end": (FORM, PROMPT, 422, "/prompt"),
+    "an empty prompt": (FORM, part(b'; name="prompt"', b"") + END, 422, "/prompt"),
     "a part without a name": (FORM, part(b"") + END, 400, None),
     "a part without disposition": (FORM, b"--frontier\r\n\r\nx\r\n" + END, 400, None),
     "an empty name": (FORM, PROMPT + part(b'; name=""') + END, 422, "/"),

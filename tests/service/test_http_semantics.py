@@ -129,8 +129,15 @@ async def test_an_empty_form_field_is_as_good_as_none(
     part += b'--x\r\nContent-Disposition: form-data; name="image"; filename=""\r\n'
     part += b"Content-Type: application/octet-stream\r\n\r\n\r\n--x--\r\n"
     assert (await http.post("/v1/txt2img", content=part, headers=boundary)).status_code == 202
-    needed = assert_problem(await http.post("/v1/superres", files={"image": (None, "")}), 422)
-    assert needed["errors"][0]["pointer"] == "/image"
+    for task, name in [
+        ("superres", "image"),
+        ("txt2img", "prompt"),
+        ("semantic2img", "map"),
+        ("layout2img", "objects"),
+    ]:
+        needed = assert_problem(await http.post(f"/v1/{task}", files={name: (None, "")}), 422)
+        assert needed["errors"] == [{"pointer": f"/{name}", "detail": "is required"}]
+    assert (await http.post("/v1/txt2img", json={"prompt": ""})).status_code == 202  # JSON has a null to leave it out
     broken = assert_problem(await http.post("/v1/txt2img", files={"prompt": (None, "x"), "image": ("a.png", b"")}), 422)
     assert "not a PNG" in broken["detail"]
     unknown = await http.post("/v1/txt2img", files={"prompt": (None, "x"), "stepz": (None, "")})

@@ -76,6 +76,10 @@ async def test_images_are_binary_and_headers_are_described(document: dict[str, A
     assert next(iter(known["create_txt2img"]["responses"]["200"]["content"])) == "application/json"
     form = document["components"]["schemas"]["InpaintForm"]["properties"]
     assert form["image"]["format"] == form["mask"]["format"] == "binary"
+    prompts = [
+        document["components"]["schemas"][f"Txt2Img{way}"]["properties"]["prompt"] for way in ("Request", "Form")
+    ]
+    assert [prompt.get("minLength") for prompt in prompts] == [None, 1]
     assert {"Location", "X-Job-ID", "X-Seed", "Idempotent-Replay"} <= set(
         known["create_txt2img"]["responses"]["200"]["headers"]
     )
