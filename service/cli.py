@@ -13,11 +13,14 @@ from pathlib import Path
 
 from ldm_core.config import check_directories, read_card
 from ldm_core.errors import ModelError
+from service.auth import BadKeys, KeyRing, new_key
+from service.settings import GatewaySettings
 from worker.settings import ServeSettings, WorkerSettings, read_settings
-from worker.vital import EXIT_BROKEN_MODEL
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 SERVE = "everything on this machine: Redis, gateway and worker"
 KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
+EMBEDDED = "redis://embedded"  # stands for the address of a Redis that has not started
 EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README lists those without an option here."
 
 
@@ -97,8 +100,9 @@ def _serve() -> int:
     from worker.supervisor import Supervisor
 
     # a bad value or model shall end this before children start
-    directories = read_settings(WorkerSettings, redis_url="redis://checked-later").model_dirs
     settings = read_settings(ServeSettings)
+    directories = read_settings(WorkerSettings, redis_url=EMBEDDED).model_dirs
+    _read_gateway(redis_url=EMBEDDED)
     return EXIT_BROKEN_MODEL if _refuses_one(directories) else Supervisor(settings).run()
 
 
@@ -120,28 +124,29 @@ def _refuses_one(directories: Sequence[Path]) -> bool:
     return False
 
 
-def _gateway() -> int:
-    from service.app import create_app
-    from service.auth import BadKeys, KeyRing
-    from service.exposure import warn_if_open
-    from service.server import run
-    from service.settings import GatewaySettings
-    from worker.logs import set_up_logging
-
-    settings = read_settings(GatewaySettings)
-    set_up_logging(settings.log_format)
+def _read_gateway(**given: str) -> tuple[GatewaySettings, KeyRing]:
+    """A gateway's settings and API keys. A bad one ends the process, named."""
+    settings = read_settings(GatewaySettings, **given)
     try:
-        keys = KeyRing(settings.api_keys.get_secret_value(), settings.api_keys_file)
+        return settings, KeyRing(settings.api_keys.get_secret_value(), settings.api_keys_file)
     except BadKeys as error:
         print(f"ldm: {error}", file=sys.stderr)
-        return 2
+        raise SystemExit(EXIT_BAD_SETTING) from None
+
+
+def _gateway() -> int:
+    from service.app import create_app
+    from service.exposure import warn_if_open
+    from service.server import run
+    from worker.logs import set_up_logging
+
+    settings, keys = _read_gateway()
+    set_up_logging(settings.log_format)
     warn_if_open(settings.host, settings.port, keys=keys.configured)
     return run(create_app(settings, keys=keys), settings)
 
 
 def _key(name: str) -> int:
-    from service.auth import BadKeys, new_key
-
     try:
         secret, entry = new_key(name)
     except BadKeys as error:

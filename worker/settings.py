@@ -115,5 +115,6 @@ def read_settings(kind: type[Settings], **given: Any) -> Settings:
             name = "_".join(str(part) for part in problem["loc"]).upper()
             shown = HIDDEN if name in SECRETS else problem["input"]
             given_value = f"LDM_{name}={shown!s}: " if name else ""  # else it is about several of them
-            print(f"{given_value}{problem['msg']}", file=sys.stderr)
+            detail = problem["ctx"]["error"] if problem["type"] == "value_error" else problem["msg"]
+            print(f"{given_value}{detail}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -79,7 +79,7 @@ def test_an_address_of_redis_is_refused_and_not_repeated(
 ) -> None:
     told = ldm(command, LDM_REDIS_URL=address, LDM_DATA_DIR=str(tmp_path), LDM_PORT=str(free_port()))
     assert told.returncode == 2
-    assert told.stderr.strip() == f"LDM_REDIS_URL=***: Value error, {wanted}"
+    assert told.stderr.strip() == f"LDM_REDIS_URL=***: {wanted}"
     assert "hunter2" not in told.stdout
 
 
@@ -121,18 +121,42 @@ def test_a_server_of_this_machine_needs_no_warning(host: str, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("keys", ["alice:short", "a b:0123456789abcdef0123"])
-def test_bad_keys_stop_the_gateway_and_are_not_repeated(keys: str) -> None:
-    said = ldm("gateway", LDM_API_KEYS=keys)
+@pytest.mark.parametrize("command", ["gateway", "serve"])
+def test_bad_keys_stop_the_start_and_are_not_repeated(command: str, keys: str, tmp_path: Path) -> None:
+    said = ldm(command, LDM_API_KEYS=keys, LDM_DATA_DIR=str(tmp_path), LDM_PORT=str(free_port()))
     assert said.returncode == 2
     assert "LDM_API_KEYS: entry 1" in said.stderr
     assert keys.split(":")[1] not in said.stdout + said.stderr
     assert said.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_file_of_keys_stops_the_gateway(tmp_path: Path) -> None:
-    said = ldm("gateway", "--api-keys-file", str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("command", ["gateway", "serve"])
+def test_a_missing_file_of_keys_stops_the_start(command: str, tmp_path: Path) -> None:
+    settings = {"LDM_DATA_DIR": str(tmp_path), "LDM_PORT": str(free_port())}
+    said = ldm(command, "--api-keys-file", str(tmp_path / "nowhere"), **settings)
     assert said.returncode == 2
     assert str(tmp_path / "nowhere") in said.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["gateway", "serve"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LDM_QUEUE_LIMIT", "0", "LDM_QUEUE_LIMIT=0: Input should be greater than or equal to 1"),
+        ("LDM_ALLOWED_HOSTS", "a b", "LDM_ALLOWED_HOSTS=a b: 'a b' "),
+        ("LDM_ROOT_PATH", "ldm", "LDM_ROOT_PATH=ldm: must be a path such as /ldm"),
+        ("LDM_BODIES_BUDGET_BYTES", "1", "LDM_BODIES_BUDGET_BYTES=1 must be at least twice LDM_MAX_BODY_BYTES="),
+    ],
+)
+def test_a_bad_setting_of_the_gateway_is_the_only_line(
+    command: str, name: str, value: str, said: str, tmp_path: Path
+) -> None:
+    told = ldm(command, **{name: value, "LDM_DATA_DIR": str(tmp_path), "LDM_PORT": str(free_port())})
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith(said) and told.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_names_every_command() -> None:

@@ -97,7 +97,7 @@ def test_a_call_of_more_rows_than_run_at_once_is_refused(
     process = start(directories, redis_url, tmp_path, LDM_ROWS="8", LDM_MAX_ROWS="4")
     _, said = process.communicate(timeout=60)
     assert process.returncode == EXIT_BAD_SETTING
-    assert said.strip().splitlines() == ["Value error, LDM_ROWS=8 must be at most LDM_MAX_ROWS=4"]
+    assert said.strip().splitlines() == ["LDM_ROWS=8 must be at most LDM_MAX_ROWS=4"]
 
 
 def test_what_of_a_directory_is_not_followed_is_on_each_of_its_jobs_cards(
