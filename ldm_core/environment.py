@@ -1,10 +1,11 @@
-"""Environment variables that OpenMP and MKL read once, as torch loads them. No torch.
+"""Environment variables that OpenMP, MKL and the hub's library read once, as they are loaded. No torch.
 
 OpenMP: the threads of a pool wait for each other at the end of every operator. libgomp lets them spin there for
 milliseconds, which on a host that is busy with something else burns the very core that the awaited thread needs.
 MKL: a matrix product may add its terms in another order for a row at the end of a block than for one inside. In MKL's
 strict mode (conditional numerical reproducibility) each row of a product has the same bits wherever it is, in a product
 of at least two rows.
+The hub: its library takes an empty HF_ENDPOINT for an address, an empty HF_HOME for the current directory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ REPRODUCIBLE = "AUTO,STRICT"
 
 
 def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what the operator has not set. Without effect, and left undone, once torch is loaded."""
+    """Sets what the operator has not set, for torch only before it is loaded; an empty HF_* is one that is not set."""
+    for name in [name for name, value in environment.items() if name.startswith("HF_") and not value]:
+        del environment[name]
     if "torch" in sys.modules:
         return
     if "OMP_WAIT_POLICY" not in environment:

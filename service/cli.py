@@ -46,6 +46,17 @@ def _absolute(directory: str) -> str:
     return str(path.resolve()) if path.exists() else directory
 
 
+def _given(text: str) -> str:
+    """For options that take a path: an empty one would mean the current directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a path, got an empty one")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_given(text))
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of `ldm` and of each of its commands."""
     ldm = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
@@ -60,36 +71,45 @@ def parser() -> argparse.ArgumentParser:
     )
     key = commands.add_parser("key", help=KEY, description=KEY)
     key.add_argument("name", metavar="NAME", help="letters, digits, '_' and '-'")
-    importer.add_argument("--ckpt", type=Path, required=True, metavar="FILE")
-    importer.add_argument("--config", type=Path, required=True, metavar="FILE", help="the yaml it was trained with")
-    importer.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to write")
+    importer.add_argument("--ckpt", type=_path, required=True, metavar="FILE")
+    importer.add_argument("--config", type=_path, required=True, metavar="FILE", help="the yaml it was trained with")
+    importer.add_argument("--out", type=_path, required=True, metavar="DIR", help="the directory to write")
     importer.add_argument(
         "--ema", action=argparse.BooleanOptionalAction, help="averaged weights or not (what the yaml says)"
     )
-    importer.add_argument("--tokenizer", metavar="DIR", help="a tokenizer's folder, where the yaml names none at hand")
     importer.add_argument(
-        "--clip", type=Path, metavar="DIR", help="a CLIPModel's folder, for retrieval-augmented models"
+        "--tokenizer", type=_given, metavar="DIR", help="a tokenizer's folder, where the yaml names none at hand"
+    )
+    importer.add_argument(
+        "--clip", type=_path, metavar="DIR", help="a CLIPModel's folder, for retrieval-augmented models"
     )
     importer.add_argument(
         "--size", type=int, metavar="PIXELS", help="the side that it was trained at, where the yaml has another"
     )
     importer.add_argument(
-        "--vae", type=Path, metavar="PATH", help="a first stage in place of its own: a diffusers folder, or a file"
+        "--vae", type=_path, metavar="PATH", help="a first stage in place of its own: a diffusers folder, or a file"
     )
-    importer.add_argument("--labels", type=Path, metavar="FILE", help="names of its classes or labels, one a line")
+    importer.add_argument("--labels", type=_path, metavar="FILE", help="names of its classes or labels, one a line")
     for command in (serve, gateway):
-        command.add_argument("--api-keys-file", metavar="FILE", help="who may send jobs; `ldm key` makes its entries")
+        command.add_argument(
+            "--api-keys-file", type=_given, metavar="FILE", help="who may send jobs; `ldm key` makes its entries"
+        )
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
         command.add_argument("--port", type=int, help="port to listen on (8000)")
     for command in (worker, gateway):
         command.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
     for command in (serve, worker, gateway):
-        command.add_argument("--data-dir", metavar="DIR", help="where jobs and pictures are kept")
+        command.add_argument("--data-dir", type=_given, metavar="DIR", help="where jobs and pictures are kept")
     for command in (serve, worker):
         command.add_argument("--device", help="cpu, cuda, cuda:1 (the best there is)")
     for command in (serve, worker, models):
         command.add_argument(
-            "--model", metavar="DIR", action="append", dest="model_dirs", help="a model directory; may be repeated"
+            "--model",
+            type=_given,
+            metavar="DIR",
+            action="append",
+            dest="model_dirs",
+            help="a model directory; may be repeated",
         )
     return ldm
 

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.origins import parse_hosts, parse_origins
-from worker.settings import checked_redis_url, default_data_dir
+from worker.settings import DataDir, checked_redis_url, default_data_dir
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 OURS = {"v1", "docs", "openapi.json", "healthz", "readyz", "metrics"}  # first segments of this server's own paths
@@ -22,7 +22,7 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    data_dir: Path = Field(default_factory=default_data_dir)
+    data_dir: DataDir = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -20,6 +20,9 @@ def default_data_dir() -> Path:
     """Where a user's own data belongs (XDG base directories)."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "ldm-service"
+
+
+DataDir = Annotated[Path, BeforeValidator(lambda value: value or default_data_dir())]  # empty: as if it were not set
 
 
 def checked_redis_url(value: str) -> str:
@@ -39,7 +42,7 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore", protected_namespaces=())
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    data_dir: Path = Field(default_factory=default_data_dir)
+    data_dir: DataDir = Field(default_factory=default_data_dir)
     model: str = ""  # comma-separated directories; empty: the models that come with the package
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -93,7 +96,7 @@ class ServeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
 
     redis_url: str = ""  # empty: a private Redis under the data directory
-    data_dir: Path = Field(default_factory=default_data_dir)
+    data_dir: DataDir = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     metrics_port: int = Field(default=8001, ge=0, le=65535)

@@ -51,3 +51,9 @@ def test_nothing_is_set_that_would_have_no_effect() -> None:
     environment: dict[str, str] = {}
     set_up(environment)
     assert not environment
+
+
+def test_an_empty_setting_of_the_hub_is_none() -> None:
+    given = {"HF_ENDPOINT": "", "HF_HOME": "", "HF_TOKEN": "secret", "LDM_MODEL": ""}
+    set_up(given)
+    assert given == {"HF_TOKEN": "secret", "LDM_MODEL": ""} | {n: v for n, v in given.items() if n in NAMES}

@@ -14,13 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic_settings import BaseSettings
 from safetensors.torch import load_file, save_file
 
+from service.cli import parser
 from service.exposure import warn_if_open
+from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.published import write_stable_diffusion
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT
+from worker.settings import ServeSettings, WorkerSettings, default_data_dir, read_settings
 
 
 def ldm(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +85,42 @@ def test_an_address_of_redis_is_refused_and_not_repeated(
     assert told.returncode == 2
     assert told.stderr.strip() == f"LDM_REDIS_URL=***: {wanted}"
     assert "hunter2" not in told.stdout
+
+
+IMPORT = ["import", "--ckpt", "a", "--config", "b", "--out", "c"]
+PATHS = [
+    *[(command, "--model") for command in ("serve", "worker", "models")],
+    *[(command, "--data-dir") for command in ("serve", "worker", "gateway")],
+    *[(command, "--api-keys-file") for command in ("serve", "gateway")],
+    *[("import", f"--{name}") for name in ("ckpt", "config", "out", "tokenizer", "clip", "vae", "labels")],
+]
+
+
+@pytest.mark.parametrize(("command", "option"), PATHS)
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_the_current_directory(
+    command: str, option: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args([*(IMPORT if command == "import" else [command]), option, path])
+    assert capsys.readouterr().err.endswith(f": error: argument {option}: must be a path, got an empty one\n")
+
+
+def test_every_option_that_takes_a_path_is_tried_with_an_empty_one() -> None:
+    (commands,) = (action for action in parser()._actions if action.dest == "command")
+    takers = {
+        (command, action.option_strings[0])
+        for command, options in commands.choices.items()  # type: ignore[union-attr]
+        for action in options._actions
+        if action.metavar in {"DIR", "FILE", "PATH"}
+    }
+    assert takers == set(PATHS)
+
+
+@pytest.mark.parametrize("kind", [GatewaySettings, ServeSettings, WorkerSettings])
+def test_an_empty_data_directory_is_the_default(kind: type[BaseSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDM_DATA_DIR", "")
+    assert read_settings(kind).data_dir == default_data_dir()  # type: ignore[attr-defined]
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:

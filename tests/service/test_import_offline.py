@@ -15,13 +15,13 @@ DATA = ROOT / "tests/golden/data"
 CLIP, BERT = "openai/clip-vit-large-patch14", "bert-base-uncased"
 
 
-def ldm_import(tmp_path: Path, endpoint: str, case: str) -> subprocess.CompletedProcess[str]:
+def ldm_import(tmp_path: Path, endpoint: str, case: str, **env: str) -> subprocess.CompletedProcess[str]:
     """The real command with an empty cache, in place of a yaml's own tokenizer the published one."""
     config = tmp_path / "model.yaml"
     config.write_text((DATA / case / "model.yaml").read_text().replace("version: clip-tiny", f"version: {CLIP}"))
     command = ["--ckpt", DATA / case / "model.ckpt", "--config", config, "--out", tmp_path / "models/out"]
     (tmp_path / "models").mkdir()
-    hub_env = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": endpoint}
+    hub_env = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": endpoint, **env}
     return subprocess.run(
         [sys.executable, "-m", "service", "import", *map(str, command)],
         cwd=ROOT, env=os.environ | hub_env, capture_output=True, text=True, timeout=120, check=False,
@@ -55,3 +55,8 @@ def test_a_hub_that_has_the_tokenizer_is_asked_once(tmp_path: Path) -> None:
     (tmp_path / "models").rename(tmp_path / "first")
     again = ldm_import(tmp_path, "http://127.0.0.1:1", "v-text2img-bert")  # from the cache
     assert again.returncode == 0, again.stderr
+
+
+def test_an_empty_address_of_the_hub_is_none(tmp_path: Path) -> None:
+    said = ldm_import(tmp_path, "", "v-text2img-bert", HF_HUB_OFFLINE="1")
+    assert_refused(tmp_path, said, BERT, "and https://huggingface.co may not be asked (HF_HUB_OFFLINE)")
