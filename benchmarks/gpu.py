@@ -30,16 +30,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import BUILTIN, DENOISERS, FIRST_STAGES, Denoiser, finish, matrix_rate, peer_of
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.compiled import CompiledUNet
 from ldm_core.conditioning import Condition
 from ldm_core.config import read_card
 from ldm_core.model import LatentDiffusion
 from ldm_core.noise import NoiseSource
 from ldm_core.packed import for_inference
+from ldm_core.sample import Sample
 from ldm_core.samplers import make_plan
 from ldm_core.schedule import NoiseSchedule
-from ldm_core.tasks import Sample
 
 Pass = Callable[[], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -106,7 +106,7 @@ def model_of(name: str, device: Device, *, compiled: bool) -> LatentDiffusion:
     return LatentDiffusion(
         card=replace(read_card(BUILTIN / "scenes"), tile=0), unet=unet, autoencoder=stage, condition=Condition(),
         schedule=NoiseSchedule.from_config(SCHEDULE), low_res_schedule=None, device=torch.device(device.name),
-        dtype=device.dtype, _compiled=CompiledUNet(unet) if compiled else None,
+        dtype=device.dtype, compiled_unet=CompiledUNet(unet) if compiled else None,
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list
     """The last latents of jobs that run together; their pictures are made too."""
     samples = [sample(model, name, seed) for seed in seeds]
     while not samples[0].done:
-        model.step(samples, rows)
+        denoise.step(model, samples, rows)
     for each in samples:
         tasks.finish(model, each)
     return [each.x for each in samples]
@@ -197,7 +197,7 @@ def first_call(name: str, rows: int, device: Device) -> None:
     """What a worker does before it takes jobs. It is imported and called in a new process."""
     model = model_of(name, device, compiled=True)
     with torch.inference_mode():
-        model.step([sample(model, name, seed) for seed in WORKLOADS[name].seeds(rows)], rows)
+        denoise.step(model, [sample(model, name, seed) for seed in WORKLOADS[name].seeds(rows)], rows)
 
 
 def start(name: str, rows: int, device: Device) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from PIL import Image
 from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.card import ModelCard
 from ldm_core.conditioning import Condition
+from ldm_core.generate import generate
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 from ldm_core.schedule import NoiseSchedule
@@ -69,7 +70,7 @@ def enlarging(side: int, tile: int, dtype: torch.dtype) -> Callable[[], object]:
     )  # fmt: skip
     params = GenerationParams(task="superres", width=side, height=side, steps=2, guidance_scale=1.0, seed=0)
     small = Image.effect_noise((side // 4, side // 4), 80)
-    return lambda: model.generate(params, small, rows=1)
+    return lambda: generate(model, params, small, rows=1)
 
 
 def measure(case: str, dtype: str) -> dict[str, object]:

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ldm_core.generate import generate
+from ldm_core.model import LatentDiffusion
+from ldm_core.params import GenerationParams
 from ldm_core.unet import UNet
 
 Parts = tuple[Tensor | None, ...]  # x, t, context, class labels
@@ -45,6 +49,31 @@ class CompiledUNet:
             on_gpu = any(part is not None and part.is_cuda for part in parts)
             call = self._calls[shapes] = Captured(self._compiled, parts) if on_gpu else self._compiled
         return call(*parts)
+
+
+def compile_unet(model: LatentDiffusion, rows: int) -> None:
+    """Compiles U-Net calls of `rows` rows at the native size, and no others; it takes minutes.
+
+    Less where inductor finds its cache of an earlier time. Other bytes than without are to be expected, but the
+    same whoever shares a call.
+    """
+    learner = CompiledUNet(model.unet)
+    model.compiled_unet = learner
+    task, (width, height), scale = model.card.tasks[0], model.card.native_size, model.card.scale
+    blank = GenerationParams(
+        task=task, width=width, height=height, steps=1, seed=0, guidance_scale=model.card.guidance_for(task),
+        class_id=0 if task == "class2img" else None, objects=() if task == "layout2img" else None,
+    )  # fmt: skip
+    pictures = [Image.new(mode, (width // scale, height // scale)) for mode in ("RGB", "L")]
+    image, mask = pictures if task != "semantic2img" else pictures[::-1]
+    generate(
+        model,
+        blank,
+        image if task in {"inpaint", "superres", "semantic2img"} else None,
+        mask if task == "inpaint" else None,
+        rows=rows,
+    )
+    learner.learning = False
 
 
 class Captured:

@@ -22,8 +22,8 @@ from ldm_core.conditioning import (
 )
 from ldm_core.directory import find_components
 from ldm_core.errors import ModelError
-from ldm_core.inpainting import HoleStyle, MaskedPicture
 from ldm_core.json_files import read_json
+from ldm_core.masked_image import HoleStyle, MaskedPicture
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.tokenizer_loading import TokenizerClass, read_tokenizer
 from ldm_core.weights import build_strictly, read_weights, weights_file

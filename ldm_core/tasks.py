@@ -6,9 +6,7 @@ that diffusers gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,81 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_core.image import Pictures
-from ldm_core.inpainting import (
-    inpainting_channels,
-    keep_known,
-    known_region,
-    label_tensor,
-    padded,
-    picture_tensor,
-)
+from ldm_core.image_tensors import Known, known_region, label_tensor, padded, picture_tensor
+from ldm_core.model import LatentDiffusion
 from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
-from ldm_core.samplers import MEMORY, Plan, make_plan
+from ldm_core.sample import Sample
+from ldm_core.samplers import make_plan
 from ldm_core.schedule import noised
-from ldm_core.tiling import Tiling, Window, covering, tiled
+from ldm_core.tiling import Window, covering, tiled
 
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
-
-if TYPE_CHECKING:
-    from ldm_core.model import LatentDiffusion
-
-
-@dataclass(slots=True)
-class Sample:
-    """One picture being denoised; all that is constant over its steps is already computed.
-
-    Shapes: x (1, C, h, w) float32; past (1, 3, C, h, w), what its sampler remembers of earlier steps; context
-    (R, L, D), unconditional first, for its R = 2 rows when guided and 1 otherwise; concat (1, C', h, w), the channels
-    that go behind x; class_labels (1,).
-    """
-
-    x: Tensor
-    plan: Plan
-    noise: NoiseSource
-    size: tuple[int, int]  # of the finished picture, pixels
-    context: Tensor | None = None
-    guidance_scale: float = 1.0
-    concat: Tensor | None = None
-    class_labels: Tensor | None = None
-    known: tuple[Tensor, Tensor] | None = None  # original picture (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
-    kept: tuple[Tensor, Tensor] | None = None  # its latents (1, C, h, w), mask (1, 1, h, w), 1 = held at every step
-    tiling: Tiling | None = None  # latents larger than one call takes
-    x0: Tensor | None = None  # the picture as the last step predicted it
-    past: Tensor = field(init=False)
-    step: int = 0
-
-    def __post_init__(self) -> None:
-        self.past = self.x.new_zeros(1, MEMORY, *self.x.shape[1:])
-
-    @property
-    def rows(self) -> int:
-        """U-Net rows of a step."""
-        return 1 if self.guidance_scale == 1.0 else 2
-
-    @property
-    def batch_key(self) -> Hashable:
-        """Rows share a U-Net call exactly when their keys are equal."""
-        return tuple(self.x.shape[1:]), None if self.context is None else tuple(self.context.shape[1:]), self.tiling
-
-    @property
-    def done(self) -> bool:
-        return self.step >= len(self.plan)
-
-    @property
-    def draws(self) -> bool:
-        """Whether its steps take noise."""
-        return self.plan.draws_noise or self.kept is not None
-
-    def steps_done(self, steps: int) -> int:
-        """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
-        return max(0, steps - (len(self.plan) - self.step))
-
-    def draw_noise(self) -> Tensor:
-        """The standard normal noise of this step, zeros where the sampler adds none."""
-        if not self.plan.draws_noise:
-            return torch.zeros_like(self.x)
-        return self.noise.draw(tuple(self.x.shape), self.x.device)
 
 
 def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures: Pictures) -> Sample:
@@ -197,6 +130,26 @@ def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
     sample.x = sample.noise.draw(tuple(sample.x.shape), model.device) * sample.plan.start
 
 
+def inpainting_channels(
+    model: LatentDiffusion, known: Known | None, shape: tuple[int, ...], noise: NoiseSource
+) -> Tensor:
+    """Mask and latents of the masked picture, (1, 1 + C, h, w); without a picture, a hole all over a blank one."""
+    drawn = noise.draw(shape, model.device).to(model.dtype)
+    style = model.hole_style
+    if known is None:
+        mean, std = model.blank_moments(shape[2], shape[3])
+        mask = torch.ones(1, 1, *shape[2:], device=model.device)
+    else:
+        original, full_mask = known
+        mean, std = model.moments(torch.where(full_mask < 0.5, original, style.fill))
+        mask = F.interpolate(full_mask, size=shape[2:])
+    mask = style.mask_low + (1 - style.mask_low) * mask
+    latents = (mean + std * drawn).float()
+    if not style.scaled:
+        latents = latents / model.autoencoder.config.scaling_factor
+    return torch.cat([mask, latents] if style.mask_first else [latents, mask], dim=1)
+
+
 def _repaint(model: LatentDiffusion, sample: Sample) -> None:
     """Inpainting: the hole as channels where the U-Net takes them, else what is known is noised anew at every step."""
     shape = tuple(sample.x.shape)
@@ -206,11 +159,11 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
         sample.concat = inpainting_channels(model, sample.known, shape, sample.noise)
         return
     original, mask = sample.known
-    hole = torch.nn.functional.max_pool2d(mask, model.autoencoder.config.factor)
+    hole = F.max_pool2d(mask, model.autoencoder.config.factor)
     mean, std = model.moments(original)
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
     sample.kept = latents, 1 - hole
-    sample.x = keep_known(sample, sample.noise.draw(shape, model.device) * sample.plan.start, 0)
+    sample.x = sample.hold_known(sample.noise.draw(shape, model.device) * sample.plan.start, 0)
 
 
 def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:

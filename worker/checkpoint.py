@@ -21,29 +21,8 @@ from ldm_core import native
 from ldm_core.model import LatentDiffusion
 from ldm_core.packed import arithmetic
 from ldm_core.samplers import MEMORY
-from ldm_core.tasks import Sample
 from worker.request import EncodedImage, Request
-
-
-@dataclass(frozen=True, slots=True)
-class SavedSample:
-    """What a picture has become by its `step`."""
-
-    step: int
-    x: Tensor
-    past: Tensor
-    noise: Tensor
-
-    @classmethod
-    def of(cls, sample: Sample) -> SavedSample:
-        """Quick: steps replace tensors and never change them, so none is copied. Only the generator's state is."""
-        return cls(sample.step, sample.x, sample.past, sample.noise.state())
-
-    def restore(self, sample: Sample) -> None:
-        """Brings a sample that has just begun to where this one was."""
-        sample.x, sample.past = self.x.to(sample.x), self.past.to(sample.past)
-        sample.noise.restore(self.noise)
-        sample.step = self.step
+from worker.saved_sample import SavedSample
 
 
 @dataclass(frozen=True, slots=True)

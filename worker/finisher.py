@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
-from ldm_core.tasks import Sample
+from ldm_core.sample import Sample
 from worker.encode import encode, encode_preview, parameters_of
 from worker.openmp import apart
 from worker.owner_queue import OwnerQueue

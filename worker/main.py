@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ldm_core import native
+from ldm_core.compiled import compile_unet
 from ldm_core.config import check_directories
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_model
@@ -109,7 +110,7 @@ def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int
     """So that no request waits for it."""
     for model_id, model in models.items():
         started = time.monotonic()
-        model.compile(rows[model_id])
+        compile_unet(model, rows[model_id])
         log.info(
             "compiled model %s for calls of %d rows in %.0f s", model_id, rows[model_id], time.monotonic() - started
         )

@@ -14,8 +14,8 @@ from worker.jobs import Format, Priority
 
 if TYPE_CHECKING:
     from ldm_core.image import Pictures
-    from ldm_core.tasks import Sample
-    from worker.checkpoint import SavedSample
+    from ldm_core.sample import Sample
+    from worker.saved_sample import SavedSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
 from worker.checkpoint import Checkpoint, place_of
@@ -57,11 +57,11 @@ class Runner:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
         An error of the whole call is narrowed down by halves to the pictures that cause it. `called`
-        is that of `LatentDiffusion.step`.
+        is that of `denoise.step`.
         """
         model, rows = self._of(batch[0].request)
         try:
-            finite = model.step([run.sample for run in batch if run.sample is not None], rows, called)
+            finite = denoise.step(model, [run.sample for run in batch if run.sample is not None], rows, called)
         except Exception as error:
             if _device_is_lost(error):
                 raise

@@ -18,7 +18,7 @@ from ldm_core.compvis.reader import Reader, Yaml, params_of, shown
 from ldm_core.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
 from ldm_core.directory import read_json
 from ldm_core.errors import ModelError
-from ldm_core.inpainting import HoleStyle
+from ldm_core.masked_image import HoleStyle
 from ldm_core.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.weights import build_or_refuse, weights_file
 

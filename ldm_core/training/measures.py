@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
+from ldm_core.generate import generate
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
 from ldm_core.training.classifier import AttributeClassifier, accuracies
@@ -47,7 +48,7 @@ def measure_txt2img(model: LatentDiffusion, scenes: Sequence[HeldOut], classifie
     pictures = []
     for index, item in enumerate(scenes):
         params = _params(model, "txt2img", model.card.native_size, index, item.caption.text)
-        pictures.append(np.asarray(model.generate(params)[0]))
+        pictures.append(np.asarray(generate(model, params)[0]))
         _progress("txt2img", index, len(scenes))
     found = classifier.read(np.stack(pictures))
     truth = labels([item.scene for item in scenes])
@@ -78,7 +79,7 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
         mask = Image.fromarray(job.mask.astype(np.uint8) * 255)
         sample = tasks.begin(model, params, 0, {"image": Image.fromarray(job.original), "mask": mask})
         while not sample.done:
-            model.step([sample], rows=2)
+            denoise.step(model, [sample], rows=2)
         picture = np.asarray(tasks.finish(model, sample))
         sample.known = None  # the same latents, decoded without putting the known pixels back
         raw_outside.append(psnr(np.asarray(tasks.finish(model, sample)), job.original, ~job.mask))
@@ -108,7 +109,7 @@ def measure_superres(model: LatentDiffusion, originals: Sequence[Pixels]) -> Fig
     for index, original in enumerate(originals):
         size = _size(original)
         small = Image.fromarray(original).reduce(model.card.scale)
-        ours.append(np.asarray(model.generate(_params(model, "superres", size, index), small)[0]))
+        ours.append(np.asarray(generate(model, _params(model, "superres", size, index), small)[0]))
         bicubic.append(np.asarray(small.resize(size, Image.Resampling.BICUBIC)))
         _progress("superres", index, len(originals))
     wins = sum(psnr(a, o) > psnr(b, o) for a, b, o in zip(ours, bicubic, originals, strict=True))

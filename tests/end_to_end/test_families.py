@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ldm_core.compvis import import_checkpoint
+from ldm_core.generate import generate
 from ldm_core.loading import load_model
 from ldm_core.params import GenerationParams, LayoutObject
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
@@ -117,7 +118,7 @@ def test_the_served_picture_is_the_librarys(
         guidance_scale=fields.get("guidance_scale", model.card.default_guidance_scale), **own,
     )  # fmt: skip
     inputs = {"image" if key == "map" else key: opened(data) for key, data in pictures.items()}
-    (ours,) = model.generate(params, **inputs, rows=model.default_rows())
+    (ours,) = generate(model, params, **inputs, rows=model.default_rows())
     assert np.array_equal(np.asarray(served), np.asarray(ours))
     assert len(set(ours.get_flattened_data())) > 100
 

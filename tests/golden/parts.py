@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_core.autoencoder import Codebook
-from ldm_core.inpainting import Known, inpainting_channels, known_region
+from ldm_core.image_tensors import Known, known_region
 from ldm_core.noise import NoiseSource
+from ldm_core.tasks import inpainting_channels
 from tests.golden.case import Case
 
 Quantities = Iterator[tuple[str, Tensor]]

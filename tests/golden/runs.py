@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import tasks
-from ldm_core.inpainting import keep_known
+from ldm_core import denoise, tasks
 from ldm_core.noise import NoiseSource
+from ldm_core.sample import Sample
 from ldm_core.samplers import NOISE, SAMPLERS, Plan, make_plan
-from ldm_core.tasks import Sample
 from ldm_core.tiling import Tiling, tiled
 from tests.golden.case import Case
 from tests.golden.parts import Quantities, hole, hole_channels, quantised
@@ -68,7 +67,7 @@ def _masked(case: Case, name: str, about: About) -> Quantities:
     samples = list(_samples(case, about, _plan(case, about), case[f"{name}/q_noise"]))
     for i, sample in enumerate(samples):
         sample.kept = case[f"{name}/x0"][i : i + 1], case[f"{name}/mask"][i : i + 1]
-        sample.x = keep_known(sample, sample.x, 0)
+        sample.x = sample.hold_known(sample.x, 0)
     yield from _walked(case, name, samples)
     yield from _decoded(case, name, samples[0], case.autoencoder.decode)
 
@@ -139,7 +138,7 @@ def _walked(case: Case, name: str, samples: list[Sample]) -> Quantities:
     """All steps of a run."""
     states = [torch.cat([sample.x for sample in samples])]
     while not samples[0].done:
-        case.model.step(samples, rows=sum(sample.rows for sample in samples))
+        denoise.step(case.model, samples, rows=sum(sample.rows for sample in samples))
         states.append(torch.cat([sample.x for sample in samples]))
     yield f"{name}/samples", states[-1]
     yield f"{name}/x_inter", torch.stack(states)

@@ -10,6 +10,7 @@ from transformers import CLIPImageProcessor, CLIPModel
 
 from ldm_core.clip_embedder import ClipEmbedder
 from ldm_core.compvis import import_checkpoint
+from ldm_core.generate import generate
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
@@ -71,7 +72,7 @@ def test_prompt_and_neighbours_are_tokens_of_one_context(retrieval: tuple[Latent
 def test_neighbours_change_the_picture(retrieval: tuple[LatentDiffusion, CLIPModel]) -> None:
     model, _ = retrieval
     plain, near, far = (
-        model.generate(params(prompt="a palm tree"), neighbors=pictures)[0].tobytes()
+        generate(model, params(prompt="a palm tree"), neighbors=pictures)[0].tobytes()
         for pictures in ([], [photo(40, 40)], [photo(40, 40), photo(64, 20)])
     )
     assert len({plain, near, far}) == 3

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core import compiled, tasks
+from ldm_core import compiled, denoise, tasks
+from ldm_core.generate import generate
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
@@ -37,7 +38,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "cpu":
             patch.setattr(compiled, "compile_whole", QUICKLY)
-        other.compile(ROWS)
+        compiled.compile_unet(other, ROWS)
     yield [plain, other]
     torch.compiler.reset()
 
@@ -46,8 +47,8 @@ def test_every_dtype_of_a_cpu_is_captured_whole(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(compiled, "compile_whole", QUICKLY)
     path = write_tiny_models(tmp_path)[0]
     plain, other = (load_model(path, "cpu", torch.bfloat16) for _ in range(2))
-    other.compile(ROWS)
-    first, second = (levels(model.generate(PARAMS, rows=ROWS)[0]) for model in (plain, other))
+    compiled.compile_unet(other, ROWS)
+    first, second = (levels(generate(model, PARAMS, rows=ROWS)[0]) for model in (plain, other))
     assert np.abs(first - second).mean() < 3
     torch.compiler.reset()
 
@@ -57,17 +58,17 @@ def levels(picture: Image.Image) -> np.ndarray:
 
 
 def test_it_makes_the_same_pictures(models: list[LatentDiffusion]) -> None:
-    plain, other = (model.generate(PARAMS, rows=ROWS)[0] for model in models)
+    plain, other = (generate(model, PARAMS, rows=ROWS)[0] for model in models)
     assert np.abs(levels(plain) - levels(other)).max() <= 2
 
 
 def test_only_the_shape_of_the_warm_up_is_compiled(models: list[LatentDiffusion]) -> None:
     plain, other = models
     wide = replace(PARAMS, width=96)
-    assert other.generate(wide, rows=ROWS)[0].tobytes() == plain.generate(wide, rows=ROWS)[0].tobytes()
-    assert other.generate(PARAMS, rows=4)[0].tobytes() == plain.generate(PARAMS, rows=4)[0].tobytes()
-    assert other._compiled is not None
-    ((x, *_),) = other._compiled._calls
+    assert generate(other, wide, rows=ROWS)[0].tobytes() == generate(plain, wide, rows=ROWS)[0].tobytes()
+    assert generate(other, PARAMS, rows=4)[0].tobytes() == generate(plain, PARAMS, rows=4)[0].tobytes()
+    assert isinstance(other.compiled_unet, compiled.CompiledUNet)
+    ((x, *_),) = other.compiled_unet._calls
     assert x == (ROWS, other.unet.config.in_channels, 64 // 4, 64 // 4)
 
 
@@ -77,6 +78,6 @@ def test_a_picture_is_the_same_alone_and_in_company(models: list[LatentDiffusion
     jobs = [replace(PARAMS, seed=seed, guidance_scale=scale) for seed, scale in ((5, 4.0), (6, 1.0), (7, 2.0))]
     samples = [tasks.begin(other, job, 0, {}) for job in jobs]
     while not samples[0].done:
-        other.step(samples, ROWS)
+        denoise.step(other, samples, ROWS)
     together = [tasks.finish(other, sample).tobytes() for sample in samples]
-    assert together == [other.generate(job, rows=ROWS)[0].tobytes() for job in jobs]
+    assert together == [generate(other, job, rows=ROWS)[0].tobytes() for job in jobs]

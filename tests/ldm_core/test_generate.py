@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import InvalidImage, UnsupportedTask
+from ldm_core.generate import generate
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
@@ -35,14 +36,14 @@ def bytes_of(pictures: list[Image.Image]) -> list[bytes]:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(scenes: LatentDiffusion) -> None:
-    first, again = (bytes_of(scenes.generate(PARAMS)) for _ in range(2))
+    first, again = (bytes_of(generate(scenes, PARAMS)) for _ in range(2))
     assert first == again
-    assert first != bytes_of(scenes.generate(replace(PARAMS, seed=6)))
+    assert first != bytes_of(generate(scenes, replace(PARAMS, seed=6)))
 
 
 def test_image_i_equals_a_job_of_its_own(scenes: LatentDiffusion) -> None:
-    batch = bytes_of(scenes.generate(replace(PARAMS, n=3)))
-    assert batch == [bytes_of(scenes.generate(replace(PARAMS, seed=5 + i)))[0] for i in range(3)]
+    batch = bytes_of(generate(scenes, replace(PARAMS, n=3)))
+    assert batch == [bytes_of(generate(scenes, replace(PARAMS, seed=5 + i)))[0] for i in range(3)]
 
 
 def test_a_prompt_is_encoded_once(scenes: LatentDiffusion) -> None:
@@ -52,7 +53,7 @@ def test_a_prompt_is_encoded_once(scenes: LatentDiffusion) -> None:
     counting = text.transformer.register_forward_hook(lambda *_: calls.append(None))
     job = replace(PARAMS, n=3, prompt="a tree that nobody has drawn yet")
     for _ in range(2):
-        scenes.generate(job)
+        generate(scenes, job)
     counting.remove()
     assert 1 <= len(calls) <= 2  # the prompt, and the empty one where it is new
     with torch.no_grad():
@@ -69,13 +70,13 @@ def test_guidance_eta_prompts_and_steps_all_count(scenes: LatentDiffusion) -> No
         {"prompt": "a snowy plain at night"},
         {"negative_prompt": "clouds"},
     ]
-    results = {bytes_of(scenes.generate(replace(PARAMS, **change)))[0] for change in changes}  # type: ignore[arg-type]
+    results = {bytes_of(generate(scenes, replace(PARAMS, **change)))[0] for change in changes}  # type: ignore[arg-type]
     assert len(results) == len(changes)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 128)])
 def test_pictures_have_the_size_asked_for(scenes: LatentDiffusion, size: tuple[int, int]) -> None:
-    (picture,) = scenes.generate(replace(PARAMS, width=size[0], height=size[1]))
+    (picture,) = generate(scenes, replace(PARAMS, width=size[0], height=size[1]))
     assert picture.size == size
 
 
@@ -85,7 +86,7 @@ def test_inpainting_keeps_every_known_pixel(scenes: LatentDiffusion, size: tuple
     mask = Image.new("L", size)
     mask.paste(200, (10, 10, 40, 50))
     params = replace(PARAMS, task="inpaint", width=size[0], height=size[1])
-    (picture,) = scenes.generate(params, Image.fromarray(levels), mask)
+    (picture,) = generate(scenes, params, Image.fromarray(levels), mask)
     hole = np.asarray(mask) > 0
     assert np.array_equal(np.asarray(picture)[~hole], levels[~hole])
     assert not np.array_equal(np.asarray(picture)[hole], levels[hole])
@@ -95,21 +96,21 @@ def test_inpainting_keeps_every_known_pixel(scenes: LatentDiffusion, size: tuple
 def test_super_resolution_gives_four_times_the_size(size: tuple[int, int]) -> None:
     model = load_model(BUILTIN / "scenes-superres", "cpu", torch.float32)
     params = replace(PARAMS, task="superres", width=4 * size[0], height=4 * size[1], guidance_scale=1.0)
-    (picture,) = model.generate(params, Image.new("RGB", size, (90, 120, 200)))
+    (picture,) = generate(model, params, Image.new("RGB", size, (90, 120, 200)))
     assert picture.size == (4 * size[0], 4 * size[1])
 
 
 def test_what_a_task_lacks_is_named(scenes: LatentDiffusion) -> None:
     inpaint = replace(PARAMS, task="inpaint")
     with pytest.raises(InvalidImage, match=r"image: is required|mask: is required"):
-        scenes.generate(inpaint)
+        generate(scenes, inpaint)
     with pytest.raises(InvalidImage, match="mask: is"):
-        scenes.generate(inpaint, Image.new("RGB", (64, 64)), Image.new("L", (32, 64)))
+        generate(scenes, inpaint, Image.new("RGB", (64, 64)), Image.new("L", (32, 64)))
     with pytest.raises(UnsupportedTask, match="superres"):
-        scenes.generate(replace(PARAMS, task="superres"), Image.new("RGB", (16, 16)))
+        generate(scenes, replace(PARAMS, task="superres"), Image.new("RGB", (16, 16)))
 
 
 def test_progress_counts_every_step(scenes: LatentDiffusion) -> None:
     seen: list[tuple[int, int]] = []
-    scenes.generate(replace(PARAMS, n=2), progress=lambda done, total: seen.append((done, total)))
+    generate(scenes, replace(PARAMS, n=2), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]

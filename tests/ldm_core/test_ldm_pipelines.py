@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.compvis import import_checkpoint
+from ldm_core.generate import generate
 from ldm_core.loading import load_model
 from ldm_core.params import GenerationParams, Task
 from tests.compvis_layout import SD1, inpainting_stable_diffusion
@@ -129,7 +130,7 @@ def test_latents_and_picture_are_those_of_the_pipeline(family: tuple[Path, str, 
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, pictures)
         while not sample.done:
-            model.step([sample], rows=2)
+            denoise.step(model, [sample], rows=2)
         ours = np.asarray(tasks.finish(model, sample)).astype(int)
     assert (sample.x - latents).abs().max() <= LATENTS
     if task == "inpaint":  # the pipeline leaves what it drew outside the mask; ours puts the known pixels back
@@ -159,5 +160,5 @@ def test_what_the_pipeline_writes_loads_and_gives_the_same(family: tuple[Path, s
         asked = GenerationParams(
             task=task, width=width, height=height, steps=2, seed=SEED, guidance_scale=1.0, prompt=prompt
         )
-        pictures.append(model.generate(asked, *inputs.get(task, ()))[0])
+        pictures.append(generate(model, asked, *inputs.get(task, ()))[0])
     assert pictures[0].tobytes() == pictures[1].tobytes()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.loading import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
@@ -26,7 +26,7 @@ def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Imag
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, pictures)
         while not sample.done:
-            model.step([sample], rows=2)
+            denoise.step(model, [sample], rows=2)
         return sample.x, tasks.finish(model, sample)
 
 

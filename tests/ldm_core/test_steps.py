@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import SAMPLERS, GenerationParams
-from ldm_core.tasks import Sample
+from ldm_core.sample import Sample
 from ldm_core.unet import UNet
 from tests.tiny import tiny_models
 
@@ -44,7 +44,7 @@ def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
 
 def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
     while left := [sample for sample in samples if not sample.done]:
-        model.step(left, rows=2)
+        denoise.step(model, left, rows=2)
     return [sample.x for sample in samples]
 
 
@@ -78,7 +78,7 @@ def test_a_step_that_raises_spends_no_noise_and_changes_nothing(fails: str, monk
         else:  # the last one's noise cannot be had, when the others' is drawn
             patch.setattr(type(broken.noise), "draw", _drawing_but_for(broken.noise))
         with pytest.raises(RuntimeError):
-            model.step(samples, rows=2)
+            denoise.step(model, samples, rows=2)
     assert [sample.step for sample in samples] == [0, 0, 0]
     assert all(torch.equal(a, b) for a, b in zip(walk(model, samples), expected, strict=True))
 
@@ -103,7 +103,7 @@ def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
     latents, mask = sample.kept
     while not sample.done:
         previous = sample.step
-        plain.step([sample], rows=1)
+        denoise.step(plain, [sample], rows=1)
         if not sample.done:
             level = plain.schedule.alpha_bar[sample.plan.t[previous + 1]]
             noise = (sample.x - level.sqrt() * latents) / (1 - level).sqrt()

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_core.generate import generate
 from ldm_core.params import GenerationParams
 from ldm_core.tiling import Tiling, Window, covering, tiled
 from tests.tiny import tiny_models
@@ -58,7 +59,7 @@ def test_super_resolution_of_a_large_picture_meets_the_networks_in_windows(monke
     small = Image.effect_noise((48, 40), 60).convert("RGB")
     params = GenerationParams(task="superres", width=192, height=160, steps=2, guidance_scale=1.0, seed=1)
     try:
-        picture = model.generate(params, small, rows=1)[0]
+        picture = generate(model, params, small, rows=1)[0]
     finally:
         for network in (model.unet, model.autoencoder.decoder):
             network._forward_pre_hooks.clear()

@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm_core import tasks
+from ldm_core import denoise, tasks
 from ldm_core.compvis import import_checkpoint
 from ldm_core.errors import ModelError
 from ldm_core.loading import load_model
@@ -62,7 +62,7 @@ def run(model: LatentDiffusion, params: GenerationParams, image: Image.Image) ->
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, {"image": image})
         while not sample.done:
-            model.step([sample], rows=2)
+            denoise.step(model, [sample], rows=2)
         return sample.x, tasks.finish(model, sample)
 
 

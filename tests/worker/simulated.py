@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ldm_core.tasks import Sample
+from ldm_core.sample import Sample
 from tests.worker.engine_kit import job
 from worker.owner_queue import OwnerQueue
 from worker.request import ImageRun, Request

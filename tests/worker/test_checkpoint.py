@@ -122,7 +122,7 @@ def test_a_checkpoint_is_small_and_has_no_pickle_in_it() -> None:
 def test_compiled_code_makes_it_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_models()["scenes"]
     plain = place_of(model, 2)
-    assert place_of(replace(model, _compiled=CompiledUNet(model.unet)), 2) != plain
+    assert place_of(replace(model, compiled_unet=CompiledUNet(model.unet)), 2) != plain
     have = native.present()
     monkeypatch.setattr(native, "present", lambda: not have)
     assert place_of(model, 2) != plain

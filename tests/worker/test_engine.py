@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
-from ldm_core.tasks import Sample
+from ldm_core.generate import generate
+from ldm_core.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.encode import encode, parameters_of
@@ -87,7 +88,7 @@ def test_bytes_do_not_depend_on_who_shares_the_batch(of: EngineJob) -> None:
 
 def test_the_engine_gives_what_the_reference_loop_gives() -> None:
     of = job(n=2)
-    pictures = tiny_models()["scenes"].generate(of.params, rows=2)
+    pictures = generate(tiny_models()["scenes"], of.params, rows=2)
     assert alone(of) == [encode(p, "png", parameters_of(of, i)) for i, p in enumerate(pictures)]
 
 

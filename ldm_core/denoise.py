@@ -1,0 +1,108 @@
+"""One denoising step over samples of one model, each at a step, with a sampler and a guidance of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ldm_core.model import LatentDiffusion, nothing
+from ldm_core.row_counts import calls, row_counts
+from ldm_core.sample import Sample
+from ldm_core.samplers import guide, update
+
+
+@torch.inference_mode()
+def step(
+    model: LatentDiffusion, samples: Sequence[Sample], rows: int, called: Callable[[int], None] = nothing
+) -> list[bool]:
+    """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows` rows.
+
+    The samples share a batch key. Larger calls are made where they give the same bytes (row_counts.py). Returns for
+    each sample whether its latents are finite. `called` is given the number of rows of every call that has ended,
+    and 0 after each window of one.
+    When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
+    smaller batches.
+    """
+    before = [(sample.noise, sample.noise.state()) for sample in samples if sample.draws]
+    try:
+        return _step(model, samples, rows, called)
+    except Exception:
+        for noise, state in before:
+            noise.restore(state)
+        raise
+
+
+def _step(model: LatentDiffusion, samples: Sequence[Sample], rows: int, called: Callable[[int], None]) -> list[bool]:
+    x = torch.cat([sample.x for sample in samples])
+    lines = torch.stack([sample.plan.lines[sample.step] for sample in samples]).to(model.device)
+    out = _predict_guided(model, x, lines[:, 0], samples, rows, called)
+    plans = [sample.plan for sample in samples]
+    past = torch.cat([sample.past for sample in samples]) if any(plan.remembers for plan in plans) else None
+    drawn = torch.cat([sample.draw_noise() for sample in samples]) if any(plan.draws_noise for plan in plans) else None
+    kind, clip = model.schedule.prediction_type, model.schedule.clip_sample
+    x, x0, past = update(x, out, past, drawn, lines[:, 1], lines[:, 2:], kind, clip)
+    finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
+    latents = [s.hold_known(each, s.step + 1) for s, each in zip(samples, x.split(1), strict=True)]
+    pasts = [sample.past for sample in samples] if past is None else past.split(1)
+    for sample, *state in zip(samples, latents, x0.split(1), pasts, strict=True):  # nothing below can fail
+        sample.x, sample.x0, sample.past = state
+        sample.step += 1
+    return finite
+
+
+def _predict_guided(
+    model: LatentDiffusion, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[int], None]
+) -> Tensor:
+    """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
+    context, concat, labels = (
+        _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
+    )
+    owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
+
+    def call(row: list[int]) -> Tensor:
+        (here,) = _picked([context], row)
+        seen, times, behind, label = _picked([x, t, concat, labels], [owner[i] for i in row])
+        assert seen is not None and times is not None
+        return model.predict(seen, times, here, behind, label, samples[0].tiling, called)
+
+    as_it_is = not model.compiled and samples[0].tiling is None and model.is_small
+    counts = row_counts(x, model.dtype, rows) if as_it_is else (rows,)
+    outs = []
+    for row in calls(len(owner), counts):
+        outs.append(call(row))
+        called(len(row))
+    out = torch.cat(outs)[: len(owner)]
+    if len(owner) == len(samples):
+        return out
+    conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
+    unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided
+    scale = _constant(tuple(sample.guidance_scale for sample in samples), torch.float32, model.device)
+    (without,), (with_it,) = _picked([out], unconditional), _picked([out], conditional)
+    assert without is not None and with_it is not None
+    return guide(without, with_it, scale)
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # who asks first may be in it, who asks next may not
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(len(values),). What the steps of a batch share is brought to the device once."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | None]:
+    """Those rows of each that is there; the whole where that is what they are."""
+    first = next((part for part in parts if part is not None), None)
+    if first is None or rows == list(range(len(first))):
+        return [*parts]
+    index = _constant(tuple(rows), torch.int64, first.device)
+    return [None if part is None else part.index_select(0, index) for part in parts]
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All of them or none: samples of one model have the same channels."""
+    present = [part for part in parts if part is not None]
+    assert len(present) in {0, len(parts)}, "rows of two shapes share a batch key"
+    return torch.cat(present) if present else None
