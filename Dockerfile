@@ -18,7 +18,7 @@ COPY worker worker
 RUN rm -rf ldm_core/builtin && pip install --no-deps --force-reinstall .
 
 FROM build AS build-worker
-# for ldm_core/*.c
+# for ldm_core/acceleration/*.c
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # For a worker without CUDA: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PIP_ARGS=""

@@ -26,7 +26,7 @@ help: ## this list
 
 install: $(STAMP) ## makes .venv with everything in it, once
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard ldm_core/*.c ldm_core/*.h)
+$(STAMP): pyproject.toml constraints.txt $(wildcard ldm_core/acceleration/*.[ch])
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 with venv and pip among $(PYTHONS)" \
 	  "(Debian, Ubuntu: apt install python3-venv); name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(call usable,$(PYTHON)) || { echo "make: $(PYTHON) is no Python >= 3.11 with venv and pip" >&2; exit 1; }
@@ -59,10 +59,10 @@ bench: install ## the benchmarks that a CPU runs (10 minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 train: install ## trains the built-in model; goes on where it stopped
-	$(BIN)/python -m ldm_core.training.train $(ARGS)
+	$(BIN)/python -m training.train $(ARGS)
 
 evaluate: install ## measures the built-in model
-	$(BIN)/python -m ldm_core.training.evaluate $(ARGS)
+	$(BIN)/python -m training.evaluate $(ARGS)
 
 clean: ## takes away what install, the tests and the tools made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
-from worker import openmp
-from worker.engine import Engine, EngineJob, Event, Failed, Finished, Progress
+from worker.engine import openmp
+from worker.engine.engine import Engine, EngineJob, Event, Failed, Finished, Progress
 from worker.vital import start_vital
 
 BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"

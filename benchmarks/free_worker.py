@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import worker.main
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_core.conditioning import TextEncoder
-from ldm_core.loading import load_model
+import worker.process.main
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.conditioning import TextEncoder
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 from worker.settings import WorkerSettings
 
 SCENES = Path(__file__).parents[1] / "ldm_core/builtin/scenes"

@@ -31,15 +31,15 @@ from torch import Tensor, nn
 
 from benchmarks.networks import BUILTIN, DENOISERS, FIRST_STAGES, Denoiser, finish, matrix_rate, peer_of
 from ldm_core import denoise, tasks
+from ldm_core.acceleration.packed import for_inference
 from ldm_core.compiled import CompiledUNet
-from ldm_core.conditioning import Condition
-from ldm_core.config import read_card
 from ldm_core.model import LatentDiffusion
-from ldm_core.noise import NoiseSource
-from ldm_core.packed import for_inference
-from ldm_core.sample import Sample
-from ldm_core.samplers import make_plan
-from ldm_core.schedule import NoiseSchedule
+from ldm_core.model_directory.card_reader import read_card
+from ldm_core.networks.conditioning import Condition
+from ldm_core.sampling.noise import NoiseSource
+from ldm_core.sampling.sample import Sample
+from ldm_core.sampling.samplers import make_plan
+from ldm_core.sampling.schedule import NoiseSchedule
 
 Pass = Callable[[], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -82,7 +82,7 @@ class Device:
     dtype: torch.dtype
 
     def network(self, build: Callable[[], Module]) -> Module:
-        """Laid out as the service does on a GPU (ldm_core/loading.py)."""
+        """Laid out as the service does on a GPU (ldm_core/loading/model.py)."""
         with torch.device(self.name):
             return for_inference(build().to(self.dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 

@@ -28,13 +28,13 @@ from statistics import median
 import torch
 import yaml
 
-from ldm_core.autoencoder import Autoencoder
-from ldm_core.compvis.components import parameters
-from ldm_core.compvis.conditions import read_condition
-from ldm_core.compvis.configs import autoencoder_config, unet_config
-from ldm_core.compvis.names import clip_source, first_stage_source, unet_source
-from ldm_core.training.scenes.tokenizer import write_tokenizer
-from ldm_core.unet import UNet
+from ldm_core.checkpoints.components import parameters
+from ldm_core.checkpoints.conditions import read_condition
+from ldm_core.checkpoints.configs import autoencoder_config, unet_config
+from ldm_core.checkpoints.names import clip_source, first_stage_source, unet_source
+from ldm_core.networks.autoencoder import Autoencoder
+from ldm_core.networks.unet import UNet
+from training.scenes.tokenizer import write_tokenizer
 
 WARM = 2  # rounds that are not counted
 UNET = {

@@ -20,16 +20,16 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.card import ModelCard
-from ldm_core.conditioning import Condition
 from ldm_core.generate import generate
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.conditioning import Condition
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 from ldm_core.params import GenerationParams
-from ldm_core.schedule import NoiseSchedule
-from ldm_core.tiling import covering, tiled
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.sampling.schedule import NoiseSchedule
+from ldm_core.sampling.tiling import covering, tiled
 
 CASES = tuple(
     f"{what}:{side}:{how}" for what in ("decode", "superres") for side in (1024, 2048) for how in ("tiled", "whole")

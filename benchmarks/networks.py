@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_core.directory import read_json
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.model_directory.components import read_json
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 
 BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
 

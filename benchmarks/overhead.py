@@ -31,12 +31,12 @@ from redis import Redis
 
 from benchmarks.bare_client import apart, listen, load_gateway, send
 from benchmarks.serving import free_port, wait_until_ready
-from ldm_core.config import read_card
+from ldm_core.model_directory.card_reader import read_card
 from ldm_core.params import GenerationParams
-from worker import scripts
-from worker.embedded_redis import EmbeddedRedis
-from worker.request import EngineJob, Event, Failed, Finished
+from worker.engine.request import EngineJob, Event, Failed, Finished
+from worker.process.embedded_redis import EmbeddedRedis
 from worker.settings import BUILTIN
+from worker.store import scripts
 
 Results = dict[str, float]
 
@@ -224,7 +224,7 @@ def engine(call_s: float) -> Results:
     import torch
 
     from benchmarks.free_worker import free_model
-    from worker.engine import Engine
+    from worker.engine.engine import Engine
     from worker.vital import start_vital
 
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from worker.encode import encode
+from worker.engine.encode import encode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROUNDS = 15

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.networks import DENOISERS, FIRST_STAGES, matrix_rate, peer_of
-from ldm_core.packed import for_inference
+from ldm_core.acceleration.packed import for_inference
 
 Pass = Callable[[], Tensor]
 BASE, BEST = "diffusers float32", "diffusers at its best"

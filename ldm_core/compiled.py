@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ldm_core.generate import generate
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.unet import UNet
 from ldm_core.params import GenerationParams
-from ldm_core.unet import UNet
 
 Parts = tuple[Tensor | None, ...]  # x, t, context, class labels
 Call = Callable[..., Tensor]

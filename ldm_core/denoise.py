@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ldm_core.model import LatentDiffusion, nothing
 from ldm_core.row_counts import calls, row_counts
-from ldm_core.sample import Sample
-from ldm_core.samplers import guide, update
+from ldm_core.sampling.sample import Sample
+from ldm_core.sampling.samplers import guide, update
 
 
 @torch.inference_mode()

@@ -9,15 +9,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ldm_core.autoencoder import Autoencoder
 from ldm_core.card import ModelCard
-from ldm_core.conditioning import Condition
 from ldm_core.latest import Latest
-from ldm_core.masked_image import HoleStyle, MaskedPicture
+from ldm_core.networks.autoencoder import Autoencoder
+from ldm_core.networks.conditioning import Condition
+from ldm_core.networks.masked_image import HoleStyle, MaskedPicture
+from ldm_core.networks.unet import UNet
 from ldm_core.row_counts import default_rows, is_small
-from ldm_core.schedule import NoiseSchedule
-from ldm_core.tiling import Tiling, Window, tiled
-from ldm_core.unet import UNet
+from ldm_core.sampling.schedule import NoiseSchedule
+from ldm_core.sampling.tiling import Tiling, Window, tiled
 
 SIZES = 64  # whose blank picture is kept
 

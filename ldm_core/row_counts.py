@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ldm_core import native
-from ldm_core.unet import UNet
+from ldm_core.acceleration import native
+from ldm_core.networks.unet import UNet
 
 MOST = 8  # rows: beyond them, `scenes` gains a tenth and a lone request waits longer for its turn
 SMALL = 50e6  # weights; arithmetic takes so long in a larger U-Net that calls hardly show

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm_core.image import Pictures
-from ldm_core.image_tensors import Known, known_region, label_tensor, padded, picture_tensor
+from ldm_core.images.decoding import Pictures
+from ldm_core.images.tensors import Known, known_region, label_tensor, padded, picture_tensor
 from ldm_core.model import LatentDiffusion
-from ldm_core.noise import NoiseSource
 from ldm_core.params import GenerationParams
-from ldm_core.sample import Sample
-from ldm_core.samplers import make_plan
-from ldm_core.schedule import noised
-from ldm_core.tiling import Window, covering, tiled
+from ldm_core.sampling.noise import NoiseSource
+from ldm_core.sampling.sample import Sample
+from ldm_core.sampling.samplers import make_plan
+from ldm_core.sampling.schedule import noised
+from ldm_core.sampling.tiling import Window, covering, tiled
 
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
 

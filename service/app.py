@@ -11,20 +11,20 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.auth import KeyRing
-from service.bounded_body import BodyLimits
-from service.broker import Broker
-from service.cors import Cors
+from service.access.auth import KeyRing
+from service.access.origins import own_hosts, parse_origins
+from service.answers.openapi import completed, problems
+from service.broker.broker import Broker
 from service.dependencies import BEARER, guard
-from service.head import HeadAsGet
-from service.memory import BodyBudget
+from service.http.bounded_body import BodyLimits
+from service.http.cors import Cors
+from service.http.head import HeadAsGet
+from service.http.memory import BodyBudget
+from service.http.middleware import Envelope
+from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
-from service.middleware import Envelope
-from service.openapi import completed, problems
-from service.origins import own_hosts, parse_origins
 from service.routes import docs, events, health, jobs, models, tasks
 from service.settings import GatewaySettings
-from service.site_guard import SiteGuard
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
 

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ldm_core.config import check_directories, read_card
 from ldm_core.errors import ModelError
-from service.auth import BadKeys, KeyRing, new_key
+from ldm_core.model_directory.card_reader import check_directories, read_card
+from service.access.auth import BadKeys, KeyRing, new_key
 from service.settings import GatewaySettings
 from worker.settings import ServeSettings, WorkerSettings, read_settings
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def _serve() -> int:
     if not _worker_installed():
         return 1
-    from worker.supervisor import Supervisor
+    from worker.process.supervisor import Supervisor
 
     # a bad value or model shall end this before children start
     settings = read_settings(ServeSettings)
@@ -131,7 +131,7 @@ def _worker() -> int:
         return 1
     if _refuses_one(read_settings(WorkerSettings).model_dirs):  # before torch is imported
         return EXIT_BROKEN_MODEL
-    return int(import_module("worker.keeper").main())
+    return int(import_module("worker.process.keeper").main())
 
 
 def _refuses_one(directories: Sequence[Path]) -> bool:
@@ -155,9 +155,9 @@ def _read_gateway(**given: str) -> tuple[GatewaySettings, KeyRing]:
 
 
 def _gateway() -> int:
+    from service.access.exposure import warn_if_open
     from service.app import create_app
-    from service.exposure import warn_if_open
-    from service.server import run
+    from service.http.server import run
     from worker.logs import set_up_logging
 
     settings, keys = _read_gateway()
@@ -187,7 +187,7 @@ def _models() -> int:
             check_directories([*sound, directory])
             card = read_card(directory)
             if has_worker:
-                import_module("ldm_core.loading").check_model(directory)
+                import_module("ldm_core.loading.model").check_model(directory)
             sound.append(directory)
         except ModelError as error:
             print(error, file=sys.stderr)
@@ -204,10 +204,10 @@ def _models() -> int:
 def _import(args: argparse.Namespace) -> int:
     if not _worker_installed():
         return 1
-    reading_ahead = import_module("ldm_core.read_ahead").reading_ahead
+    reading_ahead = import_module("ldm_core.weights.read_ahead").reading_ahead
     try:
         with reading_ahead(args.ckpt):  # 4 GB from a disk: 14 s instead of 24 s
-            out = import_module("ldm_core.compvis").import_checkpoint(
+            out = import_module("ldm_core.checkpoints").import_checkpoint(
                 args.ckpt,
                 args.config,
                 args.out,

@@ -10,12 +10,12 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
-from service.auth import ANYONE, ApiKey, KeyRing
-from service.broker import Broker
+from service.access.auth import ANYONE, ApiKey, KeyRing
+from service.broker.broker import Broker
 from service.errors import Problem
 from service.metrics import GatewayMetrics
 from worker.jobs import JobView
-from worker.records import UnreadableRecord
+from worker.store.records import UnreadableRecord
 
 # for what the service says of itself; `let_in` reads the header
 BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this server")

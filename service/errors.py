@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from ldm_core.errors import RequestError
-from service.auth import Forbidden, Unauthorized
-from service.broker import BrokerUnavailable
-from service.quota import IdempotencyConflict, Refused, TooFast
-from service.upkeep import NoRoom
-from worker.records import UnreadableRecord
+from service.access.auth import Forbidden, Unauthorized
+from service.access.quota import IdempotencyConflict, Refused, TooFast
+from service.broker.broker import BrokerUnavailable
+from service.broker.upkeep import NoRoom
+from worker.store.records import UnreadableRecord
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -66,7 +66,7 @@ def as_problem(error: Exception) -> Problem:
             return error
         case RequestError():
             return Problem(422, str(error), errors=[(f"/{error.field}", error.detail)])
-        case RequestValidationError():  # of a query; bodies are validated in `service/body.py`
+        case RequestValidationError():  # of a query; bodies are validated in `service/intake/body.py`
             errors = [(f"/{problem['loc'][-1]}", str(problem["msg"])) for problem in error.errors()]
             return Problem(422, f"{errors[0][0][1:]}: {errors[0][1]}", errors=errors)
         case Unauthorized():
@@ -93,7 +93,7 @@ def as_problem(error: Exception) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Every expected error becomes a problem; what nobody expected is the envelope's (`service/middleware.py`)."""
+    """Every expected error becomes a problem; what nobody expected is the envelope's (`service/http/middleware.py`)."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = as_problem(error)

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.origins import parse_hosts, parse_origins
+from service.access.origins import parse_hosts, parse_origins
 from worker.settings import DataDir, checked_redis_url, default_data_dir
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")

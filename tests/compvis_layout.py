@@ -13,11 +13,11 @@ import torch
 import yaml
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 
-from ldm_core.autoencoder import Autoencoder
-from ldm_core.compvis.checkpoint import open_checkpoint
-from ldm_core.compvis.configs import autoencoder_config, unet_config
-from ldm_core.compvis.names import first_stage_source, open_clip_source, unet_source
-from ldm_core.unet import UNet
+from ldm_core.checkpoints.configs import autoencoder_config, unet_config
+from ldm_core.checkpoints.names import first_stage_source, open_clip_source, unet_source
+from ldm_core.networks.autoencoder import Autoencoder
+from ldm_core.networks.unet import UNet
+from ldm_core.weights.checkpoint import open_checkpoint
 
 SD1 = Path(__file__).resolve().parent / "golden/data/v-sd1"
 State = dict[str, torch.Tensor]

@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, eventually
-from worker.connection import connect
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.store.connection import connect
 
 
 @pytest.fixture(scope="session")

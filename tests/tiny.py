@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import CLIPTokenizer
 
-from ldm_core.autoencoder import Autoencoder
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
-from ldm_core.training.export import export_model
-from ldm_core.training.recipe import TINY
-from ldm_core.training.scenes.tokenizer import write_tokenizer
-from ldm_core.training.text_stage import build_text_transformer
-from ldm_core.unet import UNet
+from ldm_core.networks.autoencoder import Autoencoder
+from ldm_core.networks.unet import UNet
+from training.export import export_model
+from training.recipe import TINY
+from training.scenes.tokenizer import write_tokenizer
+from training.text_stage import build_text_transformer
 
 SERVICES = {
     "scenes": {"default_steps": 4, "default_guidance_scale": 3.0, "default_for": ["txt2img", "inpaint"]},

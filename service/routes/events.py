@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from service.answers.event_stream import all_seen, event_stream, resume_after
+from service.answers.openapi import problems, with_headers
 from service.dependencies import BrokerOf, JobOf, MetricsOf
-from service.event_stream import all_seen, event_stream, resume_after
-from service.openapi import problems, with_headers
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

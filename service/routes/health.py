@@ -6,11 +6,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.answers import Health, Readiness
-from service.broker import BrokerUnavailable
+from service.answers.answers import Health, Readiness
+from service.answers.openapi import problems, with_headers
+from service.broker.broker import BrokerUnavailable
 from service.dependencies import BrokerOf, MetricsOf
 from service.errors import Problem
-from service.openapi import problems, with_headers
 
 router = APIRouter(tags=["service"])
 

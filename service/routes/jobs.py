@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.answers import Job, JobList, damaged_job_of, job_json, job_of
-from service.cursor import decode_cursor, encode_cursor
+from service.answers.answers import Job, JobList, damaged_job_of, job_json, job_of
+from service.answers.cursor import decode_cursor, encode_cursor
+from service.answers.openapi import IMAGE_CONTENT, problems, with_headers
 from service.dependencies import BrokerOf, CallerOf, JobOf
 from service.errors import Problem
-from service.openapi import IMAGE_CONTENT, problems, with_headers
-from service.vocabulary import JobStatus
+from service.intake.vocabulary import JobStatus
 from worker.jobs import JobView
 
 router = APIRouter(prefix="/v1", tags=["jobs"])

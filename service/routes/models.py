@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.answers import ModelList, model_of
+from service.answers.answers import ModelList, model_of
+from service.answers.openapi import problems, with_headers
 from service.dependencies import BrokerOf, CallerOf
-from service.openapi import problems, with_headers
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

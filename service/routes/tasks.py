@@ -10,24 +10,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ldm_core.params import Task
-from service.answers import Job
-from service.auth import ApiKey, Forbidden
-from service.body import read_body
-from service.broker import Broker
+from service.access.auth import ApiKey, Forbidden
+from service.access.quota import Idempotency, IdempotencyConflict, Refused, Submitted
+from service.answers.answers import Job
+from service.answers.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
+from service.answers.waiting import Wish, answer
+from service.broker.broker import Broker
+from service.broker.upkeep import NoRoom
 from service.dependencies import PlainRoute
-from service.hang_up import refuse_gone, while_connected
-from service.idempotency import identify, read_key
-from service.memory import LARGE
+from service.http.hang_up import refuse_gone, while_connected
+from service.http.memory import LARGE
+from service.http.negotiation import refuse_encoded
+from service.intake.body import read_body
+from service.intake.idempotency import identify, read_key
+from service.intake.pacing import charge, paced
+from service.intake.schemas import REQUESTS
+from service.intake.submission import prepare
 from service.metrics import GatewayMetrics
-from service.negotiation import refuse_encoded
-from service.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
-from service.pacing import charge, paced
-from service.quota import Idempotency, IdempotencyConflict, Refused, Submitted
-from service.schemas import REQUESTS
 from service.settings import GatewaySettings
-from service.submission import prepare
-from service.upkeep import NoRoom
-from service.waiting import Wish, answer
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=PlainRoute)
 

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from tests.abuse.gateway import Gateway, announce
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
 
 LIMIT = 2**20
 

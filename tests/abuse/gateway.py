@@ -17,8 +17,8 @@ import httpx
 from redis import Redis
 
 from tests.end_to_end.serving import ROOT, eventually, free_port
-from worker import scripts
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.store import scripts
 
 SHARED = {"native_size": [64, 64], "size_multiple": 16, "max_pixels": 65536, "default_steps": 4,
           "default_guidance_scale": 3.0}  # fmt: skip

@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 import httpx
 
 from ldm_core.errors import InvalidImage
-from ldm_core.image import central_square, flattened, mask_of_transparency, open_image, open_labels, open_mask, to_png
+from ldm_core.images.decoding import (
+    central_square,
+    flattened,
+    mask_of_transparency,
+    open_image,
+    open_labels,
+    open_mask,
+    to_png,
+)
 from tests.abuse.corpus import SIDE, corpus
 from tests.abuse.gateway import alone
 from tests.abuse.mutations import mutated

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 
-from service.server import MAX_HEAD, raise_file_limit
+from service.http.server import MAX_HEAD, raise_file_limit
 from tests.abuse.conftest import LIMIT
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually

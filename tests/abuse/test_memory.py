@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.errors import Problem
-from service.memory import UNCOUNTED, BodyBudget, HeldBody
+from service.http.memory import UNCOUNTED, BodyBudget, HeldBody
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from ldm_core.image import central_square, open_image
-from ldm_core.picture_parts import MAX_PARTS, MAX_SCANS, too_many_parts
+from ldm_core.images.decoding import central_square, open_image
+from ldm_core.images.parts import MAX_PARTS, MAX_SCANS, too_many_parts
 from tests.abuse.corpus import animation, corpus, encoded, exif, gradient
 from tests.abuse.gateway import Gateway
 from tests.abuse.mutations import PNG_SIGNATURE, Chunks, chunk, png, png_chunks

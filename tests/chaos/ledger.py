@@ -12,7 +12,7 @@ from tests.chaos.service import Service
 from tests.chaos.workload import Order
 from tests.end_to_end.serving import eventually
 from tests.worker.processes import nothing_is_left
-from worker.blobs import open_blobs, output_name
+from worker.store.blobs import open_blobs, output_name
 
 References = Mapping[int, Sequence[str]]  # kind of order -> sha256 of its pictures
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.end_to_end.serving import ROOT, Served, eventually, parent_of
-from worker.connection import AWAY, connect
-from worker.scripts import WORKERS
+from worker.store.connection import AWAY, connect
+from worker.store.scripts import WORKERS
 
 # jobs of a fraction of a second in batches of a few, many more of them than the default queue takes
 SETTINGS = {"max_rows": 8, "queue_limit": 5000, "checkpoint_s": 0.3}
@@ -71,13 +71,15 @@ class Service(Served):
 
     def supervised_keeper(self) -> int:
         """The id of the keeper that is the supervisor's child."""
-        (keeper,) = [pid for pid in self.processes("worker.keeper") if parent_of(pid) == self.process.pid]
+        (keeper,) = [pid for pid in self.processes("worker.process.keeper") if parent_of(pid) == self.process.pid]
         return keeper
 
     def worker(self) -> int:
         """The supervised worker; there may be others beside it."""
         keeper = self.supervised_keeper()
-        return eventually(lambda: next((p for p in self.processes("worker.keeper") if parent_of(p) == keeper), 0))
+        return eventually(
+            lambda: next((p for p in self.processes("worker.process.keeper") if parent_of(p) == keeper), 0)
+        )
 
     def gateway_pid(self) -> int | None:
         """The gateway's process id, while there is one."""

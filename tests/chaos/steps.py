@@ -8,8 +8,8 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from worker.connection import AWAY, connect
-from worker.scripts import EVENTS
+from worker.store.connection import AWAY, connect
+from worker.store.scripts import EVENTS
 
 
 class StepCounter:

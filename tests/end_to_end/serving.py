@@ -122,7 +122,7 @@ class Served:
 
     def worker(self) -> int:
         """The id of the process that owns the device: the child of the keeper, which has the same command line."""
-        pids = self.processes("worker.keeper")
+        pids = self.processes("worker.process.keeper")
         (worker,) = [pid for pid in pids if parent_of(pid) in pids]
         return worker
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_core.training.scenes.captions import vocabulary
 from tests.end_to_end.bodies import TASKS, model_for, output_size, request
 from tests.end_to_end.serving import Served
+from training.scenes.captions import vocabulary
 
 
 def test_every_task_has_a_model_by_default(builtin: Served) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core.compvis import import_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.generate import generate
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.params import GenerationParams, LayoutObject
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
 from tests.end_to_end.serving import ROOT, Served, picture

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_core.autoencoder import Autoencoder
-from ldm_core.compvis import import_checkpoint
-from ldm_core.loading import load_first_stage, load_model
+from ldm_core.checkpoints import import_checkpoint
+from ldm_core.loading.model import load_first_stage, load_model
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.autoencoder import Autoencoder
 
 
 @dataclass(eq=False)

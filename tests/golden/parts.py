@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core.autoencoder import Codebook
-from ldm_core.image_tensors import Known, known_region
-from ldm_core.noise import NoiseSource
+from ldm_core.images.tensors import Known, known_region
+from ldm_core.networks.autoencoder import Codebook
+from ldm_core.sampling.noise import NoiseSource
 from ldm_core.tasks import inpainting_channels
 from tests.golden.case import Case
 

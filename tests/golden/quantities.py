@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ldm_core.autoencoder import Autoencoder, Codebook
+from ldm_core.networks.autoencoder import Autoencoder, Codebook
 from tests.golden.case import Case
 from tests.golden.parts import Quantities, hole_channels, quantised
 from tests.golden.runs import run

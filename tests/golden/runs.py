@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ldm_core import denoise, tasks
-from ldm_core.noise import NoiseSource
-from ldm_core.sample import Sample
-from ldm_core.samplers import NOISE, SAMPLERS, Plan, make_plan
-from ldm_core.tiling import Tiling, tiled
+from ldm_core.sampling.noise import NoiseSource
+from ldm_core.sampling.sample import Sample
+from ldm_core.sampling.samplers import NOISE, SAMPLERS, Plan, make_plan
+from ldm_core.sampling.tiling import Tiling, tiled
 from tests.golden.case import Case
 from tests.golden.parts import Quantities, hole, hole_channels, quantised
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_core.loading import load_model
-from ldm_core.packed import for_inference
+from ldm_core.acceleration.packed import for_inference
+from ldm_core.loading.model import load_model
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 from ldm_core.row_counts import row_counts
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
 
 BUILTIN = Path(__file__).parents[2] / "ldm_core/builtin"
 SD = UNetConfig(  # Stable Diffusion's four levels of two blocks, narrower

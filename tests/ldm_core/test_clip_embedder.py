@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel
 
-from ldm_core.clip_embedder import ClipEmbedder
-from ldm_core.compvis import import_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.generate import generate
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.clip_embedder import ClipEmbedder
 from ldm_core.params import GenerationParams
 from tests.compvis_layout import retrieval_augmented
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldm_core import compiled, denoise, tasks
 from ldm_core.generate import generate
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 from tests.tiny import write_tiny_models

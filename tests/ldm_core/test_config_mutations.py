@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_core.clip_config import HALVES, LIMITS
-from ldm_core.compvis import import_checkpoint
-from ldm_core.compvis.configs import autoencoder_config
-from ldm_core.compvis.diffusion import read_diffusion
-from ldm_core.compvis.reader import read_yaml
-from ldm_core.condition_loading import build_condition
+from ldm_core.checkpoints import import_checkpoint
+from ldm_core.checkpoints.configs import autoencoder_config
+from ldm_core.checkpoints.diffusion import read_diffusion
+from ldm_core.checkpoints.reader import read_yaml
 from ldm_core.errors import ModelError
-from ldm_core.loading import _build_unet, load_first_stage
+from ldm_core.loading.condition import build_condition
+from ldm_core.loading.model import _build_unet, load_first_stage
+from ldm_core.networks.clip_config import HALVES, LIMITS
 from tests.compvis_layout import retrieval_augmented
 from tests.tiny import write_tiny_models
 

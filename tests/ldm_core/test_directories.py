@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_core.card import ModelCard
-from ldm_core.config import read_card
 from ldm_core.errors import ModelError
-from ldm_core.loading import check_model, load_model
+from ldm_core.loading.model import check_model, load_model
 from ldm_core.model import LatentDiffusion
+from ldm_core.model_directory.card_reader import read_card
 from tests.published import write_stable_diffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

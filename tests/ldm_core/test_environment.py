@@ -35,14 +35,16 @@ def seen(module: str, **given: str) -> list[str]:
     ).stdout.split()  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["worker.keeper", "worker.main", "ldm_core.model", "benchmarks.step"])
+@pytest.mark.parametrize(
+    "module", ["worker.process.keeper", "worker.process.main", "ldm_core.model", "benchmarks.step"]
+)
 def test_settings_are_there_before_torch(module: str) -> None:
     assert seen(module) == ["-", SPINS, REPRODUCIBLE]
 
 
 def test_an_operators_own_values_stay() -> None:
-    assert seen("worker.keeper", GOMP_SPINCOUNT="7", MKL_CBWR="COMPATIBLE") == ["-", "7", "COMPATIBLE"]
-    assert seen("worker.keeper", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE]
+    assert seen("worker.process.keeper", GOMP_SPINCOUNT="7", MKL_CBWR="COMPATIBLE") == ["-", "7", "COMPATIBLE"]
+    assert seen("worker.process.keeper", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE]
 
 
 def test_nothing_is_set_that_would_have_no_effect() -> None:

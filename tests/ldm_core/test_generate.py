@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core.conditioning import TextEncoder
 from ldm_core.errors import InvalidImage, UnsupportedTask
 from ldm_core.generate import generate
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.conditioning import TextEncoder
 from ldm_core.params import GenerationParams
 
 BUILTIN = Path(__file__).parents[2] / "ldm_core/builtin"

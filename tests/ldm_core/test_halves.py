@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core import halves
-from ldm_core.packed import Conv2d, Joined, Linear
+from ldm_core.acceleration import halves
+from ldm_core.acceleration.packed import Conv2d, Joined, Linear
 
 pytestmark = pytest.mark.skipif(not halves.present(), reason="not compiled here, or another processor")
 SHAPES = ((1, 16, 1), (8, 64, 64), (33, 48, 70), (12, 192, 192), (300, 320, 200), (5, 1280, 64), (70, 20480, 8))

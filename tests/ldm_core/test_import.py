@@ -16,16 +16,16 @@ import yaml
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm_core.autoencoder import Autoencoder
-from ldm_core.compvis import import_checkpoint
-from ldm_core.compvis.components import parameters
-from ldm_core.compvis.conditions import clip_text_parameters
-from ldm_core.compvis.configs import autoencoder_config
-from ldm_core.compvis.names import first_stage_source
-from ldm_core.compvis.writing import write_tensors
-from ldm_core.conditioning import TextEncoder
+from ldm_core.checkpoints import import_checkpoint
+from ldm_core.checkpoints.components import parameters
+from ldm_core.checkpoints.conditions import clip_text_parameters
+from ldm_core.checkpoints.configs import autoencoder_config
+from ldm_core.checkpoints.names import first_stage_source
+from ldm_core.checkpoints.writing import write_tensors
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_first_stage, load_model
+from ldm_core.loading.model import load_first_stage, load_model
+from ldm_core.networks.autoencoder import Autoencoder
+from ldm_core.networks.conditioning import TextEncoder
 from tests.compvis_layout import open_clip_state, retrieval_augmented, sd1_yaml, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +223,7 @@ def test_stable_diffusion_2_reads_the_last_but_one_layer_and_predicts_v(
         "projection_dim": 32, "vocab_size": 647, "max_position_embeddings": 77, "hidden_act": "gelu",
         "bos_token_id": 645, "eos_token_id": 646, "pad_token_id": 0,
     }  # fmt: skip
-    monkeypatch.setattr("ldm_core.compvis.conditions.OPEN_CLIP_VIT_H", sizes)
+    monkeypatch.setattr("ldm_core.checkpoints.conditions.OPEN_CLIP_VIT_H", sizes)
     text = CLIPTextModel(CLIPTextConfig(**sizes)).eval()
     config = sd1_yaml()
     params = config["params"]

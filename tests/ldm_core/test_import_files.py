@@ -22,9 +22,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from ldm_core.compvis import import_checkpoint
-from ldm_core.compvis.checkpoint import open_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.errors import ModelError
+from ldm_core.weights.checkpoint import open_checkpoint
 from service.cli import main
 
 DATA = Path(__file__).resolve().parents[1] / "golden/data"

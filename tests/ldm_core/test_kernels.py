@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core import kernels, native
+from ldm_core.acceleration import kernels, native
 
 needs_kernels = pytest.mark.skipif(not native.present(), reason="not compiled here")
 SHAPES = ((1, 6, 1, 1, 3), (2, 64, 16, 16, 16), (3, 30, 5, 7, 5), (2, 320, 64, 33, 32))  # (B, C, H, W), groups

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm_core import denoise, tasks
-from ldm_core.compvis import import_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.generate import generate
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.params import GenerationParams, Task
 from tests.compvis_layout import SD1, inpainting_stable_diffusion
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 
 BUILTIN = Path(__file__).parents[2] / "ldm_core/builtin/scenes"
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from ldm_core.errors import InvalidImage
-from ldm_core.image import open_mask
+from ldm_core.images.decoding import open_mask
 
 FILES = Path(__file__).parent / "openai_mask"
 SIZE = (96, 64)

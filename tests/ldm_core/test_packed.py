@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ldm_core.packed import Conv2d, Joined, Linear, _Packed, for_inference
+from ldm_core.acceleration.packed import Conv2d, Joined, Linear, _Packed, for_inference
 
 SHAPES = [(2, 16, 16), (2, 8, 8), (1, 5, 7), (4, 24, 40), (3, 1, 1)]  # rows, height, width
 

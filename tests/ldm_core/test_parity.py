@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_core.compvis.names import unet_source
-from ldm_core.samplers import MEMORY, Plan, guide, make_plan, update
-from ldm_core.schedule import NoiseSchedule
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.checkpoints.names import unet_source
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
+from ldm_core.sampling.samplers import MEMORY, Plan, guide, make_plan, update
+from ldm_core.sampling.schedule import NoiseSchedule
 
 SD1 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 TOLERANCE = 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm_core import halves, native, patches
+from ldm_core.acceleration import halves, native, patches
 
 pytestmark = pytest.mark.skipif(not native.present(), reason="not compiled here")
 needs_halves = pytest.mark.skipif(not halves.present(), reason="another processor")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ldm_core import denoise, tasks
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 
@@ -57,8 +57,8 @@ def scenes() -> LatentDiffusion:
 
 
 def scene_picture(size: int) -> Image.Image:
-    from ldm_core.training.scenes.render import render
-    from ldm_core.training.scenes.scene import random_scene
+    from training.scenes.render import render
+    from training.scenes.scene import random_scene
 
     return Image.fromarray(render(random_scene(np.random.default_rng(3)), size))
 

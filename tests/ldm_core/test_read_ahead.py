@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_core.read_ahead import reading_ahead
+from ldm_core.weights.read_ahead import reading_ahead
 
 
 def _threads() -> list[str]:

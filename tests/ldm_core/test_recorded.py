@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core import native, patches, recorded
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_core.layers import GroupNorm
-from ldm_core.packed import Conv2d, for_inference
-from ldm_core.recorded import Recorded, _places
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.acceleration import native, patches, recorded
+from ldm_core.acceleration.packed import Conv2d, for_inference
+from ldm_core.acceleration.recorded import Recorded, _places
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.layers import GroupNorm
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 
 CALLS = 5  # of a shape: plain, recorded, and repeated
 ATTENDS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"

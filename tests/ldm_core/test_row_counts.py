@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_core import native
+from ldm_core.acceleration import native
 from ldm_core.row_counts import calls, row_counts
 
 needs_strict_products = pytest.mark.skipif(not native.reproducible_products(), reason="MKL has no strict mode here")

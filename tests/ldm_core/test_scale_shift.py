@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core import halves, kernels
+from ldm_core.acceleration import halves, kernels
+from ldm_core.acceleration.packed import for_inference
 from ldm_core.errors import ModelError
-from ldm_core.packed import for_inference
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 
 TOLERANCE = 1e-4
 SHIFT = {"resnet_time_scale_shift": "scale_shift", "norm_num_groups": 16, "layers_per_block": 1}

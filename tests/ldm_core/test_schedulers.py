@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from ldm_core import denoise, tasks
-from ldm_core.config import read_card
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
+from ldm_core.model_directory.card_reader import read_card
 from ldm_core.params import GenerationParams
-from ldm_core.schedule import NoiseSchedule
+from ldm_core.sampling.schedule import NoiseSchedule
 from tests.published import write_stable_diffusion
 
 SD1 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

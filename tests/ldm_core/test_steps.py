@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ldm_core import denoise, tasks
 from ldm_core.model import LatentDiffusion
+from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams
-from ldm_core.sample import Sample
-from ldm_core.unet import UNet
+from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 
 PICTURE = Image.effect_noise((64, 64), 80).convert("RGB")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm_core.generate import generate
 from ldm_core.params import GenerationParams
-from ldm_core.tiling import Tiling, Window, covering, tiled
+from ldm_core.sampling.tiling import Tiling, Window, covering, tiled
 from tests.tiny import tiny_models
 
 SIZES = [(16, 16), (17, 40), (40, 16), (33, 50)]

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ldm_core.errors import ModelError
-from ldm_core.tokenizer_fetching import ANSWER_S, tokenizer_folder
+from ldm_core.loading.tokenizer_fetching import ANSWER_S, tokenizer_folder
 from tests.hub import hub
 
 DATA = Path(__file__).resolve().parents[1] / "golden/data"

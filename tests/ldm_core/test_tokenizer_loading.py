@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import BertTokenizer, CLIPTokenizer
 
-from ldm_core.compvis import import_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_model
-from ldm_core.tokenizer_loading import read_tokenizer
+from ldm_core.loading.model import load_model
+from ldm_core.loading.tokenizer import read_tokenizer
 
 DATA = Path(__file__).resolve().parents[1] / "golden/data"
 SD1, BERT = DATA / "v-sd1", DATA / "v-text2img-bert"

@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_core import denoise, tasks
-from ldm_core.compvis import import_checkpoint
+from ldm_core.checkpoints import import_checkpoint
 from ldm_core.errors import ModelError
-from ldm_core.loading import load_model
+from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 from tests.compvis_layout import SD1, Written, open_clip_state, write_checkpoint
@@ -46,7 +46,7 @@ def small() -> dict[str, Any]:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
-    monkeypatch.setattr("ldm_core.compvis.conditions.OPEN_CLIP_VIT_H", SIZES)
+    monkeypatch.setattr("ldm_core.checkpoints.conditions.OPEN_CLIP_VIT_H", SIZES)
     torch.manual_seed(0)
     text = CLIPTextModel(CLIPTextConfig(**SIZES)).eval()
     state = {f"cond_stage_model.model.{key}": value for key, value in open_clip_state(text).items()}

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core import native, winograd
-from ldm_core.packed import Conv2d
+from ldm_core.acceleration import native, winograd
+from ldm_core.acceleration.packed import Conv2d
 
 pytestmark = pytest.mark.skipif(not native.present(), reason="not compiled here")
 SHAPES = ((2, 16, 32, 8, 8), (1, 48, 16, 5, 7), (3, 32, 32, 1, 1), (2, 64, 64, 16, 2), (1, 16, 16, 33, 64))

@@ -8,16 +8,16 @@ import pytest
 import torch
 import yaml
 
-from ldm_core.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.card import ModelCard
-from ldm_core.compvis import import_checkpoint
-from ldm_core.compvis.configs import autoencoder_config
-from ldm_core.compvis.diffusion import read_diffusion
-from ldm_core.compvis.reader import read_yaml
-from ldm_core.config import read_card
+from ldm_core.checkpoints import import_checkpoint
+from ldm_core.checkpoints.configs import autoencoder_config
+from ldm_core.checkpoints.diffusion import read_diffusion
+from ldm_core.checkpoints.reader import read_yaml
 from ldm_core.errors import ModelError
-from ldm_core.unet import UNet
-from ldm_core.unet_config import UNetConfig
+from ldm_core.model_directory.card_reader import read_card
+from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_core.networks.unet import UNet
+from ldm_core.networks.unet_config import UNetConfig
 from tests import compvis_zoo
 from tests.compvis_layout import write_clip
 

@@ -16,7 +16,7 @@ from redis import Redis
 from service.app import create_app
 from service.settings import GatewaySettings
 from tests.abuse.conftest import start_gateway  # noqa: F401 - a fixture
-from worker import scripts
+from worker.store import scripts
 
 Gateway = Callable[..., Awaitable[httpx.AsyncClient]]
 

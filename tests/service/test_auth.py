@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from service import auth
-from service.auth import BadKeys, Forbidden, KeyRing, Unauthorized, new_key
+from service.access import auth
+from service.access.auth import BadKeys, Forbidden, KeyRing, Unauthorized, new_key
 from tests.service.conftest import Gateway
 from tests.service.problems import assert_problem
 from worker.jobs import PRIORITIES
-from worker.records import payload_of
+from worker.store.records import payload_of
 
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 KEYS = SecretStr(f"alice:{ALICE},bob:{BOB}")
@@ -202,7 +202,7 @@ async def test_logs_and_metrics_name_the_key_and_never_tell_it(
     with caplog.at_level(logging.DEBUG):
         await http.post("/v1/txt2img", json={"prompt": "x"}, headers=as_caller(ALICE))
         await http.post("/v1/txt2img", json={"prompt": "x"}, headers=as_caller("ldm_unknown-0123456789"))
-    lines = [record for record in caplog.records if record.name == "service.middleware"]
+    lines = [record for record in caplog.records if record.name == "service.http.middleware"]
     assert [(record.key, record.args[2]) for record in lines] == [("alice", 202), ("", 401)]  # type: ignore[attr-defined,index]
     text = (await http.get("/metrics")).text
     assert 'ldm_jobs_submitted_total{key="alice",model="toy",task="txt2img"} 1.0' in text

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker import Broker, BrokerUnavailable
-from service.quota import QueueFull
+from service.access.quota import QueueFull
+from service.broker.broker import Broker, BrokerUnavailable
 from tests.worker.processes import WorkerProcess, payload
 from worker.jobs import PRIORITIES, JobView
 
@@ -117,7 +117,7 @@ async def test_who_begins_to_wait_when_the_process_stops_is_answered(broker: Bro
 async def test_who_waits_from_the_submission_on_does_not_miss_an_end_before_that(
     broker: Broker, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.broker.POLL_S", 60.0)
+    monkeypatch.setattr("service.broker.broker.POLL_S", 60.0)
     start_worker()
     sent = await broker.submit(payload())
     ended = await broker.wait(sent.view.payload.id, 20)

@@ -17,8 +17,8 @@ import pytest
 from pydantic_settings import BaseSettings
 from safetensors.torch import load_file, save_file
 
+from service.access.exposure import warn_if_open
 from service.cli import parser
-from service.exposure import warn_if_open
 from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.published import write_stable_diffusion

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from tests.service.conftest import Gateway
 from tests.service.problems import assert_problem
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
 
 APP, OTHER = "https://app.example", "https://other.example"
 SECRET = "ldm_alice-0123456789"
@@ -94,7 +94,7 @@ async def test_every_error_shows_itself_to_the_page(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.submission.GenerationParams", broken)
+    monkeypatch.setattr("service.intake.submission.GenerationParams", broken)
     answers[500] = await http.post("/v1/txt2img", json={"prompt": "x"}, headers=caller)
     for status, answer in answers.items():
         assert_problem(answer, status)

@@ -10,11 +10,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from service.broker import MAKERS, Broker
+from service.broker.broker import MAKERS, Broker
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
 from tests.worker.processes import payload
-from worker.connection import MAX_CONNECTIONS, connect_async
+from worker.store.connection import MAX_CONNECTIONS, connect_async
 
 
 async def test_a_crowd_waits_for_a_connection_instead_of_being_sent_away(broker: Broker) -> None:
@@ -23,7 +23,7 @@ async def test_a_crowd_waits_for_a_connection_instead_of_being_sent_away(broker:
 
 
 async def test_connections_are_lent_in_the_order_of_asking(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("worker.store.connection.MAX_CONNECTIONS", 1)
     redis, rounds = connect_async(redis_url), []
 
     async def ask_twice() -> None:
@@ -37,7 +37,7 @@ async def test_connections_are_lent_in_the_order_of_asking(redis_url: str, monke
 
 
 async def test_a_connection_that_cannot_be_opened_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("worker.store.connection.MAX_CONNECTIONS", 1)
     redis = connect_async("unix:///nowhere/redis.sock")
     for _ in range(3):
         with pytest.raises(ConnectionError, match="nowhere"):

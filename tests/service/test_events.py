@@ -13,15 +13,15 @@ import pytest_asyncio
 import uvicorn
 from redis import Redis
 
-from service import event_stream as stream_module
+from service.answers import event_stream as stream_module
+from service.answers.event_stream import event_stream
 from service.app import create_app
-from service.broker import Broker
-from service.event_stream import event_stream
-from service.events import EventReader
+from service.broker.broker import Broker
+from service.broker.events import EventReader
 from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.worker.processes import WorkerProcess, payload
-from worker import scripts
+from worker.store import scripts
 
 Start = Callable[..., WorkerProcess]
 Event = tuple[str, str, dict[str, Any]]  # id, name, data

@@ -15,7 +15,7 @@ from redis import Redis
 from tests.service.conftest import CARD
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess
-from worker import scripts
+from worker.store import scripts
 
 Start = Callable[..., WorkerProcess]
 
@@ -221,7 +221,7 @@ async def test_an_unexpected_error_shows_nothing_of_ours(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("/secret/path")
 
-    monkeypatch.setattr("service.submission.GenerationParams", broken)
+    monkeypatch.setattr("service.intake.submission.GenerationParams", broken)
     answer = await http.post("/v1/txt2img", json={"prompt": "x"})
     assert_problem(answer, 500)
     assert "secret" not in answer.text

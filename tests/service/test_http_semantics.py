@@ -10,7 +10,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service.negotiation import Accept
+from service.http.negotiation import Accept
 from tests.abuse.gateway import Gateway as Process
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess

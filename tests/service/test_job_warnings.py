@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from tests.service.problems import assert_refused
-from worker import scripts
+from worker.store import scripts
 
 CARD = {
     "id": "toy", "tasks": ["txt2img", "inpaint"], "native_size": [64, 64], "size_multiple": 16, "max_pixels": 128 * 128,

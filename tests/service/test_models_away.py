@@ -13,7 +13,7 @@ from redis import Redis
 from tests.service.conftest import CARD
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess, eventually
-from worker import scripts
+from worker.store import scripts
 
 Start = Callable[..., WorkerProcess]
 PLAIN = [card for card in json.loads(CARD) if card["id"] == "plain"]

@@ -12,9 +12,10 @@ import pytest
 
 from ldm_core.card import ModelCard
 from ldm_core.params import GenerationParams, Task
-from service import answers, cors
-from service.answers import JobParameters, Model
-from service.schemas import REQUESTS
+from service.answers import answers
+from service.answers.answers import JobParameters, Model
+from service.http import cors
+from service.intake.schemas import REQUESTS
 from tests.worker.processes import WorkerProcess
 
 Start = Callable[..., WorkerProcess]

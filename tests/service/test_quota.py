@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker import Broker
-from service.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, Submitted, TooFast, TooManyOpen
+from service.access.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, Submitted, TooFast, TooManyOpen
+from service.broker.broker import Broker
 from tests.worker.processes import payload
-from worker.lua.prelude import PRELUDE
-from worker.scripts import Script, cancel
+from worker.store.lua.prelude import PRELUDE
+from worker.store.scripts import Script, cancel
 
 KEY = Idempotency(key="k1", fingerprint="f1")
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.shared import Shared
+from service.broker.shared import Shared
 
 
 class Reader:

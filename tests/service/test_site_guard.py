@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 from redis import Redis
 
-from service.origins import own_hosts
+from service.access.origins import own_hosts
 from service.settings import GatewaySettings
 from tests.abuse.gateway import Gateway, announce
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
 
 SECRET = "ldm_alice-0123456789"
 JSON = ("Content-Type", "application/json")

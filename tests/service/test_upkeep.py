@@ -13,11 +13,11 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.broker import Broker
-from service.upkeep import HEALTH_S, NoRoom
+from service.broker.broker import Broker
+from service.broker.upkeep import HEALTH_S, NoRoom
 from tests.service.problems import assert_problem
 from tests.worker.processes import eventually, payload
-from worker.blobs import RedisBlobs
+from worker.store.blobs import RedisBlobs
 
 Gateway = Callable[..., Awaitable[httpx.AsyncClient]]
 Configure = Callable[[str, object], None]
@@ -119,7 +119,7 @@ async def test_images_that_open_jobs_will_want_are_reckoned_in(
 async def test_a_job_that_no_worker_takes_fails_and_says_so(
     gateway: Gateway, announced: None, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.upkeep.SWEEP_S", 0.2)
+    monkeypatch.setattr("service.broker.upkeep.SWEEP_S", 0.2)
     http = await gateway(queue_ttl_s=1)
     answer = await http.post("/v1/txt2img", json={"prompt": "x"}, headers={"Prefer": "wait=20"})
     job = answer.json()

@@ -15,7 +15,7 @@ from tests.service.problems import assert_problem
 async def test_a_job_that_the_queue_lost_is_no_accepted_one(
     gateway: Gateway, announced: None, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.broker.POLL_S", 0.1)
+    monkeypatch.setattr("service.broker.broker.POLL_S", 0.1)
     http: httpx.AsyncClient = await gateway()
     waiting = asyncio.create_task(http.post("/v1/txt2img", json={"prompt": "x"}, headers={"Prefer": "wait=30"}))
     while not redis.zcard("ldm:open"):

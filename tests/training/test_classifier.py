@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm_core.training.classifier import (
+from training.classifier import (
     AttributeClassifier,
     accuracies,
     augmented,
@@ -18,9 +18,9 @@ from ldm_core.training.classifier import (
     save_classifier,
     train_classifier,
 )
-from ldm_core.training.evaluate import BUILTIN
-from ldm_core.training.held_out import held_out, labels
-from ldm_core.training.scenes.scene import ATTRIBUTES
+from training.evaluate import BUILTIN
+from training.held_out import held_out, labels
+from training.scenes.scene import ATTRIBUTES
 
 
 def test_it_learns_to_tell_the_time_of_day() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_core.training.scenes import dataset
-from ldm_core.training.scenes.captions import Caption
-from ldm_core.training.scenes.scene import ATTRIBUTES
+from training.scenes import dataset
+from training.scenes.captions import Caption
+from training.scenes.scene import ATTRIBUTES
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_core.training.classifier import AttributeClassifier
-from ldm_core.training.evaluate import evaluate, table
-from ldm_core.training.held_out import held_out, house_hole, labels, repaints
-from ldm_core.training.measures import obedience
-from ldm_core.training.model_card import render_card, targets
-from ldm_core.training.scenes.render import render
-from ldm_core.training.scenes.scene import ATTRIBUTES, random_scene
 from tests.tiny import write_tiny_models
+from training.classifier import AttributeClassifier
+from training.evaluate import evaluate, table
+from training.held_out import held_out, house_hole, labels, repaints
+from training.measures import obedience
+from training.model_card import render_card, targets
+from training.scenes.render import render
+from training.scenes.scene import ATTRIBUTES, random_scene
 
 
 @pytest.fixture(scope="module")

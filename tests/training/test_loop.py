@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_core.loading import load_model
-from ldm_core.training.loop import EMA, Guard, Loop, Session, TimeUp, warmup_stable_decay
+from ldm_core.loading.model import load_model
+from training.loop import EMA, Guard, Loop, Session, TimeUp, warmup_stable_decay
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +62,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 def test_the_command_writes_models_that_load_and_comes_back_to_nothing_left_to_do(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ldm_core.training.train", "--run", str(tmp_path), "--recipe", "tiny"]
+    command = [sys.executable, "-m", "training.train", "--run", str(tmp_path), "--recipe", "tiny"]
     command += ["--workers", "1"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     models = {path.parent.name: load_model(path.parent) for path in tmp_path.glob("models/*/model_index.json")}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ldm_core.training.quality import border_contrast, psnr, share, ssim
+from training.quality import border_contrast, psnr, share, ssim
 
 GREY = np.full((32, 32, 3), 100, np.uint8)
 NOISY = (np.random.default_rng(0).integers(-20, 21, (32, 32, 3)) + 100).astype(np.uint8)

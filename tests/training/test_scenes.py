@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldm_core.training.scenes.captions import Caption, caption, vocabulary
-from ldm_core.training.scenes.render import render
-from ldm_core.training.scenes.scene import ATTRIBUTES, Scene, random_scene
+from training.scenes.captions import Caption, caption, vocabulary
+from training.scenes.render import render
+from training.scenes.scene import ATTRIBUTES, Scene, random_scene
 
 SAYS = {
     "time": {"day": r"\bday\b|daylight|noon", "sunset": "sunset|evening|dusk", "night": r"\bnight\b|dark"},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
-from ldm_core.training.scenes.captions import caption, vocabulary
-from ldm_core.training.scenes.scene import random_scene
-from ldm_core.training.scenes.tokenizer import MAX_TOKENS, write_tokenizer
+from training.scenes.captions import caption, vocabulary
+from training.scenes.scene import random_scene
+from training.scenes.tokenizer import MAX_TOKENS, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldm_core.params import GenerationParams
 from tests.tiny import tiny_models
-from worker.engine import Engine, EngineJob, Event, Finished
+from worker.engine.engine import Engine, EngineJob, Event, Finished
 
 ROWS = {"scenes": 2, "scenes-superres": 1}
 TXT2IMG = GenerationParams(

@@ -17,15 +17,15 @@ from prometheus_client import CollectorRegistry
 
 from ldm_core.card import ModelCard
 from ldm_core.errors import JobError
-from worker import admission
-from worker.batch_worker import BatchWorker
-from worker.blobs import open_blobs
-from worker.connection import connect
+from worker.engine.request import Cancelled, EncodedImage, EngineJob, Event, Failed, Finished, Progress
+from worker.leasing import admission
+from worker.leasing.batch_worker import BatchWorker
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics
-from worker.records import payload_of
-from worker.request import Cancelled, EncodedImage, EngineJob, Event, Failed, Finished, Progress
 from worker.settings import WorkerSettings, read_settings
+from worker.store.blobs import open_blobs
+from worker.store.connection import connect
+from worker.store.records import payload_of
 
 CARD = ModelCard(
     id="toy", tasks=("txt2img", "inpaint"), native_size=(8, 8), size_multiple=8, max_pixels=4096,

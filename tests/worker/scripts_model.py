@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worker.jobs import PRIORITIES, queue_name
-from worker.records import MAX_RETRIES
+from worker.store.records import MAX_RETRIES
 
 OWNERS = ("", "shop")
 BASES = [queue_name("toy", priority) for priority in PRIORITIES]

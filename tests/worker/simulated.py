@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ldm_core.sample import Sample
+from ldm_core.sampling.sample import Sample
 from tests.worker.engine_kit import job
-from worker.owner_queue import OwnerQueue
-from worker.request import ImageRun, Request
-from worker.scheduler import Scheduler
+from worker.engine.owner_queue import OwnerQueue
+from worker.engine.request import ImageRun, Request
+from worker.engine.scheduler import Scheduler
 
 ROW_S = 0.008 / 64**2  # a pixel of a row
 BEGIN_S, DECODE_S = 0.004, 0.03

@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 
 Start = Callable[..., WorkerProcess]

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from tests.worker.processes import eventually
-from worker.blobs import BlobStore, DirectoryBlobs, RedisBlobs, open_blobs
+from worker.store.blobs import BlobStore, DirectoryBlobs, RedisBlobs, open_blobs
 
 
 @pytest.fixture(params=["directory", "redis"])

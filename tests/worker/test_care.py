@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, eventually, payload, rewrite
-from worker import scripts
 from worker.jobs import FORMAT, UnreadableJob
-from worker.records import UnreadableRecord
+from worker.store import scripts
+from worker.store.records import UnreadableRecord
 from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS
 
 Start = Callable[..., WorkerProcess]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ldm_core import native
+from ldm_core.acceleration import native
 from ldm_core.compiled import CompiledUNet
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
-from worker.checkpoint import Checkpoint, place_of
-from worker.engine import EngineJob, Saved
+from worker.engine.checkpoint import Checkpoint, place_of
+from worker.engine.engine import EngineJob, Saved
 
 
 @pytest.fixture(autouse=True, scope="module")

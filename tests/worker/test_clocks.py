@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.worker.processes import ROOT, WorkerProcess, payload
 from tests.worker.test_recovery import admit, submit
-from worker import scripts
-from worker.records import unix
+from worker.store import scripts
+from worker.store.records import unix
 
 Start = Callable[..., WorkerProcess]
 HOUR = 3600.0

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
-from worker import connection
-from worker.connection import connect_async
+from worker.store import connection
+from worker.store.connection import connect_async
 
 
 async def test_every_kind_of_argument_arrives(redis_url: str) -> None:

@@ -13,9 +13,9 @@ import pytest
 from redis import Redis
 
 from tests.worker.processes import ROOT, eventually
-from worker import embedded_redis
-from worker.connection import connect
-from worker.embedded_redis import EmbeddedRedis, RedisUnavailable, find_redis_server, socket_path
+from worker.process import embedded_redis
+from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, find_redis_server, socket_path
+from worker.store.connection import connect
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_path_too_long_for_a_socket_moves_only_the_socket(tmp_path: Path) -> N
 
 def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib, signal, sys; from worker.embedded_redis import EmbeddedRedis;"
+        "import os, pathlib, signal, sys; from worker.process.embedded_redis import EmbeddedRedis;"
         "EmbeddedRedis(pathlib.Path(sys.argv[1])).start(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "redis")], cwd=ROOT, check=False, timeout=30)

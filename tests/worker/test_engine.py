@@ -17,13 +17,13 @@ from PIL import Image
 
 from ldm_core.errors import DeadlineExceeded, NonFiniteLatents, RequestError
 from ldm_core.generate import generate
-from ldm_core.sample import Sample
+from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
-from worker.encode import encode, parameters_of
-from worker.engine import Cancelled, EngineJob, Failed, Finished, Progress
-from worker.leases import Watchdog
-from worker.request import ImageRun, Request
+from worker.engine.encode import encode, parameters_of
+from worker.engine.engine import Cancelled, EngineJob, Failed, Finished, Progress
+from worker.engine.request import ImageRun, Request
+from worker.leasing.leases import Watchdog
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -254,8 +254,8 @@ def test_every_format_is_what_it_says(form: str, expected: str) -> None:
 
 def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, going_on = Kept(), threading.Event()
-    monkeypatch.setattr("worker.engine.FINISH_S", 0.05)
-    monkeypatch.setattr("worker.finisher.encode", lambda *_: going_on.wait(20) and b"picture")
+    monkeypatch.setattr("worker.engine.engine.FINISH_S", 0.05)
+    monkeypatch.setattr("worker.engine.finisher.encode", lambda *_: going_on.wait(20) and b"picture")
     kept.engine.submit(job(steps=1))
     device = threading.Thread(target=kept.engine.run)
     device.start()

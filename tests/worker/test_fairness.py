@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from redis import Redis
 
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 from worker.jobs import JobPayload, queue_name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from tests.worker.engine_kit import Kept, job
-from worker.engine import Finished
-from worker.owner_queue import OwnerQueue
+from worker.engine.engine import Finished
+from worker.engine.owner_queue import OwnerQueue
 
 
 def test_owners_take_turns_and_keep_their_order() -> None:

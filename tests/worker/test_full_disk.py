@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker import Broker, BrokerUnavailable
-from service.upkeep import NoRoom
+from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.upkeep import NoRoom
 from tests.small_disk import fill, small_disk
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
-from worker.blobs import DirectoryBlobs
-from worker.embedded_redis import EmbeddedRedis
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.store.blobs import DirectoryBlobs
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_start_on_a_full_disk_says_so_and_waits_for_space(disk: Path, tmp_path
     fill(ballast)
     log = tmp_path / "log"
     program = (
-        "import sys; from worker.supervisor import Supervisor; from worker.settings import ServeSettings;"
+        "import sys; from worker.process.supervisor import Supervisor; from worker.settings import ServeSettings;"
         f"sys.exit(Supervisor(ServeSettings(data_dir={str(disk)!r}, port={free_port()}, metrics_port=0)).run())"
     )
     with log.open("wb") as output:

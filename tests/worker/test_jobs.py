@@ -10,10 +10,10 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from ldm_core.job_warning import JobWarning
-from service.answers import job_json
+from service.answers.answers import job_json
 from tests.worker.processes import payload
 from worker.jobs import FUNCTION, JobPayload, queue_name
-from worker.records import new_record, payload_of, view_of
+from worker.store.records import new_record, payload_of, view_of
 
 
 def test_a_payload_survives_json() -> None:

@@ -15,7 +15,7 @@ from redis import Redis
 
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
-from worker import keeper
+from worker.process import keeper
 from worker.vital import EXIT_BROKEN_MODEL
 
 if sys.platform != "linux":
@@ -28,7 +28,7 @@ def start(redis_url: str, data_dir: Path, model: Path, **settings: Any) -> subpr
         "worker_name": "kept", "drain_s": 1, "log_format": "text", **settings,
     }  # fmt: skip
     env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "worker.keeper"], cwd=ROOT, env=env)
+    return subprocess.Popen([sys.executable, "-m", "worker.process.keeper"], cwd=ROOT, env=env)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_again(redis_url: str, tmp_pa
 
 
 def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
-    program = "import worker.keeper, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
+    program = "import worker.process.keeper, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "1"]
 

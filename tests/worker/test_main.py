@@ -17,11 +17,11 @@ from PIL import Image
 from redis import Redis
 
 from ldm_core.params import GenerationParams
-from service.broker import Broker
+from service.broker.broker import Broker
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
 from worker.jobs import JobPayload
-from worker.main import keep_compiled
+from worker.process.main import keep_compiled
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 
@@ -37,7 +37,7 @@ def start(directories: list[Path], redis_url: str, data_dir: Path, **settings: s
         "LDM_REDIS_URL": redis_url, "LDM_DATA_DIR": str(data_dir), "LDM_MODEL": ",".join(map(str, directories)),
         "LDM_DEVICE": "cpu", "LDM_METRICS_PORT": "0", "LDM_WORKER_NAME": "real", "OMP_NUM_THREADS": "1", **settings,
     }  # fmt: skip
-    command = [sys.executable, "-m", "worker.main"]
+    command = [sys.executable, "-m", "worker.process.main"]
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from worker.png import filtered, png
+from worker.engine.png import filtered, png
 
 KINDS = ("noise", "flat", "gradient", "steps")
 

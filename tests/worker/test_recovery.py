@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.broker import Broker, BrokerUnavailable
-from service.upkeep import NoRoom
+from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.upkeep import NoRoom
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
-from worker import scripts
-from worker.embedded_redis import EmbeddedRedis
 from worker.jobs import FORMAT
-from worker.leases import revoke
-from worker.records import LOST, result_fields
+from worker.leasing.leases import revoke
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.store import scripts
+from worker.store.records import LOST, result_fields
 from worker.vital import EXIT_HUNG
 
 Start = Callable[..., WorkerProcess]

@@ -18,14 +18,14 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from service.broker import Broker
-from service.event_stream import event_stream
-from service.quota import Idempotency, Quota
+from service.access.quota import Idempotency, Quota
+from service.answers.event_stream import event_stream
+from service.broker.broker import Broker
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
-from worker import scripts
-from worker.connection import connect
-from worker.embedded_redis import EmbeddedRedis
-from worker.leases import revoke
+from worker.leasing.leases import revoke
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.store import scripts
+from worker.store.connection import connect
 
 USERS = ROOT / "deploy/redis/users.acl"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.worker.simulated import BEGIN_S, DECODE_S, ROW_S, Device
+from worker.engine.request import Request
+from worker.engine.scheduler import STEP_S
 from worker.jobs import PRIORITIES
-from worker.request import Request
-from worker.scheduler import STEP_S
 
 NATIVE_STEP_S = 2 * 64**2 * ROW_S
 LARGE_STEP_S = 2 * 256**2 * ROW_S

@@ -12,10 +12,10 @@ from redis import Redis
 
 from tests.worker.processes import payload
 from tests.worker.scripts_model import CRASH, ENDED, KILL, MAX_ROWS, OWNERS, SPARE, Job, Jobs, queues_of
-from worker import scripts
 from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
-from worker.leases import revoke
-from worker.records import new_record, result_fields
+from worker.leasing.leases import revoke
+from worker.store import scripts
+from worker.store.records import new_record, result_fields
 
 LIMIT = 6
 LEASE_S = 60

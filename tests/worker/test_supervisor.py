@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker.processes import eventually
-from worker import supervisor
-from worker.supervisor import BACK_OFF_S, Child
+from worker.process import supervisor
+from worker.process.supervisor import BACK_OFF_S, Child
 
 
 def child(tmp_path: Path, program: str) -> Child:

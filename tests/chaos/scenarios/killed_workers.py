@@ -12,8 +12,8 @@ from tests.chaos.steps import StepCounter
 from tests.chaos.trouble import Trouble
 from tests.chaos.workload import orders
 from tests.chaos.world import World
-from worker.connection import AWAY
-from worker.scripts import WORKERS
+from worker.store.connection import AWAY
+from worker.store.scripts import WORKERS
 
 NAME = "worker kills"
 PAUSES_S = (0.2, 2.0)  # such that the kills are over before the jobs are

@@ -1,0 +1,147 @@
+"""The package's own library (ldm_core/*.c): whether it is there, and calling its functions.
+
+It is compiled as the package is installed, where there is a C compiler; elsewhere, in training and on GPUs, torch
+computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Address, Count = ctypes.c_void_p, ctypes.c_int64
+# of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
+# under way do not go on elsewhere, and kernels of an earlier installation are not called
+VERSION = 4
+LANES = 16  # numbers that they take at a time, as in kernels.h
+DTYPES = (torch.float32, torch.bfloat16)
+STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
+FUNCTIONS = (
+    "group_norm", "layer_norm", "geglu", "patches", "half_product", "half_convolution", "to_tiles", "from_tiles",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """A function of *.c and its one argument, a struct with these values; tensors stand for their addresses."""
+
+    function: str
+    struct: type[ctypes.Structure]
+    values: tuple[Any, ...]
+
+    def replay(self, move: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        """The same call over tensors that have moved."""
+        moved = _with(self.values, move)
+        function, argument = getattr(library(), self.function), self.struct(*_with(moved, Tensor.data_ptr))
+        return partial(_run, function, ctypes.byref(argument), moved)
+
+
+class _Listening(threading.local):
+    heard: Callable[[KernelCall], None] | None = None
+
+
+_listening = _Listening()
+
+
+@contextmanager
+def listener(heard: Callable[[KernelCall], None]) -> Iterator[None]:
+    """Meanwhile `heard` is told of this thread's calls."""
+    _listening.heard = heard
+    try:
+        yield
+    finally:
+        _listening.heard = None
+
+
+def run(function: str, struct: type[ctypes.Structure], *values: Any) -> None:
+    """Calls one. Raises MemoryError where it found none."""
+    if _listening.heard is not None:
+        _listening.heard(KernelCall(function, struct, values))
+    _run(getattr(library(), function), ctypes.byref(struct(*_with(values, Tensor.data_ptr))), values)
+
+
+def _run(function: Any, argument: Any, alive: object) -> None:
+    if not function(argument):
+        raise MemoryError
+
+
+def _with(values: tuple[Any, ...], change: Callable[[Tensor], Any]) -> tuple[Any, ...]:
+    """The values, nested as they are, with every tensor changed."""
+    return tuple(
+        change(value) if isinstance(value, Tensor) else _with(value, change) if isinstance(value, tuple) else value
+        for value in values
+    )
+
+
+def present() -> bool:
+    """Whether they were compiled."""
+    return library() is not None
+
+
+def return_freed_memory() -> None:
+    """Gives what glibc's allocator holds free back to the system, which it does by itself only at its end."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """AMX multiplies bfloat16 so many times faster than float32 that a direct convolution wins.
+
+    Measured without it, on Sapphire Rapids: its other instruction for bfloat16 has half the rate of float32's.
+    """
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+@cache
+def reproducible_products() -> bool:
+    """Whether MKL is in its strict mode (environment.py), which it has on Intel's processors."""
+    try:
+        vendor = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+        mode = ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")).mkl_serv_cbwr_get(ALL)
+    except (OSError, AttributeError):  # another system, or a torch that computes products without MKL
+        return False
+    return vendor and bool(mode & STRICT)
+
+
+@cache
+def library() -> Any:
+    """The compiled kernels, or None where there are none."""
+    found = importlib.util.find_spec("ldm_core.acceleration._kernels")
+    try:
+        kernels = None if found is None else _declared(ctypes.CDLL(found.origin))
+    except (OSError, AttributeError) as error:  # built for another system or by an earlier version, or no OpenMP there
+        logger.warning("the compiled kernels do not load: %s", error)
+        kernels = None
+    if kernels is None:
+        logger.warning("without compiled kernels (ldm_core/*.c), steps take a third longer on CPUs")
+        return None
+    return kernels
+
+
+def _declared(kernels: Any) -> Any:
+    """Says what the functions of *.c take. Raises AttributeError where they are others."""
+    if kernels.version() != VERSION:
+        raise AttributeError(f"they are version {kernels.version()}, not {VERSION}; install the package again")
+    for name in FUNCTIONS:
+        getattr(kernels, name).argtypes = (Address,)
+    return kernels

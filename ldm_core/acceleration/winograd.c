@@ -1,0 +1,85 @@
+/* The two ends of a 3 x 3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2015, arXiv:1509.09308, section 4.1).
+ *
+ * Every 2 x 2 pixels of the result, a tile, come from 4 x 4 pixels of the input. Between the ends stand 16 products of
+ * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; ldm_core/acceleration/winograd.py has them.
+ * Both ends take lines of tiles, counted over all rows, so that a large picture can go through in pieces.
+ */
+#include "winograd.h"
+
+/* The number of channels must be a multiple of LANES. */
+FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, float *restrict to, int64_t apart) {
+    int64_t n = t->channels, row = line / half(t->height), top = 2 * (line % half(t->height)) - 1;
+    int64_t at[4][4]; /* where a pixel's channels are; beyond the edge there are zeros */
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            int64_t y = top + i, x = 2 * tile - 1 + j;
+            int inside = y >= 0 && y < t->height && x >= 0 && x < t->width;
+            at[i][j] = inside ? ((row * t->height + y) * t->width + x) * n : -1;
+        }
+    for (int64_t c = 0; c < n; c += LANES) {
+        Lanes d[4][4], e[4][4];
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 4; j++)
+                if (at[i][j] < 0)
+                    d[i][j] = (Lanes){0};
+                else
+                    load((float *)&d[i][j], t->x, at[i][j] + c, LANES, t->bfloat16);
+        for (int j = 0; j < 4; j++) {
+            e[0][j] = d[0][j] - d[2][j];
+            e[1][j] = d[1][j] + d[2][j];
+            e[2][j] = d[2][j] - d[1][j];
+            e[3][j] = d[1][j] - d[3][j];
+        }
+        for (int i = 0; i < 4; i++) {
+            Lanes v[4] = {e[i][0] - e[i][2], e[i][1] + e[i][2], e[i][2] - e[i][1], e[i][1] - e[i][3]};
+            for (int j = 0; j < 4; j++) memcpy(to + (4 * i + j) * apart + c, &v[j], sizeof v[j]);
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
+    int64_t n = t->channels, across = half(t->width), apart = (t->last - t->first) * across * n;
+    int64_t row = line / half(t->height), top = 2 * (line % half(t->height));
+    for (int64_t tile = 0; tile < across; tile++) {
+        const float *from = t->tiles + ((line - t->first) * across + tile) * n;
+        for (int64_t c = 0; c < n; c += LANES) {
+            Lanes bias, m[4][4], e[2][4], y[2][2];
+            load((float *)&bias, t->bias, c, LANES, t->bfloat16);
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) memcpy(&m[i][j], from + (4 * i + j) * apart + c, sizeof m[i][j]);
+            for (int j = 0; j < 4; j++) {
+                e[0][j] = m[0][j] + m[1][j] + m[2][j];
+                e[1][j] = m[1][j] - m[2][j] - m[3][j];
+            }
+            for (int i = 0; i < 2; i++) {
+                y[i][0] = e[i][0] + e[i][1] + e[i][2] + bias;
+                y[i][1] = e[i][1] - e[i][2] - e[i][3] + bias;
+            }
+            for (int i = 0; i < 2 && top + i < t->height; i++)
+                for (int j = 0; j < 2 && 2 * tile + j < t->width; j++) {
+                    int64_t at = ((row * t->height + top + i) * t->width + 2 * tile + j) * n + c;
+                    if (t->add) {
+                        Lanes add;
+                        load((float *)&add, t->add, at, LANES, t->bfloat16);
+                        y[i][j] += add;
+                    }
+                    store(t->x, at, (const float *)&y[i][j], LANES, t->bfloat16);
+                }
+        }
+    }
+}
+
+int to_tiles(const Tiles *t) {
+    int64_t across = half(t->width), apart = (t->last - t->first) * across * t->channels;
+#pragma omp parallel for
+    for (int64_t line = t->first; line < t->last; line++)
+        for (int64_t tile = 0; tile < across; tile++)
+            tile_in(t, line, tile, t->tiles + ((line - t->first) * across + tile) * t->channels, apart);
+    return 1;
+}
+
+int from_tiles(const Tiles *t) {
+#pragma omp parallel for
+    for (int64_t line = t->first; line < t->last; line++) line_from_tiles(t, line);
+    return 1;
+}

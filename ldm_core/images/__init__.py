@@ -1,0 +1,1 @@
+"""Images that come in: limits, decoding, and as tensors. Only `tensors` needs torch."""

@@ -1,0 +1,194 @@
+"""The door for pictures from outside: what may come in, in which form it goes on. No torch.
+
+A picture's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
+upright, without metadata, so that a worker never meets anything else.
+
+Pillow tells of damage that it can live with by warnings; so can we, and nobody would read them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
+
+from ldm_core.errors import InvalidImage
+from ldm_core.images.parts import too_many_parts
+
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+DAMAGED = Exception  # Pillow's parsers raise whatever a file makes them stumble over: IndexError, AssertionError, ...
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+HALF_GREY = 128
+TWO_MEANINGS = (
+    "has white pixels and transparent ones, and both can mean repaint: send white = repaint on black without "
+    "transparency, or a copy of the image that is transparent where it shall be repainted"
+)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+MAX_ASPECT = 8  # of a picture that is scaled by its shorter side
+SizeCheck = Callable[[str, int, int], None]
+Pictures = Mapping[str, Image.Image]  # the input pictures of a job: image, mask, neighbor0, ...
+
+
+def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
+    """Decodes a still PNG, JPEG or WebP to an upright RGB, or RGBA where it has transparency.
+
+    `check_size(field, width, height)` raises InvalidImage from the header's size alone. Raises InvalidImage.
+    """
+    picture = _opened(data, field)
+    check_size(field, *picture.size)
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":  # many a phone's JPEG holds a second view
+        raise InvalidImage(field, "is animated; only still pictures are taken")
+    try:
+        picture.load()
+        return _upright(_normal(picture), _orientation(picture))
+    except DAMAGED:
+        raise InvalidImage(field, "is truncated or damaged") from None
+
+
+def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
+    """Decodes a mask of exactly `size` to L: 255 where the image is repainted, 0 elsewhere. Raises InvalidImage.
+
+    Repainted is what is at least half grey, or, in a mask that has transparent pixels, what is transparent: a copy of
+    the image with a hole is a mask as OpenAI's image edit has it.
+    """
+
+    def check_size(name: str, width: int, height: int) -> None:
+        if sorted((width, height)) != sorted(size):
+            raise InvalidImage(name, f"is {width}x{height}, the image is {size[0]}x{size[1]}; they must be equal")
+
+    mask = open_image(data, field, check_size)
+    if mask.size != size:
+        raise InvalidImage(
+            field, f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
+        )
+    hole = mask_of_transparency(mask)
+    if hole is not None and hole.getbbox() is None and mask.getchannel("A").getextrema() != (255, 255):
+        raise InvalidImage(
+            field, "is half transparent: pixels count as transparent below half of full opacity, none is"
+        )
+    if hole is None or hole.getbbox() is None:
+        return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
+    if _is_black_and_white(mask, hole):
+        raise InvalidImage(field, TWO_MEANINGS)
+    return hole
+
+
+def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> Image.Image:
+    """Decodes a semantic map to L, each pixel the id of a label: its grey level or palette index, below `labels`.
+
+    Raises InvalidImage.
+    """
+    picture = _opened(data, field)
+    check_size(field, *picture.size)
+    if picture.format != "PNG" or picture.mode not in {"1", "L", "P"}:
+        raise InvalidImage(field, "must be a PNG of 8-bit grey or palette, whose values are label ids")
+    if getattr(picture, "is_animated", False):
+        raise InvalidImage(field, "is animated; only still pictures are taken")
+    try:
+        picture.load()
+        ids = Image.frombytes("L", picture.size, picture.tobytes()) if picture.mode == "P" else picture.convert("L")
+    except DAMAGED:
+        raise InvalidImage(field, "is truncated or damaged") from None
+    highest = ids.getextrema()[1]
+    if isinstance(highest, tuple) or highest >= labels:
+        raise InvalidImage(field, f"has label id {highest}; this model knows 0 to {labels - 1}")
+    return ids
+
+
+def mask_of_transparency(picture: Image.Image) -> Image.Image | None:
+    """The mask that an image's transparent pixels make; None where it has none."""
+    if picture.mode != "RGBA":
+        return None
+    return _thresholded(ImageOps.invert(picture.getchannel("A")))
+
+
+def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
+    """Whether the opaque pixels have no colour and some are white, as a brush leaves them."""
+    red, green, blue, _ = mask.split()
+    opaque = ImageOps.invert(hole)
+    coloured = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    white = ImageChops.darker(_thresholded(green), opaque)
+    return ImageChops.darker(coloured, opaque).getbbox() is None and white.getbbox() is not None
+
+
+def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """RGB, with what is transparent laid over `background`."""
+    if picture.mode != "RGBA":
+        return picture
+    opaque = Image.new("RGB", picture.size, background)
+    opaque.paste(picture, mask=picture.getchannel("A"))
+    return opaque
+
+
+def central_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of an RGB picture, scaled so that its shorter side is `side` pixels: how CLIP looks at pictures.
+
+    A square of that side is left as it is. What is far from the middle of a strip is cut off first: scaled as a whole,
+    a strip one pixel wide would take gigabytes.
+    """
+    across, down = (min(length, MAX_ASPECT * min(picture.size)) for length in picture.size)
+    left, top = (picture.width - across) // 2, (picture.height - down) // 2
+    picture = picture.crop((left, top, left + across, top + down))
+    scale = side / min(picture.size)
+    width, height = (max(side, int(length * scale)) for length in picture.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """Encodes fast rather than small: it lives until the job has run."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _opened(data: bytes, field: str) -> Image.Image:
+    if too_many := too_many_parts(data):
+        raise InvalidImage(field, too_many)
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise InvalidImage(field, "is not a PNG, JPEG or WebP picture") from None
+    except BOMB:
+        raise InvalidImage(field, "has far more pixels than any model takes") from None
+    except DAMAGED:
+        raise InvalidImage(field, "is truncated or damaged") from None
+
+
+def _normal(picture: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB or RGBA."""
+    if picture.mode.startswith("I"):  # 16 bits of grey; a plain conversion would clip instead of scale
+        return picture.convert("I").point(lambda level: level * (1 / 256)).convert("L").convert("RGB")
+    if picture.has_transparency_data:
+        return picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def _orientation(picture: Image.Image) -> object:
+    """What EXIF says of it; damaged EXIF says nothing, for the pixels are what was sent."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the parser promises nothing about what it raises on a block that makes no sense
+        return None
+
+
+def _upright(picture: Image.Image, orientation: object) -> Image.Image:
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _thresholded(grey: Image.Image) -> Image.Image:
+    return grey.point(lambda level: 255 if level >= HALF_GREY else 0)

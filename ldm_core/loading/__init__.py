@@ -1,0 +1,1 @@
+"""A model directory into the networks of a model."""

@@ -1,0 +1,1 @@
+"""What a model directory holds, read from its JSON files. No torch."""

@@ -1,0 +1,1 @@
+"""Noise schedules, samplers, and the state of one image between steps."""

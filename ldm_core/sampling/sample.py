@@ -1,0 +1,80 @@
+"""The state of one image while it is denoised."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ldm_core.sampling.noise import NoiseSource
+from ldm_core.sampling.samplers import MEMORY, Plan
+from ldm_core.sampling.schedule import noised
+from ldm_core.sampling.tiling import Tiling
+
+
+@dataclass(slots=True)
+class Sample:
+    """One picture being denoised; all that is constant over its steps is already computed.
+
+    Shapes: x (1, C, h, w) float32; past (1, 3, C, h, w), what its sampler remembers of earlier steps; context
+    (R, L, D), unconditional first, for its R = 2 rows when guided and 1 otherwise; concat (1, C', h, w), the channels
+    that go behind x; class_labels (1,).
+    """
+
+    x: Tensor
+    plan: Plan
+    noise: NoiseSource
+    size: tuple[int, int]  # of the finished picture, pixels
+    context: Tensor | None = None
+    guidance_scale: float = 1.0
+    concat: Tensor | None = None
+    class_labels: Tensor | None = None
+    known: tuple[Tensor, Tensor] | None = None  # original picture (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
+    kept: tuple[Tensor, Tensor] | None = None  # its latents (1, C, h, w), mask (1, 1, h, w), 1 = held at every step
+    tiling: Tiling | None = None  # latents larger than one call takes
+    x0: Tensor | None = None  # the picture as the last step predicted it
+    past: Tensor = field(init=False)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.past = self.x.new_zeros(1, MEMORY, *self.x.shape[1:])
+
+    @property
+    def rows(self) -> int:
+        """U-Net rows of a step."""
+        return 1 if self.guidance_scale == 1.0 else 2
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Rows share a U-Net call exactly when their keys are equal."""
+        return tuple(self.x.shape[1:]), None if self.context is None else tuple(self.context.shape[1:]), self.tiling
+
+    @property
+    def done(self) -> bool:
+        return self.step >= len(self.plan)
+
+    @property
+    def draws(self) -> bool:
+        """Whether its steps take noise."""
+        return self.plan.draws_noise or self.kept is not None
+
+    def steps_done(self, steps: int) -> int:
+        """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
+        return max(0, steps - (len(self.plan) - self.step))
+
+    def draw_noise(self) -> Tensor:
+        """The standard normal noise of this step, zeros where the sampler adds none."""
+        if not self.plan.draws_noise:
+            return torch.zeros_like(self.x)
+        return self.noise.draw(tuple(self.x.shape), self.x.device)
+
+    def hold_known(self, x: Tensor, step: int) -> Tensor:
+        """Latents `x` (1, C, h, w) with the known region put over them, at the noise level that `step` begins with."""
+        if self.kept is None or step >= len(self.plan):
+            return x
+        latents, mask = self.kept
+        level = self.plan.alpha_bar[step : step + 1].to(latents.device)
+        known = noised(latents, self.noise.draw(tuple(latents.shape), latents.device), level)
+        return mask * known + (1 - mask) * x

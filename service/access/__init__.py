@@ -1,0 +1,1 @@
+"""Keys, rights, rates and quotas."""

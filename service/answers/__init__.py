@@ -1,0 +1,1 @@
+"""What is answered, and how the OpenAPI describes the answers."""

@@ -1,0 +1,297 @@
+"""What this service answers with, and so describes in its OpenAPI: field names here are the promise to clients."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
+from worker.jobs import JobView, LiveModel, UnreadableJob
+
+
+def _rfc_3339(time: datetime) -> str:
+    """In UTC, to the millisecond."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[
+    datetime, PlainSerializer(_rfc_3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+
+
+class FieldError(BaseModel):
+    """One field at fault."""
+
+    pointer: str = Field(description="a JSON pointer to the field; empty for the whole body")
+    detail: str
+
+
+class JobError(BaseModel):
+    """Why a job failed, as a problem (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldError] | None = None
+
+
+class Problem(JobError):
+    """An error answer (RFC 9457)."""
+
+    request_id: str = Field(description="under which the logs have the request")
+
+
+class JobWarning(BaseModel):
+    """Something that was asked for and not honoured."""
+
+    code: str = Field(description="for programs: it stays the same")
+    detail: str
+    pointer: str = Field(description="a JSON pointer to the request's field; empty where none is the cause")
+
+
+class JobImage(BaseModel):
+    """One finished image."""
+
+    url: str
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class JobUrls(BaseModel):
+    """Where to go from a job."""
+
+    self: str
+    events: str
+    cancel: str
+
+
+class PlacedObject(BaseModel):
+    """One object of a layout: its label's id, and [x0, y0, x1, y1] as shares of width and height."""
+
+    label: int
+    box: list[float]
+
+
+class JobParameters(BaseModel):
+    """Every parameter of a job with defaults resolved, without the images that were sent."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    sampler: Sampler
+    guidance_scale: float
+    eta: float
+    seed: int
+    n: int
+    priority: Priority
+    format: ImageFormat
+    timeout: int | None = Field(description="seconds")
+    metadata: Metadata
+    strength: float | None = None
+    class_id: int | None = None
+    objects: list[PlacedObject] | None = None
+
+
+class Job(BaseModel):
+    """A job as it is now."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    task: Task
+    model: str
+    status: JobStatus
+    progress: float = Field(ge=0, le=1)
+    step: int
+    steps: int
+    queue_position: int | None = Field(description="1: the next one; null once it runs")
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    expires_at: Time | None
+    request: JobParameters
+    images: list[JobImage]
+    error: JobError | None = Field(description="why it failed")
+    warnings: list[JobWarning] = Field(description="what was asked for and not honoured; empty when all was")
+    urls: JobUrls
+
+
+class DamagedJob(BaseModel):
+    """A job whose record is damaged, or of a version that this server cannot read: null where only that would know."""
+
+    id: str
+    task: None
+    model: str
+    status: JobStatus
+    progress: None
+    step: None
+    steps: None
+    queue_position: None
+    created_at: Time | None
+    started_at: None
+    finished_at: None
+    expires_at: None
+    request: None
+    images: list[JobImage]
+    error: JobError
+    warnings: list[JobWarning]
+    urls: JobUrls
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"]
+    data: list[Job | DamagedJob]
+    next_cursor: str | None = Field(description="for the next page; null on the last one")
+
+
+class Model(BaseModel):
+    """A model that live workers serve; sizes are of the output, in pixels."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    tasks: list[Task]
+    default_for: list[Task]
+    native_size: list[int] = Field(description="[width, height]")
+    size_multiple: int
+    max_pixels: int
+    max_side: int = Field(description="pixels; 0: any, within max_pixels")
+    scale: int
+    samplers: list[str]
+    default_sampler: Sampler
+    max_steps: int
+    default_steps: int
+    default_guidance_scale: float
+    inpaint_guidance_scale: float | None
+    text: bool
+    vocabulary: list[str] | None = Field(description="every word that it was trained with; null: any text")
+    guidance: bool
+    labels: list[str] = Field(description="names of classes or objects, by id")
+    label_count: int
+    max_objects: int
+    max_neighbors: int
+    neighbor_size: int
+    warnings: list[JobWarning] = Field(description="settings of its files that cannot be followed")
+    loaded: bool
+    workers: int
+
+
+class ModelList(BaseModel):
+    """The models that live workers serve."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Redis answers, and these models are served."""
+
+    status: Literal["ready"]
+    models: list[str]
+
+
+def job_path(job_id: str, root: str) -> str:
+    """A job's own path; `root` is the one under which clients see this server."""
+    return f"{root}/v1/jobs/{job_id}"
+
+
+def job_json(view: JobView, root: str = "") -> dict[str, Any]:
+    """The same as `job_of`, as JSON has it."""
+    return job_of(view, root).model_dump(mode="json", exclude_unset=True)
+
+
+def job_of(view: JobView, root: str) -> Job:
+    """A job as clients see it."""
+    payload, path = view.payload, job_path(view.payload.id, root)
+    fields = {
+        "id": payload.id,
+        "task": payload.params.task,
+        "model": payload.model,
+        "status": view.status,
+        "progress": view.progress,
+        "step": view.step,
+        "steps": view.steps,
+        "queue_position": view.queue_position,
+        "created_at": _time(view.created_at),
+        "started_at": _time(view.started_at),
+        "finished_at": _time(view.finished_at),
+        "expires_at": _time(view.expires_at),
+        "request": _parameters(view),
+        "images": [{"url": f"{path}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
+        "error": {**view.error, "instance": path} if view.error else None,
+        "warnings": [warning.to_json() for warning in view.warnings],
+        "urls": _urls(path),
+    }
+    return Job.model_validate(fields)
+
+
+def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
+    """A job whose record cannot be read, as clients see it."""
+    path = job_path(job.id, root)
+    error = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": job.detail}
+    known: dict[str, Any] = {
+        "id": job.id,
+        "model": job.model,
+        "status": job.status,
+        "created_at": _time(job.created_at),
+        "images": [],
+        "error": {**error, "instance": path},
+        "warnings": [],
+        "urls": _urls(path),
+    }
+    return DamagedJob.model_validate({**dict.fromkeys(DamagedJob.model_fields), **known})
+
+
+def _urls(path: str) -> dict[str, str]:
+    return {"self": path, "events": f"{path}/events", "cancel": path}
+
+
+def model_of(live: LiveModel) -> Model:
+    """A model as clients see it."""
+    card = live.card.to_json()
+    del card["noise_level"], card["tile"]
+    return Model.model_validate({**card, "object": "model", "loaded": True, "workers": live.workers})
+
+
+def _parameters(view: JobView) -> dict[str, Any]:
+    payload = view.payload
+    params = payload.params.to_json()
+    del params["task"]
+    if "objects" in params:
+        params["objects"] = [{"label": label, "box": box} for label, *box in params["objects"]]
+    return {
+        **params,
+        "model": payload.model,
+        "priority": payload.priority,
+        "format": payload.format,
+        "timeout": payload.timeout_s,
+        "metadata": dict(payload.metadata),
+    }
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

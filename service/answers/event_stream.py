@@ -1,0 +1,82 @@
+"""A job's life as Server-Sent Events: its state when the stream is opened, every change, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from service.answers.answers import job_json
+from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.events import NOTHING, EventId, parse_id
+from worker.jobs import TERMINAL, JobView
+
+HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
+LOOK_AFTER = 4  # heartbeats, in case an event got lost: thousands who listen shall cost next to nothing
+AWAY_S = 2.0
+STILL_HERE = b": still here\n\n"
+
+
+def all_seen(job: JobView, seen: EventId) -> bool:
+    """Whether a client that has seen the event `seen` has seen the job's end."""
+    return job.status in TERMINAL and parse_id(job.event_id) <= seen
+
+
+def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
+    """The event that a client has seen last; an id that no event has had yet, or none has, counts as nothing seen."""
+    seen = parse_id(last_event_id)
+    return seen if seen <= max(newest, parse_id(job.event_id)) else NOTHING
+
+
+async def event_stream(
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, root: str = ""
+) -> AsyncGenerator[bytes, None]:
+    """The events after `seen`. What comes faster than the client reads is left out, but never the end.
+
+    A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
+    With `previews`, some steps carry what the worker foresees of the picture.
+    """
+    shown = b""
+    with broker.watch(job_id, steps=True) as watch:
+        while not broker.leaving:
+            watch.clear()
+            try:
+                job = await broker.job(job_id)
+            except BrokerUnavailable:  # or too many ask it at once
+                yield STILL_HERE
+                await asyncio.sleep(AWAY_S)
+                continue
+            if job is None:
+                return
+            if (now := parse_id(job.event_id)) > seen:
+                seen = now
+                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job, root))
+            if job.status in TERMINAL:
+                return
+            if previews:
+                await broker.preview(job_id)  # tells the worker that somebody looks
+            silence = 0
+            while not watch.moved and silence < LOOK_AFTER:
+                if not await watch.wait(HEARTBEAT_S):
+                    yield STILL_HERE
+                    silence += 1
+                foreseen = await broker.preview(job_id) if previews else b""
+                step = watch.take_step()
+                if step is not None and parse_id(step[0]) > seen:
+                    seen = parse_id(step[0])
+                    progress = _progress(job, step[1])
+                    if foreseen not in {b"", shown}:
+                        shown = foreseen
+                        progress["preview"] = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
+                    yield _event(step[0], "progress", progress)
+
+
+def _progress(job: JobView, step: int) -> dict[str, Any]:
+    return {"step": step, "steps": job.steps, "progress": min(1.0, step / job.steps)}
+
+
+def _event(event_id: str, name: str, data: dict[str, Any]) -> bytes:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))  # has no line break
+    return f"id: {event_id}\nevent: {name}\ndata: {text}\n\n".encode()

@@ -1,0 +1,145 @@
+"""What FastAPI cannot see for itself: two content types on one route, headers, errors as problems."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from ldm_core.params import Task
+from service.answers.answers import Problem
+from service.errors import PROBLEM_JSON
+from service.intake.schemas import REQUESTS
+
+REF = "#/components/schemas/{model}"
+DESCRIPTIONS = {
+    400: "The body cannot be parsed",
+    401: "No API key, or an unknown one",
+    403: "The API key may not do this",
+    404: "No such job: unknown, or expired",
+    406: "Accept takes nothing that this could be answered with",
+    408: "The body was not complete in time",
+    409: "The job is not finished",
+    410: "The images of the job that this request made before are no longer stored",
+    413: "The body is too large",
+    415: "Neither JSON nor multipart/form-data, or with a Content-Encoding",
+    422: "A field is at fault; `errors` names each one and its limit",
+    429: "The queue is full, or the API key is over a limit of its own; see Retry-After",
+    503: "The queue cannot be reached or no worker is there; see Retry-After",
+    504: "The job's time was up",
+}
+EXAMPLES: dict[Task, dict[str, Any]] = {
+    "txt2img": {"prompt": "a red house by the sea at sunset", "seed": 7},
+    "inpaint": {"prompt": "a blue house by the sea", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…"},
+    "superres": {"image": "iVBORw0KGgo…"},
+    "class2img": {"class_id": 207, "guidance_scale": 3.0},
+    "semantic2img": {"map": "iVBORw0KGgo…"},
+    "layout2img": {"objects": [{"label": "Tree", "box": [0.1, 0.2, 0.5, 0.9]}]},
+    "unconditional": {"seed": 7},
+}
+FILES = ("image", "mask", "map")  # fields that hold images
+BINARY = {"type": "string", "format": "binary"}
+IMAGE_CONTENT: dict[str, Any] = {
+    kind: {"schema": {**BINARY, "contentMediaType": kind}} for kind in ("image/png", "image/jpeg", "image/webp")
+}
+TEXT, INTEGER = {"type": "string"}, {"type": "integer"}
+HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "X-Request-ID": ("The request's id in all logs: the one sent, if it is sane", TEXT),
+    "Location": ("The job's path", TEXT),
+    "Preference-Applied": ("`wait=N`, where the answer waited", TEXT),
+    "Idempotent-Replay": ("`true`: this is the job that the same request made before", {"const": "true", **TEXT}),
+    "X-Job-ID": ("The job, where the answer is its first image", TEXT),
+    "X-Seed": ("The seed of that image", INTEGER),
+    "X-Job-Warning": ("One of the job's `warnings`, as `code: detail`; there may be several", TEXT),
+    "Link": ("The job's other images, where the answer is its first one", TEXT),
+    "RateLimit-Limit": ("Jobs that the API key may send in a window, where it has such a limit", INTEGER),
+    "RateLimit-Remaining": ("Jobs that it may send at once now", INTEGER),
+    "RateLimit-Reset": ("Seconds until it may send as many as its limit again", INTEGER),
+    "ETag": ("The image's SHA-256, in quotes", TEXT),
+    "Cache-Control": ("How long it may be kept", TEXT),
+    "Retry-After": ("Seconds after which to try again", INTEGER),
+    "WWW-Authenticate": ("`Bearer`: send an API key", TEXT),
+    "Accept": ("The content types that are taken", TEXT),
+    "Accept-Encoding": ("`identity`: a body is taken only without a Content-Encoding", TEXT),
+}
+RATE = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+MADE = ("Location", "Preference-Applied", "Idempotent-Replay", "Link", *RATE)  # on what answers a POST
+ERROR_HEADERS: dict[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",), 415: ("Accept", "Accept-Encoding"), 429: ("Retry-After", *RATE), 503: ("Retry-After",),
+}  # fmt: skip
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """The `headers` of a response: these, and X-Request-ID, which every one has."""
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these errors."""
+    content = {PROBLEM_JSON: {"schema": {"$ref": REF.format(model=Problem.__name__)}}}
+    return {
+        status: {
+            "description": DESCRIPTIONS[status], "content": content, **with_headers(*ERROR_HEADERS.get(status, ())),
+        }
+        for status in statuses
+    }  # fmt: skip
+
+
+def completed(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document with our own components, and without the validation errors, which no route answers with."""
+    for methods in document["paths"].values():
+        for route in methods.values():
+            if "application/json" in route["responses"].get("422", {}).get("content", {}):
+                del route["responses"]["422"]
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    components["schemas"] = dict(sorted((_own_schemas() | schemas).items()))
+    components["headers"] = {
+        name: {"description": description, "schema": schema} for name, (description, schema) in HEADERS.items()
+    }
+    return document
+
+
+def job_body(task: Task) -> dict[str, Any]:
+    """The request body of a task's POST, in both content types."""
+    json_name, form_name = (REF.format(model=name) for name in _names(task))
+    content = {
+        "application/json": {"schema": {"$ref": json_name}, "example": EXAMPLES[task]},
+        "multipart/form-data": {"schema": {"$ref": form_name}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _names(task: Task) -> tuple[str, str]:
+    name = REQUESTS[task].__name__
+    return name, name.replace("Request", "Form")
+
+
+def _own_schemas() -> dict[str, Any]:
+    """The problem, and every request as JSON and as a form."""
+    _, made = models_json_schema(
+        [*((model, "validation") for model in REQUESTS.values()), (Problem, "serialization")], ref_template=REF
+    )
+    schemas: dict[str, Any] = made["$defs"]
+    return schemas | {form: _form(schemas[name], form) for name, form in map(_names, REQUESTS)}
+
+
+def _form(request: dict[str, Any], title: str) -> dict[str, Any]:
+    """The same request as a form: images are files, and what is not given is left out or empty, for it has no null."""
+    properties = {name: _never_null(field) for name, field in copy.deepcopy(request["properties"]).items()}
+    for name in request.get("required", ()):
+        if properties[name]["type"] == "string":
+            properties[name]["minLength"] = 1
+    for name in properties.keys() & {*FILES, "neighbors"}:
+        kind = {"type": "array", "minItems": 1, "items": BINARY} if name == "neighbors" else BINARY
+        properties[name] = {**kind, "description": properties[name].get("description", "")}
+    return {**request, "title": title, "properties": properties}
+
+
+def _never_null(field: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {key: value for key, value in field.items() if key != "anyOf"}
+    return rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})

@@ -1,0 +1,97 @@
+"""How a client wants its answer: at once, after some seconds (`Prefer: wait`), or as the picture itself (`Accept`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from service.answers.answers import job_json, job_path
+from service.broker.broker import Broker, BrokerUnavailable
+from service.errors import Problem
+from service.http.negotiation import Accept
+from worker.jobs import CONTENT_TYPES, TERMINAL, Format, JobView
+
+MAX_WAIT_S = 120.0
+IMAGE_WAIT_S = 60.0  # for an image, when the client does not say
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+JSON = "application/json"
+FORMATS: Mapping[str, Format] = {content_type: name for name, content_type in CONTENT_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`asked_s`: seconds to wait, None where the client does not say; `content_type`: what it wants as the answer."""
+
+    asked_s: float | None
+    content_type: str
+
+    @classmethod
+    def of(cls, request: Request) -> Wish:
+        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where there is nothing that it takes."""
+        asked = WAIT.search(",".join(request.headers.getlist("prefer")))
+        chosen = Accept(request.headers.getlist("accept")).best([JSON, *FORMATS])
+        if chosen is None:
+            raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(FORMATS)}, which is what there is.")
+        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else None, chosen)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the client wants the job's first image rather than the job: in the job's own format."""
+        return self.content_type != JSON
+
+    @property
+    def format(self) -> Format:
+        """The format of the images of a job whose request names none."""
+        return FORMATS.get(self.content_type, "png")
+
+    @property
+    def wait_s(self) -> float:
+        """How long the answer may take."""
+        return (IMAGE_WAIT_S if self.is_image else 0.0) if self.asked_s is None else self.asked_s
+
+
+async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str], root: str) -> Response:
+    """The image, the finished job, or `202` with the job as it is; `headers` go on each of them.
+
+    `root` is the path under which clients see this server.
+    """
+    headers = {"Location": job_path(view.payload.id, root), **headers}
+    if wish.wait_s > 0 and view.status not in TERMINAL:
+        with suppress(BrokerUnavailable):  # the job is accepted all the same
+            view = await broker.wait(view.payload.id, wish.wait_s, view.event_id) or _lost()
+    if view.status in TERMINAL and wish.is_image:
+        return await _picture(broker, view, headers)
+    status = 200 if view.status in TERMINAL else 202
+    if wish.wait_s > 0:
+        headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
+    return JSONResponse(job_json(view, root), status, headers)
+
+
+def _lost() -> NoReturn:
+    detail = "The job was accepted, and then the job queue has lost it; send it again."
+    raise Problem(503, detail, headers={"Retry-After": "2"})
+
+
+async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
+    job_id, seed = view.payload.id, view.payload.params.seed
+    headers = {"X-Job-ID": job_id, "X-Seed": str(seed), **headers}
+    data = await broker.image(view.payload.id, 0) if view.images else None
+    if data is not None:
+        response = Response(data, media_type=view.images[0].content_type, headers=headers)
+        for index in range(1, len(view.images)):
+            response.headers.append("Link", f'<{headers["Location"]}/images/{index}>; rel="related"')
+        for warning in view.warnings:  # headers are ASCII, and prompts are not
+            text = f"{warning.code}: {warning.detail}".encode("ascii", "backslashreplace").decode()
+            response.headers.append("X-Job-Warning", text)
+        return response
+    if view.status == "succeeded":
+        raise Problem(410, "The pictures of this job are no longer stored.", headers=headers)
+    error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
+    fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
+    raise Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)

@@ -1,0 +1,1 @@
+"""Jobs in Redis as the gateway sees them."""

@@ -1,0 +1,300 @@
+"""The gateway's side of the queues: submit, look, wait, cancel. The only module here that knows Redis and RQ."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from redis.exceptions import RedisError, ResponseError
+from rq.defaults import RQ_KEY_PREFIX
+
+from ldm_core.errors import LdmError
+from service.access.quota import (
+    REMEMBER_S,
+    Idempotency,
+    IdempotencyConflict,
+    Pace,
+    Quota,
+    Submitted,
+)
+from service.access.rates import Rates
+from service.broker.events import EventId, EventReader, Watch
+from service.broker.fleet import Fleet
+from service.broker.listing import image_names, page_of_jobs
+from service.broker.queues import depths, with_positions
+from service.broker.refusals import refusal_of
+from service.broker.upkeep import Upkeep, largest_images
+from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
+from worker.store import scripts
+from worker.store.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs
+from worker.store.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
+from worker.store.records import JOB_ID, new_record, new_view, view_of
+from worker.store.turns import Turns
+
+POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
+CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
+READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
+MAKERS = MAX_CONNECTIONS // 4  # submits at once: who waits for a turn can be passed over when its client has gone
+NO_PICTURES: Mapping[str, bytes] = {}
+ANY_NUMBER = Quota()
+
+
+class BrokerUnavailable(LdmError):
+    """Redis does not answer, or the store of pictures takes nothing."""
+
+    retry_after = 2.0
+
+
+class Broker:
+    """One per gateway process. Every method raises BrokerUnavailable while Redis is away."""
+
+    def __init__(
+        self, *, redis_url: str, data_dir: Path | str, queue_limit: int = 1000, result_ttl_s: int = 3600,
+        job_timeout_s: int = 600, queue_ttl_s: int = 3600, allow_eviction: bool = False,
+        blobs: BlobStore | None = None,
+    ) -> None:  # fmt: skip
+        self._redis: Any = connect_async(redis_url)
+        self._blobs = blobs or open_blobs(redis_url, data_dir)
+        self._events = EventReader(redis_url)
+        self._fleet = Fleet(self._redis)
+        self.rates = Rates(self._redis)
+        self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAKERS, TURN_S)
+        self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
+        self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
+        self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
+
+    async def connect(self) -> None:
+        """Starts to follow events and to look after the queues. Redis need not be up yet."""
+        self._events.start()
+        self._upkeep.start()
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        await self._events.close()
+        await self._upkeep.close()
+        await self._redis.aclose()
+
+    async def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await self._redis.ping())
+        except ResponseError:  # MISCONF: it answers, and cannot write
+            return True
+        except (RedisError, OSError):
+            return False
+
+    async def trouble(self) -> str:
+        """Why no job is taken though Redis answers, in a sentence; empty where jobs are."""
+        async with _available():
+            return await self._upkeep.trouble()
+
+    async def models(self, *, recent: bool = False) -> Sequence[LiveModel]:
+        """What live workers serve, now or, where that is enough, as of a moment ago, in the order of their ids."""
+        async with _available():
+            return await (self._fleet.recent_models() if recent else self._fleet.models())
+
+    async def known_models(self) -> Mapping[str, frozenset[str]]:
+        """The tasks of every model, by its id, that workers served in the last days, also of those that are away."""
+        async with _available():
+            return await self._fleet.known()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around a submit: its turn among those of a crowd."""
+        async with _available():
+            await self._makers.take()
+        try:
+            yield
+        finally:
+            self._makers.give_back()
+
+    async def submit(
+        self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
+        idempotency: Idempotency | None = None,
+    ) -> Submitted:  # fmt: skip
+        """Queues a job with its input pictures.
+
+        Raises QueueFull, TooManyOpen, TooFast, IdempotencyConflict or NoRoom, and then nothing is kept.
+        """
+        record = new_record(
+            payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s, wait_s=self._queue_ttl_s,
+            image_bytes=largest_images(payload) if self._blobs.in_redis else 0,
+        )  # fmt: skip
+        inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
+        async with _available():
+            free = await self._upkeep.room(sum(len(data) for data in inputs.values()))
+            try:
+                for name, data in inputs.items():
+                    await asyncio.to_thread(self._blobs.put, name, data, INPUT_TTL_S)
+            except BaseException:
+                with suppress(Exception):
+                    await asyncio.to_thread(self._blobs.delete, *inputs)
+                raise
+            kind, *told = await self._enqueue(payload, record, free, quota, idempotency)
+        if kind not in {b"queued", b"duplicate"}:
+            await self._delete_blobs([*inputs])
+        if (refusal := refusal_of(kind, told, self._queue_limit, quota)) is not None:
+            raise refusal
+        if kind == b"queued":
+            _, position, event_id, remaining, reset_s, created_at = told
+            view = new_view(payload, created_at, position=int(position), event_id=event_id.decode())
+            pace = Pace(limit=quota.rate, remaining=int(remaining), reset_s=float(reset_s)) if quota.rate else None
+            return Submitted(view=view, pace=pace)
+        if kind == b"replay":
+            known = await self.job(told[0].decode())
+            if known is None:
+                raise BrokerUnavailable("the job of this idempotency key has just expired")
+            return Submitted(view=known, replayed=True)
+        there = None
+        with suppress(BrokerUnavailable):  # it is queued all the same
+            there = await self.job(payload.id)
+        return Submitted(view=there or new_view(payload, b"", position=None, event_id="0-0"))
+
+    async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
+        """The job that this request made before, if it is still there. Raises IdempotencyConflict.
+
+        Only `submit` decides; this spares it the work where the answer is known, and works while no worker is there.
+        """
+        async with _available():
+            known = await self._redis.hmget(scripts.idempotency_key(owner, idempotency.key), "id", "print")
+        view = await self.job(known[0].decode()) if known[0] else None
+        if view is not None and known[1].decode() != idempotency.fingerprint:
+            raise IdempotencyConflict
+        return view
+
+    async def _enqueue(
+        self, payload: JobPayload, record: Mapping[str, Any], free: int, quota: Quota,
+        idempotency: Idempotency | None,
+    ) -> list[bytes]:  # fmt: skip
+        arguments = (
+            payload.id, record["origin"], self._queue_limit, payload.owner, quota.open_jobs, quota.rate, quota.window_s,
+            idempotency.key if idempotency else "", idempotency.fingerprint if idempotency else "", REMEMBER_S,
+            free,
+            *(part for pair in record.items() for part in pair),
+        )  # fmt: skip
+        try:
+            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+        except AWAY:  # perhaps only the reply was lost; the script knows the id then and changes nothing
+            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+
+    async def jobs(
+        self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
+    ) -> tuple[list[JobView | UnreadableJob], float | None]:
+        """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
+        async with _available():
+            views, following = await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
+            return await with_positions(self._redis, views), following
+
+    async def job(self, job_id: str) -> JobView | None:
+        """The job as it is now; None for an unknown or expired one. Raises UnreadableRecord."""
+        async with _available(), self._readers.taken():
+            view = await self._read(job_id)
+            return (await with_positions(self._redis, [view]))[0] if view else None
+
+    async def _read(self, job_id: str) -> JobView | None:
+        """The same without its place in the queue."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with self._redis.pipeline(transaction=False) as asked:
+            asked.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
+            asked.time()
+            record, (seconds, _) = await asked.execute()
+        return view_of(job_id, record, seconds) if b"data" in record else None
+
+    async def preview(self, job_id: str) -> bytes:
+        """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
+        key = scripts.preview_key(job_id)
+        with suppress(BrokerUnavailable):
+            async with _available(), self._redis.pipeline() as asked:
+                asked.set(key, b"", nx=True, ex=scripts.PREVIEW_TTL_S)
+                asked.getex(key, ex=scripts.PREVIEW_TTL_S)
+                return bytes((await asked.execute())[1] or b"")
+        return b""
+
+    async def wait(self, job_id: str, timeout_s: float, since: str = "") -> JobView | None:
+        """The job as soon as it has ended, or as it is after `timeout_s` or when the process is about to stop.
+
+        `since` is an event at which it had not ended.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._events.watch(job_id, only_end=True) as watch:
+            if since and not self.leaving and not self._events.is_beyond(since):  # no need to look
+                await watch.wait(min(timeout_s, POLL_S))
+            while (left := deadline - time.monotonic()) > 0 and not self.leaving:
+                watch.clear()
+                with suppress(BrokerUnavailable):  # it may come back while there is time
+                    async with _available(), self._readers.taken():
+                        view = await self._read(job_id)
+                    if view is None or view.status in TERMINAL:
+                        return view
+                await watch.wait(min(left, POLL_S))
+        return await self.job(job_id)
+
+    def leave(self) -> None:
+        """Ends every wait, from now on: the process is about to stop. May be called in a signal handler."""
+        self._events.leave()
+
+    @property
+    def leaving(self) -> bool:
+        return self._events.leaving
+
+    @property
+    def newest_event(self) -> EventId:
+        """The last event of any job that this process has seen."""
+        return self._events.newest
+
+    def watch(self, job_id: str, *, steps: bool = False) -> AbstractContextManager[Watch]:
+        """Hears what happens to a job from now on."""
+        return self._events.watch(job_id, steps=steps)
+
+    async def image(self, job_id: str, index: int) -> bytes | None:
+        """The bytes of a finished picture; None where there is none (any more)."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with _available():
+            names = await image_names(self._redis, job_id)
+            return await asyncio.to_thread(self._blobs.get, names[index]) if 0 <= index < len(names) else None
+
+    async def cancel(self, job_id: str) -> JobView | None:
+        """Cancels an open job, deletes the pictures of a finished one; the job as it is then, None for an unknown one.
+
+        A running job leaves its batch within a step: this waits a moment for it, and may still find it running.
+        """
+        if not JOB_ID.fullmatch(job_id):
+            return None
+        async with _available():
+            was = await scripts.cancel.arun(self._redis, job_id)
+        if was == b"started":
+            return await self.wait(job_id, CANCEL_WAIT_S)
+        if was == b"finished":
+            await self._delete_images(job_id)
+        return await self.job(job_id)
+
+    async def _delete_images(self, job_id: str) -> None:
+        async with _available():
+            if names := await image_names(self._redis, job_id):
+                await self._redis.hdel(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_images")  # needs no memory
+                await self._delete_blobs(names)
+
+    async def _delete_blobs(self, names: list[str]) -> None:
+        if names:
+            async with _available():
+                await asyncio.to_thread(self._blobs.delete, *names)
+
+    async def queue_depths(self) -> dict[tuple[str, str], int]:
+        """Jobs waiting, by (model, priority), for every queue that was ever used."""
+        async with _available():
+            return await depths(self._redis)
+
+
+@asynccontextmanager
+async def _available() -> AsyncIterator[None]:
+    try:
+        with able():
+            yield
+    except AWAY as error:
+        raise BrokerUnavailable("the job queue does not answer") from error

@@ -1,0 +1,1 @@
+"""A request body into a job: fields, images, defaults, warnings."""

@@ -1,0 +1,171 @@
+"""From a request to a job: the model, and every default."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from anyio import to_thread
+
+from ldm_core.card import ModelCard
+from ldm_core.errors import InvalidParameter, RequestError, UnsupportedTask
+from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
+from service.access.auth import ApiKey, Forbidden
+from service.broker.broker import Broker
+from service.errors import Problem
+from service.http.memory import LARGE
+from service.intake.inputs import Inputs, open_inputs
+from service.intake.job_warnings import job_warnings
+from service.intake.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
+from worker.jobs import JobPayload, LiveModel
+
+PICTURES = ("image", "mask", "map", "neighbors")
+IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
+
+
+async def prepare(
+    broker: Broker, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int,
+    one_image: bool = False,
+) -> tuple[JobPayload, Inputs]:  # fmt: skip
+    """Resolves every default. `one_image`: the answer will be the bytes of the first image.
+
+    Raises RequestError for what the model does not take, Forbidden, Problem.
+    """
+    timeout_s = _timeout(body, max_timeout_s)
+    card = await _find_card(broker, task, body.model, caller)
+    _refuse_unused(card, body)
+    if any(getattr(body, name, None) for name in PICTURES):
+        inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
+    else:
+        inputs = open_inputs(body, card)  # at once: a thread would take a third of a submit's time
+    params = GenerationParams(
+        task=task,
+        width=inputs.width,
+        height=inputs.height,
+        steps=card.default_steps if body.steps is None else body.steps,
+        guidance_scale=card.guidance_for(task) if body.guidance_scale is None else body.guidance_scale,
+        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        sampler=card.sampler_for(body.eta) if body.sampler is None else body.sampler,
+        eta=body.eta,
+        n=body.n,
+        **_wanted(body, card),
+    )
+    card.check(params)
+    payload = JobPayload(
+        id=str(uuid4()),
+        model=card.id,
+        params=params,
+        format=body.format,
+        priority=body.priority,
+        metadata=body.metadata,
+        request_id=request_id,
+        owner=caller.name,
+        weight=caller.weight(body.priority),
+        timeout_s=timeout_s,
+        inputs=tuple(inputs.pictures),
+        warnings=job_warnings(card, params, body, one_image=one_image),
+    )
+    return payload, inputs
+
+
+async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
+    """Told by models of a moment ago; nobody is refused before those of now have been seen."""
+    try:
+        return _choose(await broker.models(recent=True), task, name, caller)
+    except (Problem, RequestError, Forbidden):
+        live = await broker.models()
+    try:
+        return _choose(live, task, name, caller)
+    except RequestError:
+        if away := _away(await broker.known_models(), live, task, name, caller):
+            detail = f"No worker serves {away[:80]!r} at the moment; try again soon."
+            raise Problem(503, detail, headers={"Retry-After": "5"}) from None
+        raise
+
+
+def _away(
+    known: Mapping[str, frozenset[str]], live: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey
+) -> str | None:
+    """The model that would take the job if its worker were here, None if there is none."""
+    gone = known.keys() - {model.card.id for model in live}
+    wanted = [
+        model for model in sorted(gone) if task in known[model] and caller.may_use(model) and name in {None, model}
+    ]
+    able = any(task in model.card.tasks for model in live)
+    return wanted[0] if wanted and (name is not None or not able) else None
+
+
+def _choose(models: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey) -> ModelCard:
+    """The model of that id; without one, of those that the caller may use, the task's default or any that does it."""
+    cards = [model.card for model in models]
+    if not cards:
+        raise Problem(503, "No worker is there to take the job; try again soon.", headers={"Retry-After": "5"})
+    if name is not None:
+        caller.check_model(name)
+        card = next((card for card in cards if card.id == name), None)
+        if card is None:
+            known = ", ".join(card.id for card in cards if caller.may_use(card.id))
+            raise InvalidParameter("model", f"{name[:80]!r} is not served here; there are {known}")
+    else:
+        able = [card for card in cards if task in card.tasks]
+        if not able:
+            raise UnsupportedTask("model", f"no model served here does {task}")
+        allowed = [card for card in able if caller.may_use(card.id)]
+        if not allowed:
+            caller.check_model(able[0].id)
+        card = next((card for card in allowed if task in card.default_for), allowed[0])
+    card.check_task(task)
+    return card
+
+
+def _timeout(body: JobRequest, most_s: int) -> int:
+    """Whole seconds, because RQ counts in them."""
+    if body.timeout is None:
+        return most_s
+    if body.timeout > most_s:
+        raise InvalidParameter("timeout", f"must be at most {most_s} seconds here, got {body.timeout:g}")
+    return math.ceil(body.timeout)
+
+
+def _refuse_unused(card: ModelCard, body: JobRequest) -> None:
+    if not card.text and (body.prompt or body.negative_prompt):
+        raise InvalidParameter("prompt" if body.prompt else "negative_prompt", f"model {card.id!r} takes no text")
+
+
+def _wanted(body: JobRequest, card: ModelCard) -> dict[str, Any]:
+    """The parameters that only this kind of request has."""
+    match body:
+        case Txt2ImgRequest(image=str() | bytes()):
+            return {"strength": IMAGE_STRENGTH if body.strength is None else body.strength}
+        case Txt2ImgRequest(strength=float()):
+            raise InvalidParameter("strength", "needs an image")
+        case Class2ImgRequest():
+            return {"class_id": _class_id(body, card)}
+        case Layout2ImgRequest():
+            return {"objects": tuple(_placed(i, thing, card) for i, thing in enumerate(body.objects))}
+    return {}
+
+
+def _class_id(body: Class2ImgRequest, card: ModelCard) -> int:
+    if (body.class_id is None) == (body.class_name is None):
+        raise InvalidParameter("class_id", "give either class_id or class_name")
+    return body.class_id if body.class_id is not None else _label_id(card, "class_name", body.class_name or "")
+
+
+def _placed(index: int, thing: LayoutThing, card: ModelCard) -> LayoutObject:
+    label = thing.label if isinstance(thing.label, int) else _label_id(card, f"objects/{index}/label", thing.label)
+    x0, y0, x1, y1 = thing.box
+    return LayoutObject(label, x0, y0, x1, y1)
+
+
+def _label_id(card: ModelCard, field: str, name: str) -> int:
+    found = card.label_id(name)
+    if found is None:
+        known = "see its labels in /v1/models" if card.labels else "it has no names, only ids"
+        raise InvalidParameter(field, f"{name[:80]!r} is no label of model {card.id!r}; {known}")
+    return found

@@ -1,0 +1,1 @@
+"""Runs jobs on one device: scheduler, steps, finished images. Knows no Redis."""

@@ -1,0 +1,97 @@
+"""A half-done job in bytes: latents, what the sampler remembers, step and generator of each picture. No pickle.
+
+Whoever resumes from it goes on to the very bytes of an undisturbed run, so it is taken only where those would be the
+same: by the same build of torch, on the same kind of device, with the same weights, dtype and rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ldm_core.acceleration import native
+from ldm_core.acceleration.packed import arithmetic
+from ldm_core.model import LatentDiffusion
+from ldm_core.sampling.samplers import MEMORY
+from worker.engine.request import EncodedImage, Request
+from worker.engine.saved_sample import SavedSample
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A job's pictures: those under way, and those that are done."""
+
+    place: str  # where it can be resumed
+    samples: Mapping[int, SavedSample] = field(default_factory=dict)
+    done: Mapping[int, EncodedImage] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request, place: str) -> Checkpoint:
+        """The request as it is, seen from the device thread."""
+        resting = {run.index: request.resumes[run.index] for run in request.runs if run.index in request.resumes}
+        running = resting | {run.index: SavedSample.of(run.sample) for run in request.runs if run.sample is not None}
+        return cls(place, {i: saved for i, saved in running.items() if i not in request.done}, dict(request.done))
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        about: dict[str, Any] = {"place": self.place, "samples": {}, "done": {}}
+        for index, sample in self.samples.items():
+            about["samples"][index] = sample.step
+            tensors |= {f"{index}.x": _own(sample.x), f"{index}.noise": _own(sample.noise)}
+            past = _own(sample.past)
+            if past.any():  # most samplers remember nothing
+                tensors[f"{index}.past"] = past
+        for index, image in self.done.items():
+            about["done"][index] = [image.seed, image.width, image.height]
+            tensors[f"{index}.image"] = torch.from_numpy(np.frombuffer(image.data, np.uint8).copy())
+        return save(tensors, {"about": json.dumps(about)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, place: str) -> Checkpoint | None:
+        """None where it cannot be read, or resumed at `place`: then the job starts over."""
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about, tensors = json.loads(header["__metadata__"]["about"]), load(data)
+            if about["place"] != place:
+                return None
+            samples = {int(index): _sample(tensors, index, step) for index, step in about["samples"].items()}
+            done = {
+                int(index): EncodedImage(tensors[f"{index}.image"].numpy().tobytes(), *told)
+                for index, told in about["done"].items()
+            }
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        return cls(place, samples, done)
+
+
+def place_of(model: LatentDiffusion, rows: int) -> str:
+    """Everything on which a picture's bytes depend, beside its request."""
+    if model.device.type == "cuda":
+        device = torch.cuda.get_device_name(model.device)
+    else:
+        device = f"{arithmetic()} x {torch.get_num_threads()}"
+    how = "compiled" if model.compiled else "as it is"
+    of = f"results {native.VERSION}, torch {torch.__version__}"
+    return f"{of}, {model.device.type} {device}, {model.dtype}, {rows} rows, {how}, {model.digest}"
+
+
+def _sample(tensors: Mapping[str, Tensor], index: str, step: int) -> SavedSample:
+    x = tensors[f"{index}.x"]
+    past = tensors.get(f"{index}.past")
+    return SavedSample(
+        step, x, x.new_zeros(1, MEMORY, *x.shape[1:]) if past is None else past, tensors[f"{index}.noise"]
+    )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """On the CPU and without the rest of the batch that it is a part of."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,41 @@
+"""Pictures to bytes, the same bytes every time. No torch."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from PIL import Image
+
+from worker.engine.png import png
+from worker.engine.request import EngineJob
+from worker.jobs import Format
+
+PREVIEW_SIDE = 128  # pixels
+
+
+def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
+    """Encodes an RGB picture; a PNG carries `parameters` in a text chunk of that name."""
+    if kind == "png":
+        return png(picture, None if parameters is None else ("parameters", parameters))
+    buffer = io.BytesIO()
+    if kind == "jpeg":
+        picture.save(buffer, "JPEG", quality=92, subsampling=0)
+    else:
+        picture.save(buffer, "WEBP", quality=92, method=4)
+    return buffer.getvalue()
+
+
+def encode_preview(picture: Image.Image) -> bytes:
+    """A small JPEG, some kilobytes."""
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=75)
+    return buffer.getvalue()
+
+
+def parameters_of(job: EngineJob, index: int) -> str:
+    """The parameters of picture `index` as a job of its own, so that both give the same bytes."""
+    alone = {**job.params.to_json(), "model": job.model, "seed": job.params.image_seed(index)}
+    del alone["n"]
+    return json.dumps(alone, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,259 @@
+"""Step-level continuous batching: every denoising step is batched afresh over whatever is running.
+
+`step()` is admit → begin → one U-Net pass over all rows → retire → finish. One thread owns the device and calls it;
+others submit, cancel and look. Events leave through `emit`, which must be quick.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ldm_core.errors import DeadlineExceeded, LdmError
+from ldm_core.model import LatentDiffusion
+from worker.engine.finisher import Finisher
+from worker.engine.request import (
+    Cancelled,
+    EncodedImage,
+    EngineJob,
+    Event,
+    Failed,
+    Finished,
+    ImageRun,
+    Preview,
+    Progress,
+    Request,
+    Saved,
+)
+from worker.engine.runner import Runner
+from worker.engine.scheduler import STEP_S, Scheduler
+from worker.vital import start_vital
+
+__all__ = [
+    "Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Preview", "Progress", "Saved",
+]  # fmt: skip
+
+BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
+PREVIEW_S = 0.5  # between two previews of a job
+FINISH_S = 1800.0  # decoding a picture of megapixels on a CPU takes minutes
+IDLE_S = 0.2  # how often an idle engine says that it lives
+
+
+class EngineMetrics(Protocol):
+    """What the engine reports; `worker.metrics` hands it to Prometheus."""
+
+    def step(self, model: str, rows: int, padded: int, seconds: float) -> None: ...
+    def stage(self, name: str, seconds: float) -> None: ...
+    def rows_running(self, model: str, n: int) -> None: ...
+
+
+class Engine:
+    """Runs jobs of all `models` on one device, up to `max_rows` U-Net rows at once."""
+
+    def __init__(
+        self,
+        models: Mapping[str, LatentDiffusion],
+        *,
+        rows: Mapping[str, int],
+        max_rows: int,
+        emit: Callable[[Sequence[Event]], None],
+        metrics: EngineMetrics,
+        png_metadata: bool = True,
+        checkpoint_s: float = 5.0,
+        step_s: float = STEP_S,
+    ) -> None:
+        self._models, self._emit, self._metrics = models, emit, metrics
+        self._scheduler = Scheduler(max_rows, rows, step_s)
+        self._runner = Runner(models, rows)
+        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata, self._moved)
+        self._checkpoint_s = checkpoint_s
+        self._requests: dict[str, Request] = {}
+        self._cancelled: set[str] = set()
+        self._changed = threading.Condition()  # guards all of the above, and is notified when any of it changes
+        self._stopped = False
+        self.last_step_at = time.monotonic()
+
+    def submit(self, job: EngineJob) -> None:
+        """Takes a job; it joins at the next step if there are rows for it."""
+        request = Request(job)
+        self._runner.resume(request)
+        with self._changed:
+            self._requests[job.id] = request
+            self._scheduler.add(request)
+            self._changed.notify_all()
+
+    def cancel(self, job_id: str) -> None:
+        """The job leaves before the next step. One that is unknown or done is left alone."""
+        with self._changed:
+            if job_id in self._requests:
+                self._cancelled.add(job_id)
+                self._changed.notify_all()
+
+    def look(self, job_id: str) -> None:
+        """Somebody watches the job: previews of its first picture leave with its progress, from now on."""
+        with self._changed:
+            if (request := self._requests.get(job_id)) is not None:
+                request.looked_at = True
+
+    def free_rows(self) -> int:
+        """How many more rows would run at once; negative when some rest."""
+        with self._changed:
+            return self._scheduler.free_rows()
+
+    def unfinished(self) -> list[str]:
+        """The ids of all jobs that have no outcome yet."""
+        with self._changed:
+            return list(self._requests)
+
+    def run(self) -> None:
+        """The device thread: steps until `stop`. An error here is the device's: it ends the thread."""
+        finisher = start_vital("finisher", self._finisher.run)
+        while not self._stopped:
+            if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
+                self._moved()
+            if not self.step():
+                with self._changed:
+                    self._changed.wait_for(self._has_work, IDLE_S)
+        self._finisher.close()
+        finisher.join()
+
+    def stop(self, drain_s: float) -> list[str]:
+        """Ends `run`, after up to `drain_s` seconds in which what is here may finish; returns the ids that did not."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._requests, drain_s)
+            self._stopped = True
+            self._changed.notify_all()
+            return list(self._requests)
+
+    def step(self) -> bool:
+        """One pass over whatever is here. False when there was nothing to do."""
+        with self._changed:
+            self._drop_ended()
+            fresh = self._scheduler.choose(BEGIN_PER_STEP)
+        for run in fresh:
+            self._begin(run)
+        with self._changed:
+            batches = self._scheduler.batches()
+        for batch in batches:
+            self._step(batch)
+        with self._changed:
+            done = self._scheduler.retire()
+        self._report({run.request for batch in batches for run in batch})
+        for run in done:
+            self._finisher.put(run)
+        return bool(fresh or batches or done)
+
+    def save(self) -> list[Saved]:
+        """Everything that is under way, once `run` has ended."""
+        return [
+            self._runner.save(request) for request in self._requests.values() if any(r.sample for r in request.runs)
+        ]
+
+    def _drop_ended(self) -> None:
+        now = time.monotonic()
+        for request in list(self._requests.values()):
+            job = request.job
+            if job.id in self._cancelled:
+                self._end(request, Cancelled(job.id))
+            elif job.deadline is not None and now > job.deadline:
+                late = DeadlineExceeded(f"The job's time was up at step {request.step} of {job.params.steps}.")
+                self._end(request, Failed(job.id, late, retryable=False))
+
+    def _begin(self, run: ImageRun) -> None:
+        if run.request.job.id not in self._requests:  # another picture of it has just failed
+            return
+        started = time.perf_counter()
+        try:
+            self._runner.begin(run, self._moved)
+        except Exception as error:
+            self._fail(run.request, error)
+        self._moved()
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self._scheduler.charge_begin(run, seconds)
+        self._metrics.stage("begin", seconds)
+
+    def _step(self, batch: list[ImageRun]) -> None:
+        computed: list[int] = []
+
+        def called(rows: int) -> None:
+            if rows:
+                computed.append(rows)
+            self._moved()
+
+        started = time.perf_counter()
+        failed = self._runner.step(batch, called)
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self._scheduler.charge_step(batch, seconds)
+        rows = sum(run.rows for run in batch)
+        self._metrics.step(batch[0].request.job.model, rows, max(0, sum(computed) - rows), seconds)
+        self._metrics.stage("step", seconds)
+        for request, error in failed.items():
+            self._fail(request, error)
+
+    def _moved(self) -> None:
+        """The device does something: a step may take long, a single call of a network over one window may not."""
+        self.last_step_at = time.monotonic()
+
+    def _report(self, requests: set[Request]) -> None:
+        """One call for everybody's progress. Under the lock: a job that ends meanwhile has no pictures any more."""
+        now = time.monotonic()
+        with self._changed:
+            alive = [request for request in requests if request.job.id in self._requests]
+            if alive:
+                self._emit([Progress(request.job.id, request.step) for request in alive])
+            due = [request for request in alive if now - request.saved_at >= self._checkpoint_s]
+            if due:
+                self._emit([self._runner.save(request) for request in due])
+            for request in due:
+                request.saved_at = now
+            for request in alive:
+                late = request.looked_at and now - request.shown_at >= PREVIEW_S
+                if late and self._finisher.preview(request.runs[0]):
+                    request.shown_at = now
+            counts = {model: self._scheduler.rows(model) for model in self._models}
+        for model, count in counts.items():
+            self._metrics.rows_running(model, count)
+
+    def _show(self, job_id: str, data: bytes) -> None:
+        """Called on the finisher's thread."""
+        self._emit([Preview(job_id, data)])
+
+    def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
+        """Called on the finisher's thread."""
+        self._moved()
+        request = run.request
+        with self._changed:
+            self._scheduler.finished(run, seconds)
+            self._changed.notify_all()  # its owner's images may have waited for that
+        if isinstance(result, Exception):
+            self._fail(request, result)
+            return
+        with self._changed:
+            request.done[run.index] = result
+            if len(request.done) == len(request.runs) and request.job.id in self._requests:
+                images = tuple(request.done[index] for index in range(len(request.runs)))
+                warnings = self._models[request.job.model].condition.warnings(request.job.params)
+                self._end(request, Finished(request.job.id, images, warnings))
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """The job's own fault is final, and so is what we foresaw; an unforeseen error may be worth another try."""
+        retryable = getattr(error, "retryable", not isinstance(error, LdmError))
+        with self._changed:
+            if request.job.id in self._requests:
+                self._end(request, Failed(request.job.id, error, retryable))
+
+    def _end(self, request: Request, event: Event) -> None:
+        """Takes a job out, whatever state its pictures are in, and says why. The lock is held."""
+        del self._requests[request.job.id]
+        self._cancelled.discard(request.job.id)
+        self._scheduler.remove(request)
+        request.runs.clear()  # a cycle would keep its pictures and latents until the next full garbage collection
+        self._emit([event])
+        self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        return self._stopped or bool(self._cancelled) or self._scheduler.has_work()

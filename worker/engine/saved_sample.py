@@ -1,0 +1,30 @@
+"""What one image has become by a step: enough to go on from there to the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ldm_core.sampling.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSample:
+    """What a picture has become by its `step`."""
+
+    step: int
+    x: Tensor
+    past: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, sample: Sample) -> SavedSample:
+        """Quick: steps replace tensors and never change them, so none is copied. Only the generator's state is."""
+        return cls(sample.step, sample.x, sample.past, sample.noise.state())
+
+    def restore(self, sample: Sample) -> None:
+        """Brings a sample that has just begun to where this one was."""
+        sample.x, sample.past = self.x.to(sample.x), self.past.to(sample.past)
+        sample.noise.restore(self.noise)
+        sample.step = self.step

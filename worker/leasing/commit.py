@@ -1,0 +1,204 @@
+"""Writes down what became of jobs: pictures first, then the job's record, then nothing more. Off the device thread."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from redis import Redis
+
+from ldm_core.job_warning import JobWarning
+from worker.engine.request import Cancelled, EncodedImage, Event, Failed, Finished, Preview, Progress, Saved
+from worker.jobs import CONTENT_TYPES, StoredImage
+from worker.leasing.holdings import Held, Holdings
+from worker.metrics import WorkerMetrics
+from worker.store import scripts
+from worker.store.blobs import BlobStore, blobs_of, checkpoint_name, output_name
+from worker.store.connection import AWAY, able
+from worker.store.records import problem_of, result_fields
+from worker.store.scripts import PREVIEW_TTL_S, preview_key
+from worker.vital import start_vital
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+CHECKPOINT_TTL_S = 86400
+PROGRESS_S = 0.02  # between two reports of steps
+OUTCOMES = {"finished": "succeeded", "failed": "failed", "canceled": "cancelled", "queued": "retried", "lost": "lost"}
+
+
+class Abandoned(Exception):
+    """Redis stayed away until the worker had to end."""
+
+
+class Clerk:
+    """One thread that takes the engine's events. `emit` only puts them in line, so the device never waits for Redis."""
+
+    def __init__(
+        self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
+        *, worker: str, heard: Callable[[list[bytes], list[bytes], list[bytes]], None],
+        settled: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
+        self._worker, self._heard, self._settled = worker, heard, settled
+        self._events: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()  # there is more in line than steps
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = start_vital("clerk", self._run)
+
+    def emit(self, events: Sequence[Event]) -> None:
+        """Takes events from the engine."""
+        self._events.put(events)
+        if not _steps_alone(events):
+            self._urgent.set()
+
+    def fail(self, held: Held, error: Exception) -> None:
+        """A job that failed before the engine saw it."""
+        self.emit([Failed(held.key, error, retryable=False)])
+
+    def close(self, patience_s: float) -> None:
+        """Writes what is in line, for `patience_s` more seconds should Redis be away."""
+        self._events.put(None)
+        self._urgent.set()
+        if self._thread is not None:
+            self._thread.join(patience_s)
+            self._ending.set()
+            self._thread.join(patience_s + 5)
+
+    def _run(self) -> None:
+        open_ = True
+        told_at = 0.0
+        while open_:
+            batches = [self._events.get()]
+            if batches[0] and _steps_alone(batches[0]):  # they may wait for those that come at once
+                self._urgent.wait(told_at + PROGRESS_S - time.monotonic())
+            self._urgent.clear()
+            with suppress(queue.Empty):
+                while True:
+                    batches.append(self._events.get_nowait())
+            open_ = None not in batches
+            events = [event for batch in batches if batch for event in batch]
+            done = {event.job_id for event in events if isinstance(event, Finished)}  # the commit says as much
+            self._progress(event for event in events if isinstance(event, Progress) and event.job_id not in done)
+            told_at = time.monotonic()
+            for event in events:
+                if isinstance(event, Saved):
+                    self._save(event)
+                elif isinstance(event, Preview):
+                    self._show(event)
+                elif not isinstance(event, Progress):
+                    self._end(event)
+
+    def _progress(self, events: Iterable[Progress]) -> None:
+        """One script for everybody's latest step; it also says who was cancelled and who is no longer ours."""
+        steps = {event.job_id: event.step for event in events}
+        held = [(mine, step) for key, step in steps.items() if (mine := self._held.get(key)) is not None]
+        if held:
+            arguments = [part for mine, step in held for part in (mine.job_id, mine.execution, step)]
+            with suppress(*AWAY):  # the next step tells the same
+                self._heard(*scripts.progress.run(self._redis, *arguments))
+
+    def _save(self, event: Saved) -> None:
+        """Before its record says so. A checkpoint that cannot be written costs nothing but steps, should we die."""
+        held = self._held.get(event.job_id)
+        if held is None:
+            return
+        with suppress(*AWAY), able():
+            self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
+            scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
+
+    def _show(self, event: Preview) -> None:
+        """If somebody still looks."""
+        held = self._held.get(event.job_id)
+        if held is not None:
+            with suppress(*AWAY), able():
+                self._redis.set(preview_key(held.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
+
+    def _end(self, event: Finished | Failed | Cancelled) -> None:
+        held = self._held.get(event.job_id)
+        if held is None:  # taken over by another worker meanwhile
+            return
+        try:
+            became = self._patiently(lambda: self._commit(held, event))
+        except Abandoned:
+            log.error("Redis stayed away: the outcome is lost and the job will run again", extra=held.context)
+            return
+        self._held.drop(held.key)
+        self._settled()
+        seconds = time.monotonic() - held.admitted_at
+        payload = held.payload
+        self._metrics.job_ended(payload.params.task, payload.model, OUTCOMES[became], seconds)
+        log.info("%s %s after %.2f s", payload.params.task, OUTCOMES[became], seconds, extra=held.context)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """Repeats `write`, which must bear repeating, until Redis takes it."""
+        pause = 0.1
+        while True:
+            try:
+                with able():
+                    return write()
+            except AWAY as error:
+                if self._ending.is_set():
+                    raise Abandoned from error
+                log.warning("cannot write an outcome (%s), trying again in %.1f s", error, pause)
+                self._ending.wait(pause)
+                pause = min(2 * pause, 2.0)
+
+    def _commit(self, held: Held, event: Finished | Failed | Cancelled) -> str:
+        if isinstance(event, Finished):
+            images = self._store(held, event.images)
+            became = self._write(held, "finished", images=images, warnings=event.warnings)
+            if became != "finished":
+                self._blobs.delete(*(output_name(held.job_id, held.execution, i) for i in range(len(images))))
+        elif isinstance(event, Failed):
+            log.warning("failed: %s", event.error, extra=held.context, exc_info=event.error)
+            became = self._write(held, "failed", error=event.error, retry=event.retryable)
+        else:
+            became = self._write(held, "canceled")
+        if became in {"finished", "failed", "canceled"}:
+            self._blobs.delete(*blobs_of(held.payload))
+        return became
+
+    def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
+        """Before the commit, so that a job never says it is done without its pictures."""
+        for index, image in enumerate(images):
+            self._blobs.put(
+                output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60, dear=True
+            )
+        content_type = CONTENT_TYPES[held.payload.format]
+        return [
+            StoredImage(
+                seed=image.seed, width=image.width, height=image.height, content_type=content_type,
+                bytes=len(image.data), sha256=hashlib.sha256(image.data).hexdigest(),
+            )
+            for image in images
+        ]  # fmt: skip
+
+    def _write(
+        self, held: Held, status: str, *, images: Sequence[StoredImage] = (), error: Exception | None = None,
+        warnings: Sequence[JobWarning] = (), retry: bool = False,
+    ) -> str:  # fmt: skip
+        stored = [image.to_json() for image in images]
+        problem = json.dumps(problem_of(error)) if error else ""
+        result = result_fields(held.job_id, stored, str(error) if error else None, self._worker, held.execution)
+        seconds = time.monotonic() - held.admitted_at
+        became: bytes = scripts.commit.run(
+            self._redis, self._worker, held.job_id, held.execution, status, int(retry), seconds,
+            json.dumps(stored), problem, json.dumps([warning.to_json() for warning in warnings]), *result,
+        )  # fmt: skip
+        return became.decode()
+
+
+def _steps_alone(events: Sequence[Event]) -> bool:
+    return all(isinstance(event, Progress) for event in events)

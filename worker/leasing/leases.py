@@ -1,0 +1,187 @@
+"""Says that this worker lives: leases, entry among RQ's workers, model cards. And watches that it really does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+from rq.defaults import RQ_KEY_PREFIX
+
+from ldm_core.errors import LdmError
+from worker.leasing.holdings import Holdings
+from worker.store import scripts
+from worker.store.blobs import BlobStore, blobs_of
+from worker.store.connection import AWAY, able
+from worker.store.health import Evicts, inspect
+from worker.store.records import LOST, payload_of
+from worker.vital import give_up
+
+log = logging.getLogger(__name__)
+
+UNLISTED_S = 10  # a job that has been in no list for this long is put back
+SWEEP_EVERY = 12  # beats; while Redis is away, at each
+
+
+class OtherWeights(LdmError):
+    """A live worker serves other weights under the same model id."""
+
+
+class Watchdog:
+    """Tells a device that hangs from one that is idle."""
+
+    def __init__(self, limit_s: float, busy: Callable[[], bool], last_step_at: Callable[[], float]) -> None:
+        self._limit_s, self._busy, self._last_step_at = limit_s, busy, last_step_at
+        self._busy_since: float | None = None
+
+    def hangs(self) -> bool:
+        """Whether there is work and nothing has moved for too long."""
+        if not self._busy():
+            self._busy_since = None
+            return False
+        now = time.monotonic()
+        self._busy_since = self._busy_since or now
+        return now - max(self._busy_since, self._last_step_at()) > self._limit_s
+
+
+class Leases:
+    """A thread that beats. It stops beating, and ends the process, when the watchdog says that the device hangs."""
+
+    def __init__(
+        self, redis: Redis, blobs: BlobStore, held: Holdings, watchdog: Watchdog,
+        *, worker: str, cards: list[dict[str, Any]], weights: Mapping[str, tuple[str, str]],
+        lease_s: int, held_s: float, beat_s: float,
+        heard: Callable[[list[bytes], list[bytes]], None], register: Callable[[], None],
+        give_way: Callable[[str], None], allow_eviction: bool = False,
+    ) -> None:  # fmt: skip
+        self._redis: Any = redis
+        self._blobs, self._held, self._watchdog = blobs, held, watchdog
+        self._worker, self._cards = worker, json.dumps(cards)
+        self._models = json.dumps([json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards])
+        self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
+        self._weights = [part for model, told in weights.items() for part in (model, *told)]
+        self._heard, self._register, self._give_way = heard, register, give_way
+        self._allow_eviction = allow_eviction
+        self._warned = ""
+        self._closed = threading.Event()
+        self._away = False
+        self._swept_at = time.monotonic()
+        self._patient_until = 0.0
+
+    def run(self) -> None:
+        """Until `close`."""
+        due = time.monotonic() + self._beat_s
+        while not self._closed.wait(min(self._beat_s, 1.0)):
+            if self._watchdog.hangs():
+                log.critical("the device has not finished a step for too long: ending this process")
+                with suppress(*AWAY):  # else a supervisor does it, or the leases run out
+                    revoke(self._redis, self._worker, crashed=True)
+                give_up()
+            if time.monotonic() >= due or self._away:
+                self.beat()
+                due = time.monotonic() + self._beat_s
+            self._sweep_files()
+
+    def close(self) -> None:
+        """Ends `run` within a moment."""
+        self._closed.set()
+
+    def beat(self) -> None:
+        """Our own leases first: after an outage they have run out, and our own clean-up must not take them."""
+        try:
+            with able():
+                held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
+                if held:
+                    self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
+                if self._away:
+                    self.inspect()
+                self.announce()
+                if self._away:  # other workers' leases have run out too: let them come back first
+                    self._patient_until = time.monotonic() + self._lease_s
+                if time.monotonic() >= self._patient_until:
+                    self._clean_up()
+        except (OtherWeights, Evicts) as error:
+            self._give_way(str(error))
+        except AWAY as error:
+            if not self._away:
+                log.warning("Redis is away (%s); running jobs go on", error)
+            self._away = True
+        else:
+            if self._away:
+                log.info("Redis is back")
+            self._away = False
+
+    def inspect(self) -> None:
+        """Looks at how Redis is set up. Raises Evicts where it would drop jobs, and what Redis raises."""
+        inspect(self._redis, allow_eviction=self._allow_eviction)
+
+    def announce(self) -> None:
+        """Enters this worker among the living. Raises OtherWeights, and what Redis raises."""
+        told = scripts.announce.run(self._redis, self._worker, self._cards, self._lease_s, self._models, *self._weights)
+        difference, *where = (part.decode() for part in told) if told else ("",)
+        if difference == "weights":
+            raise OtherWeights(self._other_weights(*where))
+        if difference == "dtype":
+            self._warn("model %s is computed in %s by worker %s: its images differ from ours", *where)
+        with suppress(OutOfMemoryError):  # what `rq info` shows can wait until there is memory
+            self._register()
+
+    def _other_weights(self, model: str, theirs: str, other: str) -> str:
+        ours = self._weights[self._weights.index(model) + 1]
+        return (
+            f"model {model!r}: worker {other} serves other weights or settings under this id (digest {theirs[:12]}, "
+            f"ours are {ours[:12]}); stop it first, or rename this model's directory"
+        )
+
+    def _warn(self, text: str, *values: str) -> None:
+        """Once, while it stays the same."""
+        if text % values != self._warned:
+            self._warned = text % values
+            log.warning(text, *values)
+
+    def retire(self) -> None:
+        """Takes this worker from the living. Raises what Redis raises."""
+        with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis queues up no transaction
+            pipeline.delete(
+                *(key(self._worker) for key in (scripts.worker_key, scripts.weights_key, scripts.commands_key))
+            )
+            pipeline.srem(scripts.WORKERS, self._worker)
+            pipeline.execute()
+
+    def _clean_up(self) -> None:
+        recovered, healed = scripts.maintain.run(self._redis, json.dumps(LOST), UNLISTED_S, self._lease_s)
+        if recovered or healed:
+            log.warning("took up %d jobs of lost workers and %d that were in no list", recovered, healed)
+        self._delete_litter()
+
+    def _sweep_files(self) -> None:
+        """Whatever Redis does: it may be the expired files that keep it from writing."""
+        if time.monotonic() - self._swept_at >= self._beat_s * (1 if self._away else SWEEP_EVERY):
+            self._swept_at = time.monotonic()
+            with suppress(OSError):
+                self._blobs.sweep()
+
+    def _delete_litter(self) -> None:
+        """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
+        for job_id in self._redis.lpop(scripts.LITTER, 100) or ():
+            data = self._redis.hget(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}", "data")
+            try:
+                names = blobs_of(payload_of(data)) if data is not None else []
+            except Exception:  # a record of another version
+                log.exception("a job's record cannot be read", extra={"job_id": job_id.decode()})
+            else:
+                self._blobs.delete(*names)
+
+
+def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:
+    """Gives a dead worker's jobs back to the queues at once; how many it had. Only for one that is surely dead.
+
+    `crashed`: it ended itself, and one of them may be the cause.
+    """
+    return int(scripts.revoke.run(redis, worker, json.dumps(LOST), int(crashed)))

@@ -1,0 +1,142 @@
+"""The worker process, `ldm worker`: reads its settings, loads its models, then works until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ldm_core.acceleration import native
+from ldm_core.compiled import compile_unet
+from ldm_core.errors import ModelError
+from ldm_core.loading.model import load_model
+from ldm_core.model import LatentDiffusion
+from ldm_core.model_directory.card_reader import check_directories
+from worker.engine.engine import Engine
+from worker.engine.openmp import apart
+from worker.leasing.batch_worker import BatchWorker
+from worker.logs import set_up_logging
+from worker.metrics import WorkerMetrics, process_memory
+from worker.settings import WorkerSettings, read_settings
+from worker.store.blobs import open_blobs
+from worker.store.connection import AWAY, able, connect
+from worker.store.health import Evicts, inspect
+from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
+
+log = logging.getLogger("worker.process.main")  # also when it runs as __main__
+
+
+def main() -> int:
+    """Exit codes: 0 told to stop, 2 a bad setting, 3 a broken model directory, 4 another worker serves
+    other weights under a model id of ours, 70 the device hangs or a thread died."""
+    settings = read_settings(WorkerSettings)
+    set_up_logging(settings.log_format)
+    try:
+        with suppress(*AWAY), able():  # it may come later
+            inspect(connect(settings.redis_url), allow_eviction=settings.allow_eviction)
+    except Evicts as error:
+        log.critical("%s", error)
+        return EXIT_BAD_SETTING
+    try:
+        models = apart(lambda: load_models(settings))
+    except ModelError as error:
+        print(f"ldm worker: {error}", file=sys.stderr)
+        return EXIT_BROKEN_MODEL
+    device = next(iter(models.values())).device
+    on_gpu = device.type == "cuda"
+    rows = {
+        model_id: settings.rows or min(model.default_rows(), settings.max_rows) for model_id, model in models.items()
+    }
+    if settings.rows is not None and settings.rows > 1 and not (on_gpu or native.reproducible_products()):
+        log.warning("LDM_ROWS=%d: on this processor the last bits of a row may depend on its place", settings.rows)
+    metrics = WorkerMetrics()
+    metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
+    if settings.compile:
+        keep_compiled(settings.data_dir)
+        compile_all = partial(compile_models, models, rows)
+        if on_gpu:
+            compile_all()  # cuDNN plans by thread, and a captured graph outlives one that ends
+        else:
+            apart(compile_all)
+    metrics.serve(settings.metrics_host, settings.metrics_port)  # it is ready for jobs
+    cards = {model_id: model.card for model_id, model in models.items()}
+    worker = BatchWorker(
+        connect(settings.redis_url), open_blobs(settings.redis_url, settings.data_dir), cards, metrics, settings,
+        {model_id: (model.digest, str(model.dtype).removeprefix("torch.")) for model_id, model in models.items()},
+    )  # fmt: skip
+    engine = Engine(
+        models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
+        png_metadata=settings.png_metadata, checkpoint_s=settings.checkpoint_s,
+    )  # fmt: skip
+    worker.serve(engine)
+    return 0
+
+
+def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
+    """Every model directory, by model id; what they have in common is held once. Raises ModelError."""
+    device = _device(settings.device)
+    dtype = _dtype(settings.dtype, device)
+    models: dict[str, LatentDiffusion] = {}
+    shared: dict[str, torch.nn.Module] = {}
+    check_directories(settings.model_dirs)  # all of them before the first is loaded
+    for directory in settings.model_dirs:
+        model = load_model(directory, device, dtype, shared)
+        models[model.card.id] = model
+        log.info("loaded model %s on %s as %s", model.card.id, device, dtype)
+        for warning in model.card.warnings:
+            log.warning("model %s: %s", model.card.id, warning.detail)
+    if not models:
+        raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
+    return models
+
+
+def keep_compiled(data_dir: Path) -> None:
+    """Tells inductor to keep its work where the next start finds it, also that of another container."""
+    folder = data_dir / "compiled"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK | os.X_OK):  # else it keeps it among temporary files
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
+    """So that no request waits for it."""
+    for model_id, model in models.items():
+        started = time.monotonic()
+        compile_unet(model, rows[model_id])
+        log.info(
+            "compiled model %s for calls of %d rows in %.0f s", model_id, rows[model_id], time.monotonic() - started
+        )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        print(f"LDM_DEVICE={name}: {str(error).splitlines()[0]}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    if dtype == torch.float16 and device.type == "cpu":
+        detail = "is for GPUs, a CPU takes many times as long in it; choose float32, bfloat16 or auto"
+        print(f"LDM_DTYPE=float16: {detail}", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_SETTING)
+    return dtype
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What Redis and the disk hold, and the scripts that change it. Shared with the gateway."""
