@@ -73,7 +73,8 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_again(redis_url: str, tmp_pa
 
 
 def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
-    program = "import worker.process.keeper, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
+    module = "worker.process.keeper"
+    program = f"import {module}, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "1"]
 
