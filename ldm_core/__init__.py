@@ -1,6 +1,7 @@
-"""Latent diffusion models as a library: networks, noise schedules, samplers, loading, training.
+"""Latent diffusion models as a library: networks, noise schedules, samplers, loading.
 
-Importing this package imports no torch, so that the gateway can share `params`, `errors` and `config` with the worker.
+Importing this package imports no torch, so that the gateway shares `params`, `errors`, `card`, `model_directory` and
+`images` with the worker.
 It sets up the environment of torch's threads (`environment.py`), so import it before torch.
 """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 from service.routes.docs import ASSETS
 
@@ -97,3 +98,10 @@ def test_every_make_target_is_explained() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target} " in told for target in phony.split())
+
+
+def test_a_wheel_has_every_room_and_no_training() -> None:
+    found = find_packages(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
+    packages = ("ldm_core", "service", "worker")
+    rooms = {".".join(p.parent.relative_to(ROOT).parts) for name in packages for p in (ROOT / name).rglob("*.py")}
+    assert set(found) == rooms
