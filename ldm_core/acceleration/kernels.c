@@ -9,7 +9,7 @@
 
 #include "kernels.h"
 
-#define VERSION 4       /* as in ldm_core/acceleration/native.py */
+#define VERSION 5       /* as in ldm_core/acceleration/native.py */
 #define MOST_PARTS 64   /* of a picture, each summed up on its own */
 #define LEAST_PIXELS 32 /* of a part */
 

@@ -75,7 +75,7 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """norm(x), (..., D)."""
     width = x.shape[-1]
     if not _ours(x, norm.weight) or width % LANES or norm.normalized_shape != (width,) or norm.bias is None:
-        return norm(x)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     x = x.contiguous()
     y = torch.empty_like(x)
     rows = x.numel() // width

@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 Address, Count = ctypes.c_void_p, ctypes.c_int64
 # of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
 # under way do not go on elsewhere, and kernels of an earlier installation are not called
-VERSION = 4
+VERSION = 5
 LANES = 16  # numbers that they take at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
 STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
 FUNCTIONS = (
-    "group_norm", "layer_norm", "geglu", "patches", "half_product", "half_convolution", "to_tiles", "from_tiles",
+    "group_norm", "layer_norm", "geglu", "patches", "to_tiles", "from_tiles",
 )  # fmt: skip
 
 

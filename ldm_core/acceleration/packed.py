@@ -6,25 +6,21 @@ latents 1.17 x with torch's layers and 1.42 x with these, `scenes` 1.16 x and 1.
 
 The layout depends on the input's shape, and bringing a weight from one such layout into another is slower still, so the
 plain weight stays beside it. Where the package's kernels were compiled, most 3 × 3 convolutions are winograd.py's and
-others patches.py's instead, and on some processors products in bfloat16 are those of halves.py. Elsewhere than on a
-CPU, and in training, these are torch's layers.
+others patches.py's instead. Elsewhere than on a CPU, and in training, these are torch's layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.acceleration import halves, kernels, native, patches, winograd
-from ldm_core.acceleration.halves import Halves
+from ldm_core.acceleration import kernels, native, patches, winograd
 from ldm_core.latest import Latest, only_infers, version
 
-T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
 ANY = torch.Size()
@@ -41,30 +37,22 @@ class Conv2d(nn.Conv2d):
         self._stride_and_padding = stride, padding
         self._where = [list(part) for part in (self.padding, self.stride, self.dilation)]
         self._packed = _Packed(self._pack)
-        self._matrices: _Packed[Any] = _Packed(_matrices)
-        self._patches: _Packed[Any] = _Packed(lambda weight, _: patches.matrix(weight))
+        self._transformed = _Packed(lambda weight, _: winograd.transformed(weight))
+        self._patches = _Packed(lambda weight, _: patches.matrix(weight))
 
-    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:  # (B, C, H, W); as the result, added to it
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         weight, bias = self.weight, self.bias
         if not _by_onednn(x, weight):
-            y = super().forward(x)
-        elif self.kernel_size == (1, 1) and halves.takes(weight, self.in_channels):
-            added = None if add is None else add.permute(0, 2, 3, 1)
-            matrix = self._matrices.get(weight)
-            return halves.linear(x.permute(0, 2, 3, 1), matrix, bias, add=added).permute(0, 3, 1, 2)
-        elif self.kernel_size == (1, 1) and x.dtype == torch.float32:
-            y = kernels.product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-        elif self.stride == self.padding == (1, 1) and winograd.takes(weight):
+            return super().forward(x)
+        if self.kernel_size == (1, 1) and x.dtype == torch.float32:
+            return kernels.product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+        if self.stride == self.padding == (1, 1) and winograd.takes(weight):
             assert bias is not None
-            return winograd.convolve(x, self._matrices.get(weight), bias, add)
-        elif patches.takes(x, weight):
-            matrix = self._patches.get(weight)
-            y = patches.convolve(x, matrix, bias, *self._stride_and_padding)
-        else:
-            packed = self._packed.get(weight, x.shape)
-            compute = torch.ops.mkldnn._convolution_pointwise.default
-            y = compute(x, packed, bias, *self._where, self.groups, "none", [], "")
-        return y if add is None else add + y
+            return winograd.convolve(x, self._transformed.get(weight), bias)
+        if patches.takes(x, weight):
+            return patches.convolve(x, self._patches.get(weight), bias, *self._stride_and_padding)
+        packed, compute = self._packed.get(weight, x.shape), torch.ops.mkldnn._convolution_pointwise.default
+        return compute(x, packed, bias, *self._where, self.groups, "none", [], "")
 
     def _pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._where, self.groups, shape)
@@ -77,54 +65,14 @@ class Linear(nn.Linear):
     def __init__(self, ins: int, out: int, *, bias: bool = True) -> None:
         super().__init__(ins, out, bias=bias)
         self._packed = _Packed(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows.numel()))
-        self._matrix: _Packed[Any] = _Packed(_matrices)
 
-    def forward(
-        self, x: Tensor, *, norm: nn.LayerNorm | None = None, gated: bool = False, add: Tensor | None = None
-    ) -> Tensor:
-        """(..., in_features) → (..., out_features): of norm(x) or of geglu(x), and plus `add`, where asked for."""
-        weight, bias = self.weight, self.bias
-        ready = _by_onednn(x, weight)
-        if ready and halves.takes(weight, self.in_features):
-            return halves.linear(x, self._matrix.get(weight), bias, norm=norm, gated=gated, add=add)
-        if norm is not None:
-            x = kernels.layer_norm(x, norm)
-        if gated:
-            x = kernels.geglu(x)
-        if not ready:
-            y = F.linear(x, weight, bias)
-        elif x.dtype == torch.float32:
-            y = kernels.product(x, weight, bias)
-        else:
-            packed = self._packed.get(weight, x.shape[:-1])
-            y = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
-        return y if add is None else add + y
-
-
-class Joined:
-    """Linear layers over one input as one product where it is halves.py's: a call takes as long as a small product.
-
-    Of queries, keys and values: a step of `scenes` in bfloat16 1.08 x at two rows.
-    """
-
-    def __init__(self, layers: Sequence[Linear]) -> None:
-        self._layers = layers
-        self._whole: Latest[tuple[Halves, Tensor | None]] = Latest()
-
-    def __call__(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Sequence[Tensor]:
-        """(..., in_features) → (..., out_features) of each: of norm(x) if asked for."""
-        weight = self._layers[0].weight
-        if x.dtype != torch.bfloat16 or not _by_onednn(x, weight) or not halves.takes(weight, x.shape[-1]):
-            x = x if norm is None else kernels.layer_norm(x, norm)
-            return [layer(x) for layer in self._layers]
-        parts = [part for layer in self._layers for part in layer._parameters.values()]
-        matrix, bias = self._whole.get(tuple(version(part) for part in parts if part is not None), self._join, 1)
-        sizes = [layer.out_features for layer in self._layers]
-        return halves.linear(x, matrix, bias, norm=norm).split_with_sizes(sizes, dim=-1)
-
-    def _join(self) -> tuple[Halves, Tensor | None]:
-        weights, biases = zip(*((layer.weight, layer.bias) for layer in self._layers), strict=True)
-        return halves.packed(torch.cat(weights).t()[None]), None if biases[0] is None else torch.cat(biases)
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) → (..., out_features)
+        if not _by_onednn(x, self.weight):
+            return super().forward(x)
+        if x.dtype == torch.float32:
+            return kernels.product(x, self.weight, self.bias)
+        packed = self._packed.get(self.weight, x.shape[:-1])
+        return torch.ops.mkldnn._linear_pointwise.default(x, packed, self.bias, "none", [], "")
 
 
 def for_inference(module: Module) -> Module:
@@ -152,22 +100,15 @@ def _is_plain(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _matrices(weight: Tensor, _: torch.Size) -> Tensor | Halves:
-    """What winograd.py takes of a weight of 3 × 3, and halves.py of others."""
-    if weight.shape[2:] == (3, 3):
-        return winograd.transformed(weight)
-    return halves.packed(weight.flatten(1).t()[None])
-
-
-class _Packed(Generic[T]):
+class _Packed:
     """A weight packed for the shapes of input that came last, or once for all of them."""
 
-    def __init__(self, pack: Callable[[Tensor, torch.Size], T]) -> None:
+    def __init__(self, pack: Callable[[Tensor, torch.Size], Tensor]) -> None:
         self._pack = pack
-        self._latest: Latest[T] = Latest()  # for all shapes
-        self._layouts: Latest[T] = Latest(lambda packed: packed.nbytes if isinstance(packed, Tensor) else 0)
+        self._latest: Latest[Tensor] = Latest()  # for all shapes
+        self._layouts: Latest[Tensor] = Latest(lambda packed: packed.nbytes)
 
-    def get(self, weight: Tensor, shape: torch.Size = ANY) -> T:
+    def get(self, weight: Tensor, shape: torch.Size = ANY) -> Tensor:
         latest = self._latest if shape is ANY else self._layouts
         keep = 1 if shape is ANY else KEPT_SMALL if weight.nbytes <= SMALL else KEPT
         return latest.get((shape, version(weight)), lambda: self._pack(weight.detach(), shape), keep)

@@ -11,12 +11,10 @@ import ctypes
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_core.acceleration import halves, kernels
-from ldm_core.acceleration.halves import Halves
-from ldm_core.acceleration.native import LANES, Address, Count, library, run
+from ldm_core.acceleration import kernels
+from ldm_core.acceleration.native import Address, Count, library, run
 
 SMALL = 2**20  # numbers in a row's patches
 
@@ -34,27 +32,22 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether convolve() has an advantage with such a weight (out, in, 3, 3) over (B, in, H, W), whatever B is."""
     if weight.shape[1:] != (x.shape[1], 3, 3) or 9 * math.prod(x.shape[1:]) > SMALL or library() is None:
         return False
-    return weight.dtype == torch.float32 or halves.takes(weight, LANES)
+    return weight.dtype == torch.float32
 
 
-def matrix(weight: Tensor) -> Tensor | Halves:
-    """(out, in, 3, 3) → (9 · in, rounded up, out), as convolve() takes it."""
-    out = weight.permute(2, 3, 1, 0).flatten(0, 2)
-    if weight.dtype == torch.float32:
-        return out.contiguous()
-    return halves.packed(F.pad(out, (0, 0, 0, -len(out) % LANES))[None])
+def matrix(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) → (9 · in, out), as convolve() takes it."""
+    return weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
 
 
-def convolve(x: Tensor, matrix: Tensor | Halves, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+def convolve(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """Of (B, in, H, W) with a weight as matrix() makes it → (B, out, H', W'), channels-last."""
     x = x.contiguous(memory_format=torch.channels_last)
     rows, channels, height, width = x.shape
     down, across = ((side + 2 * padding - 3) // stride + 1 for side in (height, width))
-    depth = matrix.shape[1] if isinstance(matrix, Halves) else len(matrix)
-    assert 0 <= depth - 9 * channels < LANES
+    depth = len(matrix)
+    assert depth == 9 * channels
     seen = x.new_empty(rows, down, across, depth)
     size = rows, height, width, channels, down, across, depth
     run("patches", _Patches, x, seen, *size, stride, padding, x.element_size())
-    if isinstance(matrix, Halves):
-        return halves.linear(seen, matrix, bias).permute(0, 3, 1, 2)
     return kernels.product(seen, matrix.t(), bias).permute(0, 3, 1, 2)

@@ -1,13 +1,24 @@
 /* The two ends of a 3 x 3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2015, arXiv:1509.09308, section 4.1).
  *
  * Every 2 x 2 pixels of the result, a tile, come from 4 x 4 pixels of the input. Between the ends stand 16 products of
- * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; ldm_core/acceleration/winograd.py has them.
+ * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; winograd.py has them.
  * Both ends take lines of tiles, counted over all rows, so that a large picture can go through in pieces.
  */
-#include "winograd.h"
+#include "kernels.h"
 
-/* The number of channels must be a multiple of LANES. */
-FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, float *restrict to, int64_t apart) {
+typedef struct {
+    void *x;              /* (rows, height, width, channels), float32 or bfloat16: the picture read or written */
+    float *tiles;         /* (16, tiles, channels) */
+    const void *bias;     /* (channels); NULL where the picture is read */
+    int64_t first, last;  /* lines of tiles, over all rows: line / half(height) is the row */
+    int64_t height, width, channels;
+    int64_t bfloat16;     /* whether */
+} Tiles;
+
+static inline int64_t half(int64_t pixels) { return (pixels + 1) / 2; }
+
+/* One tile of a line, its 16 places so many numbers apart. The number of channels must be a multiple of LANES. */
+FOR_EACH_PROCESSOR static void tile_in(const Tiles *t, int64_t line, int64_t tile, float *restrict to, int64_t apart) {
     int64_t n = t->channels, row = line / half(t->height), top = 2 * (line % half(t->height)) - 1;
     int64_t at[4][4]; /* where a pixel's channels are; beyond the edge there are zeros */
     for (int i = 0; i < 4; i++)
@@ -37,7 +48,8 @@ FOR_EACH_PROCESSOR void tile_in(const Tiles *t, int64_t line, int64_t tile, floa
     }
 }
 
-FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
+/* All pixels of a line of tiles. */
+FOR_EACH_PROCESSOR static void line_from_tiles(const Tiles *t, int64_t line) {
     int64_t n = t->channels, across = half(t->width), apart = (t->last - t->first) * across * n;
     int64_t row = line / half(t->height), top = 2 * (line % half(t->height));
     for (int64_t tile = 0; tile < across; tile++) {
@@ -58,11 +70,6 @@ FOR_EACH_PROCESSOR void line_from_tiles(const Tiles *t, int64_t line) {
             for (int i = 0; i < 2 && top + i < t->height; i++)
                 for (int j = 0; j < 2 && 2 * tile + j < t->width; j++) {
                     int64_t at = ((row * t->height + top + i) * t->width + 2 * tile + j) * n + c;
-                    if (t->add) {
-                        Lanes add;
-                        load((float *)&add, t->add, at, LANES, t->bfloat16);
-                        y[i][j] += add;
-                    }
                     store(t->x, at, (const float *)&y[i][j], LANES, t->bfloat16);
                 }
         }

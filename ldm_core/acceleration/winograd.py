@@ -2,7 +2,7 @@
 
 Lavin and Gray 2015 (arXiv:1509.09308), section 4.1. Tiles of 4 × 4 pixels and the weights are brought into a space
 where convolving is multiplying, place by place; there stand 16 products of matrices, which MKL computes in float32, for
-bfloat16 too unless halves.py is faster. Being shorter sums, the results are nearer to exact ones than those of a direct
+bfloat16 too. Being shorter sums, the results are nearer to exact ones than those of a direct
 convolution. The transforms are in winograd.c. Measured on two cores against oneDNN's direct convolutions: 1.3 to 2.1 x
 a layer; a step of `scenes` 1.17 x at two rows, of Stable Diffusion 1.x at 32² latents 1.2 x (benchmarks.step).
 """
@@ -15,24 +15,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ldm_core.acceleration import halves
-from ldm_core.acceleration.halves import Halves
 from ldm_core.acceleration.native import LANES, Address, Count, has_fast_bfloat16, library, run
 
-DEEP = 64  # channels; with fewer MKL takes less time in float32 than halves.py
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
 G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # the transform of a weight
 
 
 class _Tiles(ctypes.Structure):
     _fields_ = (
-        *((name, Address) for name in ("x", "tiles", "bias", "add")),
+        *((name, Address) for name in ("x", "tiles", "bias")),
         *((name, Count) for name in ("first", "last", "height", "width", "channels", "bfloat16")),
     )
-
-
-class _Convolution(ctypes.Structure):
-    _fields_ = (("in", _Tiles), ("out", _Tiles), ("panels", Address), ("scales", Address))
 
 
 def takes(weight: Tensor) -> bool:
@@ -43,17 +36,15 @@ def takes(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not has_fast_bfloat16())
 
 
-def transformed(weight: Tensor) -> Tensor | Halves:
-    """(out, in, 3, 3) → (16, in, out), float32 or halves: what convolve() takes."""
+def transformed(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) → (16, in, out) float32: what convolve() takes."""
     g = torch.tensor(G, dtype=torch.float64)
     spread = torch.einsum("ia,ocab,jb->ijco", g, weight.double(), g)
-    matrices = spread.flatten(0, 1).to(torch.float32).contiguous()
-    ins = weight.shape[1]
-    return halves.packed(matrices) if ins >= DEEP and halves.takes(weight, ins) else matrices
+    return spread.flatten(0, 1).to(torch.float32).contiguous()
 
 
-def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor, add: Tensor | None = None) -> Tensor:
-    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1, plus `add`: (B, out, H, W), channels-last.
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1: (B, out, H, W), channels-last.
 
     Raises ValueError for another number of channels.
     """
@@ -63,22 +54,15 @@ def convolve(x: Tensor, weight: Tensor | Halves, bias: Tensor, add: Tensor | Non
     if ins != weight.shape[1]:  # the kernels would read beyond the picture
         raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
-    if add is not None:
-        assert (add.shape, add.dtype) == (y.shape, y.dtype)
-        add = add.contiguous(memory_format=torch.channels_last)
     down, across = (height + 1) // 2, (width + 1) // 2
     bfloat16 = x.dtype == torch.bfloat16
     for first, last in _pieces(rows, down, across * 16 * 4 * (ins + out)):
         before = first, last, height, width, ins, bfloat16
         after = first, last, height, width, out, bfloat16
-        if isinstance(weight, Halves):
-            ends = (x, None, None, None, *before), (y, None, bias, add, *after)
-            run("half_convolution", _Convolution, *ends, weight.panels, weight.scales)
-        else:
-            tiles = x.new_empty(16, (last - first) * across, ins, dtype=torch.float32)
-            run("to_tiles", _Tiles, x, tiles, None, None, *before)
-            products = torch.bmm(tiles, weight)
-            run("from_tiles", _Tiles, y, products, bias, add, *after)
+        tiles = x.new_empty(16, (last - first) * across, ins, dtype=torch.float32)
+        run("to_tiles", _Tiles, x, tiles, None, *before)
+        products = torch.bmm(tiles, weight)
+        run("from_tiles", _Tiles, y, products, bias, *after)
     return y
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.acceleration import kernels
-from ldm_core.acceleration.packed import Conv2d, Joined, Linear
+from ldm_core.acceleration.packed import Conv2d, Linear
 
 Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
 
@@ -43,6 +43,13 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, silu: bool = False) -> Tensor:  # (B, C, H, W)
         return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, add=add, silu=silu)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch.nn.LayerNorm over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D)
+        return kernels.layer_norm(x, self)
 
 
 class ResnetBlock(nn.Module):
@@ -77,7 +84,7 @@ class ResnetBlock(nn.Module):
         elif self.resize == "up":
             x, h = enlarged(x, size), enlarged(h, size)
         h = self._timed(self.conv1(h), time)
-        return self.conv2(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + self.conv2(h)
 
     def _timed(self, h: Tensor, time: Tensor | None) -> Tensor:
         """The second norm with its SiLU, and the timestep before or after it."""
@@ -125,19 +132,13 @@ class Attention(nn.Module):
         self.to_k = Linear(context_dim, dim, bias=bias)
         self.to_v = Linear(context_dim, dim, bias=bias)
         self.to_out = nn.ModuleList([Linear(dim, dim)])
-        self._joined = Joined([self.to_q, self.to_k, self.to_v]), Joined([self.to_k, self.to_v])
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, norm: nn.LayerNorm | None = None, add: Tensor | None = None
-    ) -> Tensor:
-        """(B, N, D), (B, L, context_dim), a norm of x, (B, N, D) to be added → (B, N, D)."""
-        if context is None:
-            q, k, v = self._joined[0](x, norm)
-        else:
-            q = self.to_q(x, norm=norm)
-            k, v = self._joined[1](context)
-        h = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))
-        return self.to_out[0](h.transpose(1, 2).flatten(2), add=add)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, L, context_dim) → (B, N, D)."""
+        context = x if context is None else context
+        q, k, v = self._split(self.to_q(x)), self._split(self.to_k(context)), self._split(self.to_v(context))
+        h = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](h.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:  # (B, N, D) → (B, heads, N, D / heads)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -153,19 +154,19 @@ class SpatialAttention(Attention):
     def forward(self, x: Tensor, context: None = None) -> Tensor:  # type: ignore[override]  # (B, C, H, W)
         positions = x.flatten(2).transpose(1, 2)  # (B, N, C)
         normed = positions if self.group_norm is None else self.group_norm(x).flatten(2).transpose(1, 2)
-        h = super().forward(normed, add=positions)
+        h = positions + super().forward(normed)
         return h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class GEGLU(nn.Module):
-    """A linear layer gated by the GELU of its second half (Shazeer 2020); the layer behind it does the gating."""
+    """A linear layer gated by the GELU of its second half (Shazeer 2020): (..., D) → (..., hidden)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.proj = Linear(dim, 2 * hidden)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return self.proj(x, norm=norm)
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -174,9 +175,10 @@ class FeedForward(nn.Module):
         # the place between the two is diffusers' dropout, which has no parameters
         self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """x, plus what it makes of norm(x)."""
-        return self.net[2](self.net[0](x, norm), gated=True, add=x)
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net:
+            x = layer(x)
+        return x
 
 
 class TransformerBlock(nn.Module):
@@ -188,17 +190,17 @@ class TransformerBlock(nn.Module):
     def __init__(self, dim: int, context_dim: int, heads: int, *, only_cross: bool) -> None:
         super().__init__()
         self.only_cross = only_cross
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn1 = Attention(dim, context_dim if only_cross else dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.attn2 = Attention(dim, context_dim, heads)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
         self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (B, N, D), (B, L, context_dim)
-        x = self.attn1(x, context if self.only_cross else None, self.norm1, add=x)
-        x = self.attn2(x, context, self.norm2, add=x)
-        return self.ff(x, self.norm3)
+        x = x + self.attn1(self.norm1(x), context if self.only_cross else None)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
@@ -222,5 +224,7 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, context)  # (B, N, C)
         if self.linear:
-            return self.proj_out(h, add=x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
-        return self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]), x)
+            h = self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])
+        else:
+            h = self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return x + h

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ldm_core.acceleration.packed import Conv2d, Joined, Linear, _Packed, for_inference
+from ldm_core.acceleration.packed import Conv2d, Linear, _Packed, for_inference
 
 SHAPES = [(2, 16, 16), (2, 8, 8), (1, 5, 7), (4, 24, 40), (3, 1, 1)]  # rows, height, width
 
@@ -91,13 +91,3 @@ def test_weights_laid_out_for_reading_give_the_same_bytes() -> None:
     x = torch.randn(3, 24, 8, 8)
     with torch.inference_mode():
         assert torch.equal(laid_out(x), plain(x))
-
-
-def test_joined_layers_learn_each_on_its_own() -> None:
-    layers = [Linear(24, out) for out in (8, 40, 16)]
-    x = torch.randn(16, 24)
-    parts = Joined(layers)(x)
-    for part, layer in zip(parts, layers, strict=True):
-        assert torch.equal(part, layer(x))
-        part.sum().backward()
-    assert all(layer.weight.grad is not None for layer in layers)
