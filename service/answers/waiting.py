@@ -30,15 +30,17 @@ class Wish:
 
     asked_s: float | None
     content_type: str
+    accept: Accept
 
     @classmethod
     def of(cls, request: Request) -> Wish:
         """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where there is nothing that it takes."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
-        chosen = Accept(request.headers.getlist("accept")).best([JSON, *FORMATS])
+        accept = Accept(request.headers.getlist("accept"))
+        chosen = accept.best([JSON, *FORMATS])
         if chosen is None:
             raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(FORMATS)}, which is what there is.")
-        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else None, chosen)
+        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else None, chosen, accept)
 
     @property
     def is_image(self) -> bool:

@@ -9,18 +9,29 @@ from ldm_core.card import ModelCard
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
 from service.intake.schemas import JobRequest
+from worker.jobs import CONTENT_TYPES
 
-WORD = re.compile(r"[^\W\d_]+")
-# emphasis (red:1.2), ((red)), [red], schedules [a:b:0.5], <lora:name:1>, BREAK: web interfaces' syntax, plain text here
-SYNTAX = re.compile(r"\([^()]*:\s*\d*\.?\d+\s*\)|\(\([^()]*\)\)|\[[^\[\]]+\]|<(?:lora|lyco|hypernet):[^>]*>|\bBREAK\b")
+# words, numbers and signs; punctuation and the brackets of web interfaces' syntax are left out
+WORD = re.compile(r"""[^\W\d_]+|\d+|[^\w\s.,;:!?'"()\[\]{}<>|/+…–—-]""")
+# what web interfaces read as more than text
+SYNTAX = re.compile(
+    r"\([^()]*:\s*\d*\.?\d+\s*\)|\(\([^()]*\)\)|\[[^\[\]]+\]"  # (red:1.2), ((red)), [red], [a:b:0.5]
+    r"|\([^()]*\)\d*\.?\d+|[\w)](?:\+\+|--(?!\S))"  # (red)1.2, red++, red--
+    r"|\{[^{}|]*\|[^{}]*\}|<(?:lora|lyco|hypernet):[^>]*>|\bBREAK\b|(?<=[a-z,.] )AND(?=\s)"  # {a|b}, <lora:a:1>
+)
 MOST_WORDS = 8  # that a warning lists
 
 
 def job_warnings(
-    card: ModelCard, params: GenerationParams, body: JobRequest, *, one_image: bool
+    card: ModelCard, params: GenerationParams, body: JobRequest, *, one_image: bool, format_accepted: bool
 ) -> tuple[JobWarning, ...]:
-    """What is known at submit. `one_image`: the answer to the request is the bytes of the first image."""
-    return (*card.warnings, *_of_text(card, params), *_of_size(card, params, body), *_of_count(params, one_image))
+    """What is known at submit.
+
+    `one_image`: the answer to the request is the bytes of the first image; `format_accepted`: in a format that the
+    request's `Accept` takes.
+    """
+    of_answer = _of_answer(params, body, format_accepted) if one_image else ()
+    return (*card.warnings, *_of_text(card, params), *_of_size(card, params, body), *of_answer)
 
 
 def _of_text(card: ModelCard, params: GenerationParams) -> Iterator[JobWarning]:
@@ -42,7 +53,8 @@ def _unknown_words(card: ModelCard, text: str) -> list[str]:
     """Each once, in the order of the text."""
     if card.vocabulary is None:
         return []
-    return list(dict.fromkeys(word for word in WORD.findall(text.lower()) if word not in card.vocabulary))
+    unknown = dict.fromkeys(word for word in WORD.findall(text.lower()) if word not in card.vocabulary)
+    return [word if word.isprintable() else repr(word) for word in unknown]
 
 
 def _of_size(card: ModelCard, params: GenerationParams, body: JobRequest) -> Iterator[JobWarning]:
@@ -55,7 +67,10 @@ def _of_size(card: ModelCard, params: GenerationParams, body: JobRequest) -> Ite
     yield JobWarning("size_untrained", f"{detail} Things may come out doubled or out of place.", f"/{given}")
 
 
-def _of_count(params: GenerationParams, one_image: bool) -> Iterator[JobWarning]:
-    if one_image and params.n > 1:
-        detail = f"{params.n} images are drawn and the answer is the first; its Link headers lead to the others."
+def _of_answer(params: GenerationParams, body: JobRequest, format_accepted: bool) -> Iterator[JobWarning]:
+    if params.n > 1:
+        detail = f"{params.n} images are drawn; an image as answer is the first, its Link headers lead to the others."
         yield JobWarning("one_image_answered", detail, "/n")
+    if not format_accepted:
+        detail = f"The image is {CONTENT_TYPES[body.format]}, as `format` asks, though Accept does not take that."
+        yield JobWarning("accept_overruled", detail, "/format")

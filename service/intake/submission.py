@@ -29,8 +29,9 @@ IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffuse
 async def prepare(
     broker: Broker, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int,
     one_image: bool = False,
+    format_accepted: bool = True,
 ) -> tuple[JobPayload, Inputs]:  # fmt: skip
-    """Resolves every default. `one_image`: the answer will be the bytes of the first image.
+    """Resolves every default. `one_image` and `format_accepted` are those of `job_warnings`.
 
     Raises RequestError for what the model does not take, Forbidden, Problem.
     """
@@ -68,7 +69,7 @@ async def prepare(
         weight=caller.weight(body.priority),
         timeout_s=timeout_s,
         inputs=tuple(inputs.pictures),
-        warnings=job_warnings(card, params, body, one_image=one_image),
+        warnings=job_warnings(card, params, body, one_image=one_image, format_accepted=format_accepted),
     )
     return payload, inputs
 

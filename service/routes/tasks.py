@@ -28,6 +28,7 @@ from service.intake.schemas import REQUESTS
 from service.intake.submission import prepare
 from service.metrics import GatewayMetrics
 from service.settings import GatewaySettings
+from worker.jobs import CONTENT_TYPES
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=PlainRoute)
 
@@ -110,7 +111,7 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
-        one_image=wish.is_image,
+        one_image=wish.is_image, format_accepted=wish.accept.takes(CONTENT_TYPES[body.format]),
     )  # fmt: skip
     async with broker.turn():
         await refuse_gone(request)

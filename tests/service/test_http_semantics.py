@@ -67,7 +67,10 @@ async def test_a_format_that_is_given_outranks_accept(http: httpx.AsyncClient, s
         return await http.post("/v1/txt2img", json={"prompt": "x", **fields}, headers=headers)
 
     assert (await made("image/*", format="webp")).headers["content-type"] == "image/webp"
-    assert (await made("image/webp", format="png")).headers["content-type"] == "image/png"
+    overruled = await made("image/webp", format="png")
+    assert overruled.headers["content-type"] == "image/png"
+    assert "accept_overruled: The image is image/png" in overruled.headers["x-job-warning"]
+    assert "accept_overruled" not in (await made("image/*", format="webp")).headers.get("x-job-warning", "")
     assert (await made("application/json, image/webp;q=0.1", format="png")).json()["request"]["format"] == "png"
 
 

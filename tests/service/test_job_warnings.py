@@ -44,12 +44,18 @@ async def test_a_job_whose_request_is_honoured_has_only_its_models_warnings(http
 @pytest.mark.parametrize(
     ("fields", "code", "pointer", "detail"),
     [
-        ({"prompt": "A red dragon, 2 Häuser"}, "words_unknown", "/prompt", "dragon, häuser"),
+        ({"prompt": "A red dragon, 2 Häuser"}, "words_unknown", "/prompt", "dragon, 2, häuser"),
         ({"negative_prompt": "blurry"}, "words_unknown", "/negative_prompt", "blurry"),
         ({"prompt": "a (red:1.3) house"}, "prompt_syntax_ignored", "/prompt", "(red:1.3)"),
         ({"prompt": "a [red] house"}, "prompt_syntax_ignored", "/prompt", "[red]"),
         ({"prompt": "a house <lora:x:1>"}, "prompt_syntax_ignored", "/prompt", "<lora:x:1>"),
         ({"prompt": "a BREAK house"}, "prompt_syntax_ignored", "/prompt", "BREAK"),
+        ({"prompt": "a house AND a tree"}, "prompt_syntax_ignored", "/prompt", "AND"),
+        ({"prompt": "{a|the} house"}, "prompt_syntax_ignored", "/prompt", "{a|the}"),
+        ({"prompt": "(a house)1.4"}, "prompt_syntax_ignored", "/prompt", "(a house)1.4"),
+        ({"prompt": "a house++"}, "prompt_syntax_ignored", "/prompt", "++"),
+        ({"prompt": "a red house 🏠"}, "words_unknown", "/prompt", ": 🏠."),
+        ({"prompt": "3 red\x00 house"}, "words_unknown", "/prompt", ": 3, '\\x00'."),
         ({"negative_prompt": "red", "guidance_scale": 1}, "negative_prompt_ignored", "/negative_prompt", "no guidance"),
         ({"width": 128}, "size_untrained", "/width", "128x64 is beyond 64x64"),
     ],
@@ -64,7 +70,9 @@ async def test_what_is_not_honoured_is_said(
 
 @pytest.mark.usefixtures("served")
 async def test_plain_brackets_are_prose(http: httpx.AsyncClient) -> None:
-    assert set(await warnings(http, prompt="a house (red)")) == {OF_THE_CARD}
+    for prose in ("a house (red)", "A HOUSE AND A TREE", "a red house - by the sea!"):
+        assert "prompt_syntax_ignored" not in await warnings(http, prompt=prose)
+    assert set(await warnings(http, prompt="a house (red), red; house!")) == {OF_THE_CARD}
 
 
 @pytest.mark.usefixtures("served")
