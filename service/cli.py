@@ -122,8 +122,10 @@ def _serve() -> int:
     # a bad value or model shall end this before children start
     settings = read_settings(ServeSettings)
     directories = read_settings(WorkerSettings, redis_url=EMBEDDED).model_dirs
-    _read_gateway(redis_url=EMBEDDED)
-    return EXIT_BROKEN_MODEL if _refuses_one(directories) else Supervisor(settings).run()
+    _, keys = _read_gateway(redis_url=EMBEDDED)
+    if _refuses_one(directories):
+        return EXIT_BROKEN_MODEL
+    return Supervisor(settings, keys=keys.configured).run()
 
 
 def _worker() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from safetensors.torch import load_file, save_file
 
+from service.access.auth import new_key
 from tests.end_to_end.bodies import TASKS, request
 from tests.end_to_end.serving import TERMINAL, Served, eventually
 
@@ -97,6 +100,19 @@ def test_the_start_message_holds_the_address_and_a_curl(serve: Serve) -> None:
     service.wait_until_ready()
     eventually(lambda: "ready at" in service.log())
     assert f"curl {service.url}/v1/txt2img" in service.log()
+
+
+def test_the_curl_of_a_start_with_keys_has_a_place_for_one(serve: Serve, tmp_path: Path) -> None:
+    secret, entry = new_key("alice")
+    (tmp_path / "keys.toml").write_text(entry)
+    service = serve(api_keys_file=tmp_path / "keys.toml")
+    service.wait_until_ready()
+    eventually(lambda: "ready at" in service.log())
+    (shown,) = [line.strip() for line in service.log().splitlines() if line.startswith("  curl ")]
+    assert "-H 'Authorization: Bearer KEY'" in shown
+    command = [*shlex.split(shown.replace("Bearer KEY", f"Bearer {secret}")), "-sS", "--fail-with-body"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
 def refusal(service: Served) -> str:

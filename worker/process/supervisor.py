@@ -80,8 +80,9 @@ class Child:
 class Supervisor:
     """Owns the children. `run` returns an exit code when all of them are gone."""
 
-    def __init__(self, settings: ServeSettings, **env: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: ServeSettings, *, keys: bool = False, **env: str) -> None:
+        """`keys`: whether the gateway asks for an API key."""
+        self._settings, self._keys = settings, keys
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.data_dir.expanduser() / "redis")
         self._url = settings.redis_url or (self._redis.url if self._redis else "")
         loopback = settings.host in {"127.0.0.1", "localhost", "::1"}
@@ -218,9 +219,10 @@ class Supervisor:
     def _welcome(self) -> str:
         host = self._reachable_host()
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
+        key = "-H 'Authorization: Bearer KEY' " if self._keys else ""
         return (
             f"ready at {address}\n\n"
-            f"  curl {address}/v1/txt2img -H 'Accept: image/png' -H 'Content-Type: application/json' "
+            f"  curl {address}/v1/txt2img {key}-H 'Accept: image/png' -H 'Content-Type: application/json' "
             """-d '{"prompt":"a red house by the sea at sunset"}' -o out.png\n\n"""
             f"  API docs: {address}/docs    Ctrl-C ends everything; queued jobs stay."
         )
