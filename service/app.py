@@ -16,6 +16,7 @@ from service.access.origins import own_hosts, parse_origins
 from service.answers.openapi import completed, problems
 from service.broker.broker import Broker
 from service.dependencies import BEARER, guard
+from service.http.asterisk import Asterisk
 from service.http.bounded_body import BodyLimits
 from service.http.cors import Cors
 from service.http.head import HeadAsGet
@@ -83,6 +84,7 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     )  # fmt: skip
     app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Asterisk)
     origins = parse_origins(settings.cors_origins)
     hosts = own_hosts(settings.allowed_hosts, settings.host)
     if ring.configured:  # no browser sends a key by itself, so a page of another site has none

@@ -171,6 +171,19 @@ async def test_methods_are_named_where_another_is_asked_for(http: httpx.AsyncCli
     assert_problem(await http.options("/nowhere"), 404)
 
 
+@pytest.mark.parametrize("settings", [{}, {"api_keys": "alice:ldm_alice-0123456789"}, {"root_path": "/ldm"}])
+def test_options_of_the_asterisk_ask_about_the_server(
+    start_gateway: Callable[..., Process], settings: dict[str, str]
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", start_gateway(**settings).port, timeout=30)
+    connection.request("OPTIONS", "*")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read(), bool(answer.headers["x-request-id"])) == (204, b"", True)
+    connection.request("GET", "*")
+    assert connection.getresponse().status == 404
+    connection.close()
+
+
 async def test_a_slash_at_the_end_changes_nothing(http: httpx.AsyncClient, announced: None) -> None:
     assert (await http.get("/v1/models/")).json() == (await http.get("/v1/models")).json()
     assert (await http.post("/v1/txt2img/", json={"prompt": "x"})).status_code == 202
