@@ -7,8 +7,9 @@ import re
 
 HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+"
 HOST_AND_PORT = re.compile(rf"({HOST})(?::(\d*))?")
-ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://({HOST})(?::(\d+))?")
+ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://({HOST})(?::([0-9]{{1,5}}))?")
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_PORT = 65535
 UNSPECIFIC = {"", "0.0.0.0", "::"}  # noqa: S104 - as addresses to listen on they name no host
 
 
@@ -58,7 +59,9 @@ def _origin(text: str) -> str:
     found = ORIGIN.fullmatch(text.removesuffix("/"))
     if found is None:
         raise ValueError(f"{text!r} is no origin: it takes such as https://example.com:8443, without a path, or *")
-    scheme, host, port = found[1].lower(), found[2].lower(), found[3]
+    scheme, host, port = found[1].lower(), found[2].lower(), found[3] and str(int(found[3]))
+    if port and not 1 <= int(port) <= MAX_PORT:
+        raise ValueError(f"{text!r} is no origin: its port must be 1 to {MAX_PORT}")
     return f"{scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS.get(scheme) else "")
 
 

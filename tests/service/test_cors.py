@@ -6,6 +6,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from service.settings import GatewaySettings
 from tests.service.conftest import Gateway
 from tests.service.problems import assert_problem
 from worker.process.embedded_redis import EmbeddedRedis
@@ -54,6 +55,19 @@ async def test_a_preflight_for_anything_else_is_refused(
     answer = await http.options("/v1/txt2img", headers=preflight(origin, method, headers))
     assert "LDM_CORS_ORIGINS" in assert_problem(answer, 400)["detail"]
     assert answer.headers.get("access-control-allow-origin") in {None, APP if origin == APP else None}
+
+
+@pytest.mark.parametrize("port", ["0", "00", "65536", "99999", "999999"])
+def test_an_origin_with_a_port_that_there_is_not_is_refused_and_named(port: str) -> None:
+    with pytest.raises(ValueError, match=rf"'https://app\.example:{port}' is no origin"):
+        GatewaySettings(cors_origins=f"{APP}:{port}")
+
+
+def test_the_ports_of_origins_are_read_as_browsers_write_them() -> None:
+    given = "https://a.example:443, https://b.example:0443, http://c.example:65535"
+    assert GatewaySettings(cors_origins=given).cors_origins == (
+        "http://c.example:65535,https://a.example,https://b.example"
+    )
 
 
 async def test_without_origins_there_is_no_cors(http: httpx.AsyncClient) -> None:

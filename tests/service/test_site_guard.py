@@ -196,6 +196,7 @@ def test_reading_needs_no_origin_and_keys_need_no_guard(start: Start) -> None:
     ("name", "value"),
     [
         ("cors_origins", "app.example"), ("cors_origins", "https://app.example/path"), ("cors_origins", "null"),
+        ("cors_origins", "https://app.example:99999"), ("cors_origins", "https://app.example:0"),
         ("allowed_hosts", "http://gw.example"), ("allowed_hosts", "gw.example:8000"), ("root_path", "ldm"),
         ("root_path", "/v1"), ("root_path", "/docs/x"), ("root_path", "/a b"), ("allowed_hosts", "*.example"),
     ],
