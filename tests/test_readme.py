@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ldm_core.model_directory.card_reader import read_card
 from service.cli import parser
 from tests.documents import README, ROOT, blocks, commands
 
@@ -119,6 +120,11 @@ def test_every_setting_that_the_readme_lists_is_read_and_every_one_that_is_read_
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `LDM_")]
     listed = set(re.findall(r"`(LDM_[A-Z_0-9]+)`", " ".join(row.split("|")[1] for row in rows)))
     assert listed == read - {"LDM_WORKER_NAME"}  # which the keeper gives its worker
+
+
+def test_the_built_in_model_knows_as_many_words_as_the_readme_says() -> None:
+    (said,) = re.findall(r"knows (\d+) words", README.read_text())
+    assert int(said) == len(read_card(ROOT / "ldm_core/builtin/scenes").vocabulary or ())
 
 
 def test_the_python_example_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
