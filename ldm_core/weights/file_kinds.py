@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zipfile
 from enum import Enum
@@ -13,6 +14,8 @@ HEAD = 512  # bytes that are looked at; a tar names itself behind the 257th
 SAFETENSORS_LENGTH = 8  # bytes that say how long the header is, which is JSON
 MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it; the largest published ones have 300,000
 MAX_TENSORS = 50_000  # a header names; Stable Diffusion has 1,400 with averages
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Table = tuple[tuple[re.Pattern[bytes], str], ...]
 
@@ -63,9 +66,18 @@ def kind_of(path: Path) -> Kind:
         _check_header(path, length)
         return Kind.SAFETENSORS
     refuse_by_head(path, head, NOT_WEIGHTS)
-    if all(byte in b"\t\r\n" or byte > 31 for byte in head) and b"\x7f" not in head:
+    if _is_text(head):
         raise ModelError(path, "is text, not a checkpoint")
     raise ModelError(path, "is no checkpoint: neither safetensors nor what torch.save writes")
+
+
+def _is_text(head: bytes) -> bool:
+    """UTF-8, whose last character the head may cut in two, without control characters but tabs and ends of lines."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < HEAD)
+    except UnicodeDecodeError:
+        return False
+    return not CONTROL.search(text)
 
 
 def refuse_by_head(path: Path, head: bytes, table: Table) -> None:
