@@ -13,7 +13,7 @@ from ldm_core.checkpoints.components import Checkpoint, parameters
 from ldm_core.checkpoints.keys import Tidied
 from ldm_core.checkpoints.names import Source, first_stage_source
 from ldm_core.errors import ModelError
-from ldm_core.model_directory.components import read_json
+from ldm_core.model_directory.components import FIRST_STAGES, read_json
 from ldm_core.networks.autoencoder import KL, VQ, Autoencoder, AutoencoderConfig
 from ldm_core.weights.checkpoint import open_checkpoint
 from ldm_core.weights.reading import weights_file
@@ -22,12 +22,14 @@ from ldm_core.weights.recognising import refuse_other_models
 PREFIX = "first_stage_model."
 UNUSED = ("loss.", "model_ema.")
 FREE = ("sample_size", "scaling_factor")  # of the configuration: what may differ, or is compared as a number
+NO_SCALE = 1.0  # what an import of a first stage alone writes: only a diffusion model knows the scale of its latents
 
 
 def write_given(
     vae: Path, config: AutoencoderConfig, folder: Path, yaml: Path, progress: Callable[[str], None]
 ) -> None:
     """Writes the first stage of `vae`, which must be the one that `config` describes. Raises ModelError."""
+    vae = _own_folder(vae)
     file = weights_file(vae) if vae.is_dir() else vae
     if vae.is_dir():
         _check(vae / "config.json", config, yaml)
@@ -45,6 +47,13 @@ def write_given(
         )
         if not whole:
             checkpoint.refuse_unused(UNUSED)
+
+
+def _own_folder(vae: Path) -> Path:
+    """The first stage inside a model directory, or inside what an import of a first stage writes; else `vae` itself."""
+    if (vae / "config.json").exists():
+        return vae
+    return next((vae / name for name in FIRST_STAGES if (vae / name / "config.json").exists()), vae)
 
 
 def _old_names(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -67,8 +76,9 @@ def _check(file: Path, wanted: AutoencoderConfig, yaml: Path) -> None:
     if (named := data.get("_class_name")) not in {KL, VQ}:
         raise ModelError(file, f"is of class {named!r}, not of {KL} or {VQ}")
     found = AutoencoderConfig.from_json(data, str(file))
-    if abs(found.scaling_factor - wanted.scaling_factor) > 1e-4 * wanted.scaling_factor:
-        scales = f"scaling_factor = {found.scaling_factor}; {yaml.name} has {wanted.scaling_factor}"
+    scale = found.scaling_factor
+    if scale != NO_SCALE and abs(scale - wanted.scaling_factor) > 1e-4 * wanted.scaling_factor:
+        scales = f"scaling_factor = {scale}; {yaml.name} has {wanted.scaling_factor}"
         raise ModelError(file, f"{scales}: its latents are not those that the model was trained on")
     names = (field.name for field in fields(wanted) if field.name not in FREE)
     for name in names:

@@ -66,9 +66,10 @@ def import_checkpoint(
 
     `ema` None takes the averaged weights where the yaml says that there are some. `tokenizer` is a folder or a name
     for the transformers library, where the yaml names none that can be found; `clip` the folder of a CLIPModel, for a
-    model that attends to CLIP's embeddings; `vae` a first stage in place of the checkpoint's, as a file or as the
-    folder of a diffusers autoencoder; `labels` a file with the names of its classes; `size` the side in pixels that
-    it was trained at, where the yaml has another. Raises ModelError in one sentence; then nothing is left behind.
+    model that attends to CLIP's embeddings; `vae` a first stage in place of the checkpoint's, as a file, as the
+    folder of a diffusers autoencoder, or as a directory that has one; `labels` a file with the names of its classes;
+    `size` the side in pixels that it was trained at, where the yaml has another. Raises ModelError in one sentence;
+    then nothing is left behind.
     """
     if out.exists():
         raise ModelError(out, "exists already; choose another --out")

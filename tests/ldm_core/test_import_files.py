@@ -434,7 +434,26 @@ def first_stage(prefix: str) -> State:
     return {prefix + key.removeprefix(own): value for key, value in sd1_state().items() if key.startswith(own)}
 
 
-@pytest.mark.parametrize("kind", ["file", "prefixed file", "whole checkpoint", "directory", "file of diffusers"])
+def imported_alone(folder: Path) -> Path:
+    """What an import writes of SD1's first stage and the part of its yaml that describes it."""
+    torch.save({"state_dict": first_stage("")}, folder / "alone.ckpt")
+    node = yaml.safe_load(YAML)["model"]["params"]["first_stage_config"]
+    (folder / "alone.yaml").write_text(yaml.safe_dump({"model": node}))
+    return import_checkpoint(folder / "alone.ckpt", folder / "alone.yaml", folder / "alone")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "file",
+        "prefixed file",
+        "whole checkpoint",
+        "directory",
+        "model directory",
+        "imported alone",
+        "file of diffusers",
+    ],
+)
 def test_a_first_stage_from_elsewhere_takes_the_place_of_the_checkpoint_s(
     tmp_path: Path, expected: dict[str, bytes], kind: str
 ) -> None:
@@ -442,6 +461,10 @@ def test_a_first_stage_from_elsewhere_takes_the_place_of_the_checkpoint_s(
     directory = import_checkpoint(SD1 / "model.ckpt", SD1 / "model.yaml", tmp_path / "whole") / "vae"
     if kind == "directory":
         vae = directory
+    elif kind == "model directory":
+        vae = directory.parent
+    elif kind == "imported alone":
+        vae = imported_alone(tmp_path)
     elif kind == "file of diffusers":
         vae = directory / "diffusion_pytorch_model.safetensors"
     elif kind == "whole checkpoint":
