@@ -16,7 +16,7 @@ from ldm_core.checkpoints.components import Checkpoint, MissingWeights, paramete
 from ldm_core.checkpoints.conditions import ConditionPart
 from ldm_core.checkpoints.configs import DIFFUSION, KL, VQ, autoencoder_config
 from ldm_core.checkpoints.diffusion import Diffusion, read_diffusion
-from ldm_core.checkpoints.first_stages import write_given
+from ldm_core.checkpoints.first_stages import NO_SCALE, write_given
 from ldm_core.checkpoints.keys import Tidied
 from ldm_core.checkpoints.labels import write_labels
 from ldm_core.checkpoints.names import first_stage_source, unet_source
@@ -81,7 +81,7 @@ def import_checkpoint(
             with open_checkpoint(ckpt) as state:
                 refuse_other_models(ckpt, state)
                 checkpoint = Checkpoint(ckpt, config, Tidied(state), progress)
-                _Import(checkpoint, written, size, vae).run(ema, tokenizer, clip)
+                _Import(checkpoint, written, size, vae).run(ema, tokenizer, clip, labels)
             if labels is not None:
                 write_labels(written, labels)
             _flush(written)
@@ -98,7 +98,7 @@ class _Import:
         self._checkpoint, self._config, self._out, self._size = checkpoint, checkpoint.config, out, size
         self._vae = vae
 
-    def run(self, ema: bool | None, tokenizer: Path | str | None, clip: Path | None) -> None:
+    def run(self, ema: bool | None, tokenizer: Path | str | None, clip: Path | None, labels: Path | None) -> None:
         """Everything, the checks included."""
         model = read_yaml(self._config)
         ignored: tuple[str, ...] = IGNORED
@@ -107,14 +107,22 @@ class _Import:
             refuse_other_scope(self._checkpoint.file, self._config, self._checkpoint.state, diffusion=diffusion)
         if diffusion:
             parts = read_diffusion(self._config, model, scale=self._stored_scale(), clip=clip, size=self._size)
-            self._diffusion(parts, ema, tokenizer)
+            self._diffusion(parts, ema, tokenizer, labels)
             ignored += ("cond_stage_model.",) if parts.shares_first_stage else ()
             ignored += ("first_stage_model.",) if self._vae is not None else ()
-        elif self._vae is not None:
-            raise ModelError(self._config, "describes an autoencoder alone; leave --vae out")
         else:
-            self._first_stage(autoencoder_config(self._config, model, scaling_factor=1.0), "", "vqvae")
+            self._leave_out(
+                "describes an autoencoder alone",
+                ema=ema or None, tokenizer=tokenizer, clip=clip, size=self._size, vae=self._vae, labels=labels,
+            )  # fmt: skip
+            self._first_stage(autoencoder_config(self._config, model, scaling_factor=NO_SCALE), "", "vqvae")
         self._checkpoint.refuse_unused(ignored)
+
+    def _leave_out(self, reason: str, **options: object) -> None:
+        """Raises ModelError for an option that is given, and that this model has no use for."""
+        for name, value in options.items():
+            if value is not None:
+                raise ModelError(self._config, f"{reason}; leave --{name} out")
 
     def _stored_scale(self) -> float | None:
         """The scale of latents that was measured on the first batch, and kept beside the weights alone."""
@@ -125,7 +133,7 @@ class _Import:
             raise ModelError(self._checkpoint.file, "scale_factor is no positive number")
         return scale
 
-    def _diffusion(self, parts: Diffusion, ema: bool | None, tokenizer: Path | str | None) -> None:
+    def _diffusion(self, parts: Diffusion, ema: bool | None, tokenizer: Path | str | None, labels: Path | None) -> None:
         """A diffusion model with all its parts."""
         condition = parts.condition
         refuse_other_sizes(self._checkpoint.file, self._config, self._checkpoint.state, parts.unet)
@@ -133,11 +141,15 @@ class _Import:
         tokenizer_class = None
         if condition is not None and condition.tokenizer is not None:
             tokenizer_class = self._tokenizer(condition, tokenizer)
+        else:
+            self._leave_out("takes no text", tokenizer=tokenizer)
         parts.write_configs(self._out, tokenizer_class)
         try:
-            read_card(self._out)
+            card = read_card(self._out)
         except ModelError as error:
             raise ModelError(self._config, error.detail) from None
+        if not card.label_count:
+            self._leave_out("has no classes and no labels", labels=labels)
         self._unet(parts.unet, parts.averaged if ema is None else ema)
         self._diffusion_first_stage(parts.first_stage, parts.folder)
         if condition is not None:

@@ -517,7 +517,19 @@ def test_a_first_stage_that_does_not_fit_is_named(
     assert what in run(tmp_path, capsys, SD1 / "model.ckpt", SD1 / "model.yaml", "--vae", str(make(tmp_path)))
 
 
-def test_an_autoencoder_alone_takes_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = DATA / "v-kl-f8"
-    said = run(tmp_path, capsys, case / "model.ckpt", case / "model.yaml", "--vae", str(SD1))
-    assert "leave --vae out" in said
+USELESS = {
+    "v-kl-f8": ["--vae x", "--tokenizer x", "--clip x", "--labels x", "--size 64", "--ema"],
+    "v-uncond": ["--tokenizer x", "--clip x", "--labels x"],
+    "v-class": ["--tokenizer x", "--clip x"],
+    "v-layout": ["--tokenizer x"],
+    "v-superres": ["--tokenizer x", "--labels x"],
+    "v-sd1": ["--clip x", "--labels x"],
+}
+
+
+@pytest.mark.parametrize(("case", "given"), [(case, given) for case, options in USELESS.items() for given in options])
+def test_an_option_that_the_model_has_no_use_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, given: str
+) -> None:
+    said = run(tmp_path, capsys, DATA / case / "model.ckpt", DATA / case / "model.yaml", *given.split())
+    assert "model.yaml: " in said and f"; leave {given.split()[0]} out" in said
