@@ -21,7 +21,7 @@ from service.http.bounded_body import BodyLimits
 from service.http.cors import Cors
 from service.http.head import HeadAsGet
 from service.http.memory import BodyBudget
-from service.http.middleware import Envelope
+from service.http.middleware import RequestMiddleware
 from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
 from service.routes import docs, events, health, jobs, models, tasks
@@ -92,7 +92,7 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     else:
         app.add_middleware(SiteGuard, hosts=hosts, origins=origins)
     app.add_middleware(
-        Envelope,
+        RequestMiddleware,
         metrics=metrics,
         body_limits=BodyLimits(
             settings.max_body_bytes, settings.body_timeout_s, BodyBudget(settings.bodies_budget_bytes)

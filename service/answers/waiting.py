@@ -25,7 +25,7 @@ FORMATS: Mapping[str, Format] = {content_type: name for name, content_type in CO
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ResponsePreference:
     """`asked_s`: seconds to wait, None where the client does not say; `content_type`: what it wants as the answer."""
 
     asked_s: float | None
@@ -33,7 +33,7 @@ class Wish:
     accept: Accept
 
     @classmethod
-    def of(cls, request: Request) -> Wish:
+    def of(cls, request: Request) -> ResponsePreference:
         """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where there is nothing that it takes."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
         accept = Accept(request.headers.getlist("accept"))
@@ -58,20 +58,22 @@ class Wish:
         return (IMAGE_WAIT_S if self.is_image else 0.0) if self.asked_s is None else self.asked_s
 
 
-async def answer(broker: Broker, view: JobView, wish: Wish, headers: Mapping[str, str], root: str) -> Response:
+async def answer(
+    broker: Broker, view: JobView, preference: ResponsePreference, headers: Mapping[str, str], root: str
+) -> Response:
     """The image, the finished job, or `202` with the job as it is; `headers` go on each of them.
 
     `root` is the path under which clients see this server.
     """
     headers = {"Location": job_path(view.payload.id, root), **headers}
-    if wish.wait_s > 0 and view.status not in TERMINAL:
+    if preference.wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, wish.wait_s, view.event_id) or _lost()
-    if view.status in TERMINAL and wish.is_image:
+            view = await broker.wait(view.payload.id, preference.wait_s, view.event_id) or _lost()
+    if view.status in TERMINAL and preference.is_image:
         return await _picture(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
-    if wish.wait_s > 0:
-        headers["Preference-Applied"] = f"wait={wish.wait_s:.0f}"
+    if preference.wait_s > 0:
+        headers["Preference-Applied"] = f"wait={preference.wait_s:.0f}"
     return JSONResponse(job_json(view, root), status, headers)
 
 

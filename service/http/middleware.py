@@ -24,7 +24,7 @@ PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds
 HUNG_UP = 499  # what logs and metrics say of a client that was gone before its answer
 
 
-class Envelope:
+class RequestMiddleware:
     """The outermost layer: nothing passes it without X-Request-ID, not even a 500."""
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics, body_limits: BodyLimits) -> None:

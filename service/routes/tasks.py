@@ -14,7 +14,7 @@ from service.access.auth import ApiKey, Forbidden
 from service.access.quota import Idempotency, IdempotencyConflict, Refused, Submitted
 from service.answers.answers import Job
 from service.answers.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
-from service.answers.waiting import Wish, answer
+from service.answers.waiting import ResponsePreference, answer
 from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
 from service.dependencies import PlainRoute
@@ -71,9 +71,9 @@ def _add_route(task: Task, summary: str) -> None:
         try:
             caller.check_task(task)
             refuse_encoded(request.headers)
-            wish = Wish.of(request)
+            preference = ResponsePreference.of(request)
             async with paced(broker, caller):
-                sent = await _submit(request, broker, caller, task, wish)
+                sent = await _submit(request, broker, caller, task, preference)
         except (Forbidden, Refused, IdempotencyConflict) as refusal:
             metrics.refused(refusal.reason, caller.name)
             raise
@@ -83,7 +83,7 @@ def _add_route(task: Task, summary: str) -> None:
         else:
             metrics.submitted(task, sent.view.payload.model, caller.name)
         root: str = request.scope["root_path"]
-        return await while_connected(request, answer(broker, sent.view, wish, _headers(sent), root))
+        return await while_connected(request, answer(broker, sent.view, preference, _headers(sent), root))
 
     router.add_api_route(
         f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202, summary=summary,
@@ -95,7 +95,9 @@ for _task, _summary in TASKS.items():
     _add_route(_task, _summary)
 
 
-async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, wish: Wish) -> Submitted:
+async def _submit(
+    request: Request, broker: Broker, caller: ApiKey, task: Task, preference: ResponsePreference
+) -> Submitted:
     """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
     body = await read_body(request, REQUESTS[task])
     idempotency: Idempotency | None = None
@@ -105,13 +107,13 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, task: Task, 
             return Submitted(view=known, replayed=True)
     await refuse_gone(request)
     if "format" not in body.model_fields_set:
-        body.format = wish.format
+        body.format = preference.format
     if trouble := await broker.trouble():  # before anything is done for a job
         raise NoRoom(trouble)
     settings: GatewaySettings = request.app.state.settings
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
-        one_image=wish.is_image, format_accepted=wish.accept.takes(CONTENT_TYPES[body.format]),
+        one_image=preference.is_image, format_accepted=preference.accept.takes(CONTENT_TYPES[body.format]),
     )  # fmt: skip
     async with broker.turn():
         await refuse_gone(request)

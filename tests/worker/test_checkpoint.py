@@ -13,7 +13,7 @@ from ldm_core.acceleration import native
 from ldm_core.compiled import CompiledUNet
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
-from worker.engine.checkpoint import Checkpoint, place_of
+from worker.engine.checkpoint import Checkpoint, fingerprint
 from worker.engine.engine import EngineJob, Saved
 
 
@@ -121,12 +121,12 @@ def test_a_checkpoint_is_small_and_has_no_pickle_in_it() -> None:
 
 def test_compiled_code_makes_it_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_models()["scenes"]
-    plain = place_of(model, 2)
-    assert place_of(replace(model, compiled_unet=CompiledUNet(model.unet)), 2) != plain
+    plain = fingerprint(model, 2)
+    assert fingerprint(replace(model, compiled_unet=CompiledUNet(model.unet)), 2) != plain
     have = native.present()
     monkeypatch.setattr(native, "present", lambda: not have)
-    assert place_of(model, 2) != plain
+    assert fingerprint(model, 2) != plain
     monkeypatch.setattr(native, "present", lambda: True)
-    here = place_of(model, 2)
+    here = fingerprint(model, 2)
     monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    assert place_of(model, 2) != here
+    assert fingerprint(model, 2) != here

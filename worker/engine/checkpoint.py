@@ -73,7 +73,7 @@ class Checkpoint:
         return cls(place, samples, done)
 
 
-def place_of(model: LatentDiffusion, rows: int) -> str:
+def fingerprint(model: LatentDiffusion, rows: int) -> str:
     """Everything on which a picture's bytes depend, beside its request."""
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name(model.device)

@@ -95,7 +95,7 @@ class Engine:
         """Somebody watches the job: previews of its first picture leave with its progress, from now on."""
         with self._changed:
             if (request := self._requests.get(job_id)) is not None:
-                request.looked_at = True
+                request.preview_requested = True
 
     def free_rows(self) -> int:
         """How many more rows would run at once; negative when some rest."""
@@ -211,7 +211,7 @@ class Engine:
             for request in due:
                 request.saved_at = now
             for request in alive:
-                late = request.looked_at and now - request.shown_at >= PREVIEW_S
+                late = request.preview_requested and now - request.shown_at >= PREVIEW_S
                 if late and self._finisher.preview(request.runs[0]):
                     request.shown_at = now
             counts = {model: self._scheduler.rows(model) for model in self._models}

@@ -32,7 +32,7 @@ Stage = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Glimpse:
+class PreviewJob:
     """A picture as it is foreseen in the middle of its steps."""
 
     job_id: str
@@ -58,7 +58,7 @@ class Finisher:
     ) -> None:
         self._models, self._done, self._show, self._stage = models, done, show, stage
         self._png_metadata, self._progress = png_metadata, progress
-        self._queue: OwnerQueue[ImageRun | Glimpse] = OwnerQueue()
+        self._queue: OwnerQueue[ImageRun | PreviewJob] = OwnerQueue()
         self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
@@ -70,7 +70,7 @@ class Finisher:
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
         job = run.request.job
-        self._queue.put(job.owner, Glimpse(job.id, job.model, run.sample.x0))
+        self._queue.put(job.owner, PreviewJob(job.id, job.model, run.sample.x0))
         return True
 
     def hangs(self, limit_s: float) -> bool:
@@ -87,20 +87,20 @@ class Finisher:
         while (work := self._queue.get()) is not None:
             self.do(work)
 
-    def do(self, work: ImageRun | Glimpse) -> None:
+    def do(self, work: ImageRun | PreviewJob) -> None:
         """Finishes one picture here and now, or makes a preview."""
         self._busy_since = time.monotonic()
         try:
-            self._preview(work) if isinstance(work, Glimpse) else self._finish(work)
+            self._preview(work) if isinstance(work, PreviewJob) else self._finish(work)
         finally:
             self._busy_since = None
 
-    def _preview(self, glimpse: Glimpse) -> None:
+    def _preview(self, preview_job: PreviewJob) -> None:
         try:
-            picture = _beside_the_steps(_previewed, self._models[glimpse.model], glimpse.x0)
-            self._show(glimpse.job_id, encode_preview(picture))
+            picture = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
+            self._show(preview_job.job_id, encode_preview(picture))
         except Exception:  # the picture itself is what counts
-            log.warning("no preview of job %s", glimpse.job_id, exc_info=True)
+            log.warning("no preview of job %s", preview_job.job_id, exc_info=True)
 
     def _finish(self, run: ImageRun) -> None:
         started = time.perf_counter()

@@ -108,7 +108,7 @@ class Request:
     done: dict[int, EncodedImage] = field(default_factory=dict)
     resumes: Mapping[int, SavedSample] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
-    looked_at: bool = False  # by a client that wants to see previews
+    preview_requested: bool = False  # by a client that wants to see previews
     shown_at: float = -math.inf
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ldm_core import denoise, tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
-from worker.engine.checkpoint import Checkpoint, place_of
+from worker.engine.checkpoint import Checkpoint, fingerprint
 from worker.engine.request import EngineJob, ImageRun, Request, Saved
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ class Runner:
     def resume(self, request: Request) -> None:
         """Takes up what an execution before this one has left, if that can be gone on with here."""
         model, rows = self._of(request)
-        saved = Checkpoint.from_bytes(request.job.checkpoint or b"", place_of(model, rows))
+        saved = Checkpoint.from_bytes(request.job.checkpoint or b"", fingerprint(model, rows))
         if saved is not None:
             request.resumes, request.done = saved.samples, dict(saved.done)
 
     def save(self, request: Request) -> Saved:
         """The request as it is now."""
-        checkpoint = Checkpoint.of(request, place_of(*self._of(request)))
+        checkpoint = Checkpoint.of(request, fingerprint(*self._of(request)))
         return Saved(request.job.id, request.step, checkpoint.to_bytes)
 
     def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
