@@ -34,8 +34,8 @@ from worker.metrics import WorkerMetrics
 from worker.settings import WorkerSettings
 from worker.store import scripts
 from worker.store.blobs import BlobStore
-from worker.store.connection import AWAY, SOCKET_TIMEOUT_S, able
-from worker.store.health import Evicts
+from worker.store.connection import AWAY, SOCKET_TIMEOUT_S, able, why
+from worker.store.health import Unusable
 from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS, start_vital
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class BatchWorker(BaseWorker):
         self._set_up()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)
-        self._wait_for_redis()
+        if not self._wait_for_redis():
+            return
         self.clerk.start()
         device = start_vital("device", engine.run)
         start_vital("leases", self._leases.run)
@@ -148,24 +149,27 @@ class BatchWorker(BaseWorker):
             allow_eviction=settings.allow_eviction,
         )  # fmt: skip
 
-    def _wait_for_redis(self) -> None:
-        """A worker may be up before its Redis."""
-        pause = 0.1
+    def _wait_for_redis(self) -> bool:
+        """A worker may be up before its Redis. Whether it is registered there: it may be told to stop before."""
+        pause, said = 0.1, ""
         while not self._signals:
             try:
                 with able():
                     self._leases.inspect()
                     self._leases.announce()
                 self.subscribe()  # type: ignore[no-untyped-call]
-                return
+                return True
             except AWAY as error:
-                log.warning("Redis is away (%s), trying again in %.1f s", error, pause)
+                if why(error) != said:
+                    said = why(error)
+                    log.warning("%s; trying again until it lets this worker in", said)
                 self._sleep(pause)
                 pause = min(2 * pause, 2.0)
-            except Evicts as error:
+            except Unusable as error:
                 self._refuse(error, EXIT_BAD_SETTING)
             except OtherWeights as error:
                 self._refuse(error, EXIT_OTHER_WEIGHTS)
+        return False
 
     def _refuse(self, error: Exception, code: int) -> NoReturn:
         log.critical("%s", error)
@@ -243,4 +247,4 @@ class BatchWorker(BaseWorker):
                     self.register_death()  # type: ignore[no-untyped-call]
                 self.unsubscribe()  # type: ignore[no-untyped-call]
         except AWAY as error:
-            log.warning("Redis is away (%s): %d jobs come back when their leases end", error, len(left) // 2)
+            log.warning("%s: %d jobs come back when their leases end", why(error), len(left) // 2)

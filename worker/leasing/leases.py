@@ -18,8 +18,8 @@ from ldm_core.errors import LdmError
 from worker.leasing.holdings import Holdings
 from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of
-from worker.store.connection import AWAY, able
-from worker.store.health import Evicts, inspect
+from worker.store.connection import AWAY, DENIED, able, why
+from worker.store.health import Unusable, inspect
 from worker.store.records import LOST, payload_of
 from worker.vital import give_up
 
@@ -70,7 +70,7 @@ class Leases:
         self._allow_eviction = allow_eviction
         self._warned = ""
         self._closed = threading.Event()
-        self._away = False
+        self._away = ""  # why, while it is
         self._swept_at = time.monotonic()
         self._patient_until = 0.0
 
@@ -106,19 +106,19 @@ class Leases:
                     self._patient_until = time.monotonic() + self._lease_s
                 if time.monotonic() >= self._patient_until:
                     self._clean_up()
-        except (OtherWeights, Evicts) as error:
+        except (OtherWeights, Unusable) as error:
             self._give_way(str(error))
         except AWAY as error:
-            if not self._away:
-                log.warning("Redis is away (%s); running jobs go on", error)
-            self._away = True
+            if not self._away or (isinstance(error, DENIED) and str(error) != self._away):
+                log.warning("%s; running jobs go on", why(error))
+            self._away = why(error)
         else:
             if self._away:
                 log.info("Redis is back")
-            self._away = False
+            self._away = ""
 
     def inspect(self) -> None:
-        """Looks at how Redis is set up. Raises Evicts where it would drop jobs, and what Redis raises."""
+        """Looks at how Redis is set up. Raises Unusable where it would lose or refuse jobs, and what Redis raises."""
         inspect(self._redis, allow_eviction=self._allow_eviction)
 
     def announce(self) -> None:

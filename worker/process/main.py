@@ -27,7 +27,7 @@ from worker.metrics import WorkerMetrics, process_memory
 from worker.settings import WorkerSettings, read_settings
 from worker.store.blobs import open_blobs
 from worker.store.connection import AWAY, able, connect
-from worker.store.health import Evicts, inspect
+from worker.store.health import Unusable, inspect
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 log = logging.getLogger("worker.process.main")  # also when it runs as __main__
@@ -41,7 +41,7 @@ def main() -> int:
     try:
         with suppress(*AWAY), able():  # it may come later
             inspect(connect(settings.redis_url), allow_eviction=settings.allow_eviction)
-    except Evicts as error:
+    except Unusable as error:
         log.critical("%s", error)
         return EXIT_BAD_SETTING
     try:

@@ -13,10 +13,12 @@ from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TimeoutError,
 )
@@ -24,7 +26,14 @@ from redis.retry import Retry
 
 from worker.store.turns import Turns
 
+
+class WrongDatabase(ConnectionError):
+    """Redis is there, and refuses the database of LDM_REDIS_URL."""
+
+
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError)  # try again later
+DENIED = (AuthenticationError, WrongDatabase)  # also in AWAY, for it may be mended; the messages are ours
+NO_DATABASE = re.compile(r"\b(SELECT|DB index)\b", re.IGNORECASE)  # no right to SELECT, no such number, a cluster
 UNABLE = re.compile(
     r"\b(OOM|MISCONF|NOREPLICAS|MASTERDOWN|UNBLOCKED)\b"
 )  # its memory or disk is full, or it changes roles
@@ -45,14 +54,33 @@ def able() -> Iterator[None]:
         raise ConnectionError(str(error)) from error
 
 
+def why(error: Exception) -> str:
+    """The beginning of a log line about an error of AWAY: a Redis that denies us is not away."""
+    return str(error) if isinstance(error, DENIED) else f"Redis is away ({error})"
+
+
+def check_database(url: str) -> None:
+    """Raises WrongDatabase where Redis answers and refuses it. Whatever else is wrong may pass."""
+    try:
+        with connect(url) as redis:
+            redis.ping()
+    except WrongDatabase:
+        raise
+    except (RedisError, OSError):
+        pass
+
+
 def connect(url: str) -> Redis:
     """A client for threads. redis-py would resend a command whose reply was lost, pushing a job twice: not here."""
-    return Redis.from_url(
+    client = Redis.from_url(
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
+    pool = client.connection_pool
+    pool.connection_class = type("Connection", (_Plain, pool.connection_class), {})
+    return client
 
 
 def connect_async(url: str) -> aioredis.Redis:
@@ -97,12 +125,48 @@ class _FairPool(aioredis.ConnectionPool):
             self._turns.give_back()
 
 
+@contextmanager
+def _introduction(connection: Any) -> Iterator[None]:
+    """Around the first words on a connection: a refusal is said in terms of LDM_REDIS_URL, and repeats no secret."""
+    try:
+        yield
+    except AuthenticationError:
+        given = connection.username or connection.password
+        lacks = "refuses the name or password of LDM_REDIS_URL" if given else "wants a password, LDM_REDIS_URL has none"
+        raise AuthenticationError(f"Redis {lacks}") from None
+    except ResponseError as error:
+        if not (connection.db and NO_DATABASE.search(str(error))):
+            raise
+        detail = "there is none of this number, or the user has no right to SELECT; database 0 needs none"
+        raise WrongDatabase(f"Redis refuses database {connection.db} of LDM_REDIS_URL: {detail}") from None
+
+
+class _Plain:
+    """Over redis-py's connections for threads."""
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        with _introduction(self):
+            super().on_connect_check_health(check_health)  # type: ignore[misc]
+
+
 class _Swift:
     """Over redis-py's asyncio connections: what they do at every command in Python took a tenth of a submit's time."""
 
     is_connected: bool
     health_check_interval: float
     _writer: Any
+
+    async def connect(self) -> None:
+        try:
+            await super().connect()  # type: ignore[misc]
+        except ConnectionError as error:
+            if isinstance(error.__cause__, DENIED):  # as connections through a unix socket raise it
+                raise error.__cause__ from None
+            raise
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        with _introduction(self):
+            await super().on_connect_check_health(check_health)  # type: ignore[misc]
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """In C, as redis-py's connections for threads have it."""

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from ldm_core.errors import LdmError
+from worker.store.connection import WrongDatabase
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,11 @@ HEAD_ROOM = 0.1  # of maxmemory, kept free of new jobs for the ends of those tha
 VOLATILE = "Redis has no append-only file (appendonly no): accepted jobs are lost when it restarts"
 
 
-class Evicts(LdmError):
+class Unusable(LdmError):
+    """Redis cannot be used as it, or LDM_REDIS_URL, is set up."""
+
+
+class Evicts(Unusable):
     """Redis drops keys, jobs among them, when its memory is full."""
 
 
@@ -62,11 +67,13 @@ UNKNOWN = Health("noeviction", 0, 0, appends=True, writes=True)  # of a Redis th
 
 
 def inspect(redis: Any, *, allow_eviction: bool) -> Health:
-    """Asks Redis, logs what endangers jobs, and raises Evicts where it would lose them; and what Redis raises."""
+    """Asks Redis, logs what endangers jobs, raises Unusable where it would lose or refuse them; and what it raises."""
     try:
         health = Health.of(redis.info("memory"), redis.info("persistence"))
     except NoPermissionError:
         return UNKNOWN
+    except WrongDatabase as error:
+        raise Unusable(str(error)) from error
     warn(health)
     refuse(health, allow_eviction=allow_eviction)
     return health
