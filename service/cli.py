@@ -16,6 +16,7 @@ from ldm_core.model_directory.card_reader import check_directories, read_card
 from service.access.auth import BadKeys, KeyRing, new_key
 from service.settings import GatewaySettings
 from worker.settings import ServeSettings, WorkerSettings, read_settings
+from worker.store.connection import WrongDatabase, check_database
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 SERVE = "everything on this machine: Redis, gateway and worker"
@@ -163,6 +164,11 @@ def _gateway() -> int:
     from worker.logs import set_up_logging
 
     settings, keys = _read_gateway()
+    try:
+        check_database(settings.redis_url)
+    except WrongDatabase as error:
+        print(f"ldm: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTING
     set_up_logging(settings.log_format)
     warn_if_open(settings.host, settings.port, keys=keys.configured)
     return run(create_app(settings, keys=keys), settings)

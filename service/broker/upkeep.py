@@ -14,7 +14,7 @@ from service.broker.shared import Shared
 from worker.jobs import JobPayload
 from worker.store import scripts
 from worker.store.blobs import BlobStore
-from worker.store.connection import AWAY, able
+from worker.store.connection import AWAY, DENIED, able
 from worker.store.health import UNKNOWN, Evicts, Health, refuse, warn
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Upkeep:
         self._redis, self._blobs, self._allow_eviction = redis, blobs, allow_eviction
         self._health = Shared(self._inspected, HEALTH_S)
         self._warned = False  # since Redis was last away
+        self._denied = ""  # why it refuses us, while it does
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -61,13 +62,21 @@ class Upkeep:
             health = Health.of(await self._redis.info("memory"), await self._redis.info("persistence"))
         except NoPermissionError:
             health = UNKNOWN
-        except AWAY:
+        except AWAY as error:
             self._warned = False
+            self._tell_denied(str(error) if isinstance(error, DENIED) else "")
             raise
+        self._denied = ""
         if not self._warned:
             self._warned = True
             warn(health)
         return health
+
+    def _tell_denied(self, reason: str) -> None:
+        """Once, while it stays the same: clients only hear that the queue cannot be reached."""
+        if reason and reason != self._denied:
+            log.error("%s; no jobs are taken meanwhile", reason)
+        self._denied = reason
 
     async def trouble(self) -> str:
         """Why this service takes no jobs though Redis answers, in a sentence. Raises what Redis raises."""

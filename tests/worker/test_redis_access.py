@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
 import socket
 import ssl
@@ -14,18 +16,22 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from service import app
 from service.access.quota import Idempotency, Quota
 from service.answers.event_stream import event_stream
 from service.broker.broker import Broker
+from service.settings import GatewaySettings
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
 from worker.leasing.leases import revoke
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store import scripts
-from worker.store.connection import connect
+from worker.store.connection import WrongDatabase, check_database, connect
+from worker.vital import EXIT_BAD_SETTING
 
 USERS = ROOT / "deploy/redis/users.acl"
 
@@ -148,6 +154,71 @@ async def test_the_documented_rights_are_enough_and_no_more(guarded: EmbeddedRed
         connect(guarded.url).ping()
 
 
+RIGHT, WRONG, NO_NAME = "unix://ldm:change-me@", "unix://ldm:hunter2@", "unix://"
+REFUSED = {  # how the address begins, how it ends, and what is said of it
+    "a database": (RIGHT, "?db=3", "Redis refuses database 3 of LDM_REDIS_URL"),
+    "a password": (WRONG, "", "Redis refuses the name or password of LDM_REDIS_URL"),
+    "no password": (NO_NAME, "", "Redis wants a password, LDM_REDIS_URL has none"),
+}
+
+
+@pytest.mark.parametrize("command", ["gateway", "worker"])
+def test_a_database_that_is_refused_ends_the_start_in_a_sentence(
+    guarded: EmbeddedRedis, tmp_path: Path, command: str
+) -> None:
+    begin, end, sentence = REFUSED["a database"]
+    url = guarded.url.replace("unix://", begin) + end
+    env = os.environ | {"LDM_REDIS_URL": url, "LDM_DATA_DIR": str(tmp_path), "LDM_PORT": "9", "LDM_METRICS_PORT": "0"}
+    started = [sys.executable, "-m", "service", command]
+    said = subprocess.run(started, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (EXIT_BAD_SETTING, "", 1)
+    assert sentence in said.stderr
+    assert "change-me" not in said.stderr and str(guarded.socket) not in said.stderr
+
+
+def test_a_database_that_does_not_exist_is_refused_and_a_redis_that_is_away_is_not(
+    redis_url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(WrongDatabase, match="Redis refuses database 99 of LDM_REDIS_URL"):
+        check_database(f"{redis_url}?db=99")
+    check_database(f"{redis_url}?db=3")
+    check_database(f"unix://{tmp_path}/nowhere?db=99")
+
+
+@pytest.mark.parametrize("name", ["a password", "no password", "away"])
+def test_a_worker_that_is_not_let_in_says_why_and_not_that_it_serves(
+    guarded: EmbeddedRedis, tmp_path: Path, name: str
+) -> None:
+    begin, end, sentence = REFUSED.get(name, (NO_NAME, ".gone", "Redis is away ("))
+    worker = WorkerProcess(guarded.url.replace("unix://", begin) + end, tmp_path)
+    try:
+        eventually(lambda: sentence in worker.log.read_text())
+        time.sleep(1.0)  # of further tries
+        assert worker.stop() == 0
+        said = worker.log.read_text()
+        assert said.count("\n") == 1 and "hunter2" not in said
+    finally:
+        worker.kill()
+
+
+def test_a_running_worker_tells_a_redis_that_denies_it_from_one_that_is_away(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    worker = WorkerProcess(server.url, tmp_path, beat_s=0.2)
+    try:
+        with Redis.from_url(server.url) as admin:
+            eventually(lambda: "serves toy" in worker.log.read_text())
+            admin.config_set("requirepass", "hunter2")
+            admin.client_kill_filter(_type="normal", skipme=True)
+            eventually(lambda: REFUSED["no password"][2] + "; running jobs go on" in worker.log.read_text())
+            admin.config_set("requirepass", "")
+            eventually(lambda: "Redis is back" in worker.log.read_text())
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
+        server.stop()
+
+
 @pytest.fixture
 def tls_port(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[int]:
     """What a Redis with TLS looks like from outside: the same server behind an end of TLS."""
@@ -190,6 +261,29 @@ def pump(source: socket.socket, target: socket.socket) -> None:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+
+@pytest.mark.parametrize("through", ["a unix socket", "TCP"])
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_gateway_that_is_refused_says_why_once_and_answers_503(
+    guarded: EmbeddedRedis, tls_port: int, tmp_path: Path, name: str, through: str,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("service.broker.upkeep.SWEEP_S", 0.05)
+    begin, end, sentence = REFUSED[name]
+    url = guarded.url.replace("unix://", begin) + end
+    if through == "TCP":
+        url = f"{begin.replace('unix', 'rediss')}localhost:{tls_port}{end or '?'}&ssl_ca_certs={tmp_path / 'cert.pem'}"
+    gateway = app.create_app(GatewaySettings(redis_url=url, data_dir=tmp_path))
+    transport = httpx.ASGITransport(app=gateway)
+    async with gateway.router.lifespan_context(gateway), httpx.AsyncClient(transport=transport) as client:
+        for _ in range(3):
+            answer = await client.post("http://localhost/v1/txt2img", json={"prompt": "x"})
+            assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+            assert (await client.get("http://localhost/readyz")).status_code == 503
+            await asyncio.sleep(0.2)
+    (told,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told.getMessage().startswith(sentence) and not told.exc_info
 
 
 async def test_tls_with_a_password(tls_port: int, tmp_path: Path) -> None:
