@@ -244,7 +244,9 @@ def accept(listener: socket.socket, context: ssl.SSLContext, path: Path) -> None
         server.connect(str(path))
         try:
             wrapped = context.wrap_socket(client, server_side=True)
-        except ssl.SSLError:  # a client that does not trust us
+        except OSError:  # a client that does not trust us, or hung up
+            client.close()
+            server.close()
             continue
         for source, target in ((wrapped, server), (server, wrapped)):
             threading.Thread(target=pump, args=(source, target), daemon=True).start()
