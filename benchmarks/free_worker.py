@@ -44,7 +44,7 @@ class FreeUNet(UNet):
 
 
 class FreeAutoencoder(Autoencoder):
-    """Every picture is grey, and so are its latents."""
+    """Every image is grey, and so are its latents."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         nn.Module.__init__(self)

@@ -1,4 +1,4 @@
-"""What a GPU makes of the paper's networks, with random weights: pictures, steps and a start.
+"""What a GPU makes of the paper's networks, with random weights: images, steps and a start.
 
 `pictures`: as many jobs as fill the rows of a call (with --rows 2, one), from noise to pixels by the engine's own
 steps, their U-Net compiled as LDM_COMPILE=1 does; one job alone in such calls; and whether it has the same latents
@@ -8,7 +8,7 @@ to its first compiled call, by the compile cache that the parts before it have l
 not read). Compiling takes minutes a network and row count, so --models and --rows name few at a time, and every line is
 a result by itself, in JSON.
 
-    python -m benchmarks.gpu [--parts pictures steps start] [--models sd1-512] [--rows 16] [--eager] > results.txt
+    python -m benchmarks.gpu [--parts images steps start] [--models sd1-512] [--rows 16] [--eager] > results.txt
 
 On a CPU, `--device cpu --dtype float32 --models scenes --rows 2 --eager --parts pictures steps` shows that it runs.
 """
@@ -50,7 +50,7 @@ CONTESTANTS = ("ours", "ours compiled", "diffusers", "diffusers compiled")
 
 @dataclass(frozen=True)
 class Workload:
-    """Pictures of a U-Net and a decoder; images/s asked of an H200, and those of the paper (tables 5 and 6, A100)."""
+    """Images of a U-Net and a decoder; images/s asked of an H200, and those of the paper (tables 5 and 6, A100)."""
 
     stage: str
     steps: int
@@ -60,11 +60,11 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Of one picture."""
+        """Of one image."""
         return 1 if self.guidance == 1.0 else 2
 
     def seeds(self, rows: int) -> list[int]:
-        """One for each picture of a call of so many rows."""
+        """One for each image of a call of so many rows."""
         return [*range(max(1, rows // self.rows))]
 
 
@@ -131,7 +131,7 @@ def sample(model: LatentDiffusion, name: str, seed: int) -> Sample:
 
 @torch.inference_mode()
 def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list[Tensor]:
-    """The last latents of jobs that run together; their pictures are made too."""
+    """The last latents of jobs that run together; their images are made too."""
     samples = [sample(model, name, seed) for seed in seeds]
     while not samples[0].done:
         denoise.step(model, samples, rows)

@@ -1,4 +1,4 @@
-"""How much memory do pictures of megapixels take, in windows and whole?
+"""How much memory do images of megapixels take, in windows and whole?
 
 Networks of the published sizes with random weights: Stable Diffusion's decoder (KL, f = 8), and the LDM-4
 super-resolution model (two steps and its VQ decoder). Each case is a process of its own; prints the most memory that it

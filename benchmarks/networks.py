@@ -68,7 +68,7 @@ class FirstStage:
         return torch.randn(rows, channels, self.side, self.side, generator=made).to(dtype)
 
     def gflop(self) -> float:
-        """GFLOP to decode one picture, by torch's own counter."""
+        """GFLOP to decode one image, by torch's own counter."""
         with torch.device("meta"):
             network = Autoencoder(self.config)
         z = self.inputs(1).to("meta")

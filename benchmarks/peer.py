@@ -42,7 +42,7 @@ class Pipelines:
         self._enlarge = load(diffusers.StableDiffusionUpscalePipeline, "scenes-superres")
 
     def run(self, task: str, bodies: list[dict[str, Any]]) -> tuple[list[bytes], float]:
-        """Requests that are alike but for prompt, seed and pictures, in one call; when its first step had ended."""
+        """Requests that are alike but for prompt, seed and images, in one call; when its first step had ended."""
         steps: list[float] = []
 
         def stepped(*told: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a PNG costs: milliseconds a megapixel and bytes, by encoder and level, against Pillow's default.
 
-On a photograph-like picture of 512² pixels, on one with noise, and on a picture that the built-in model made.
+On a photograph-like image of 512² pixels, on one with noise, and on an image that the built-in model made.
 
     python -m benchmarks.png
 """

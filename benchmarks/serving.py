@@ -1,7 +1,7 @@
 """Serving, the user's view: the same requests to this service and to what people write today.
 
 Against (a) diffusers behind FastAPI with a lock, one request at a time; (b) diffusers that takes together what is
-alike; (c) this service with batching off (one picture at a time). Every server runs alone, in processes of its own,
+alike; (c) this service with batching off (one image at a time). Every server runs alone, in processes of its own,
 over the built-in models; the requests are seeded and differ in task, size, steps, guidance and seed. First all at
 once, for the capacity; then as a Poisson process at 50 %, 80 % and 120 % of (a)'s capacity, open loop. Time is from
 submit to bytes, and to the end of the first step: what this service's event streams and (a)'s and (b)'s own clocks say.

@@ -59,7 +59,7 @@ def _best(peer: Any, known: tuple[Tensor, ...]) -> Pass:
 
 
 def decode_passes(name: str, rows: int) -> dict[str, Pass]:
-    """Latents to pictures, by contestant."""
+    """Latents to images, by contestant."""
     stage = FIRST_STAGES[name]
     ours = stage.build()
     passes: dict[str, Pass] = {}

@@ -13,7 +13,7 @@ from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
 from ldm_core.job_warning import JobWarning, warnings_from_json
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_STEPS, SAMPLERS, GenerationParams, Sampler, Task
 
-FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no picture gives the size
+FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no image gives the size
 Positive = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
 Guidance = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
@@ -21,7 +21,7 @@ Guidance = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """The public description of one served model; sizes are of the output picture, in pixels, (width, height)."""
+    """The public description of one served model; sizes are of the output image, in pixels, (width, height)."""
 
     id: str
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
@@ -45,16 +45,16 @@ class ModelCard:
     labels: tuple[str, ...] = ()  # names of classes or of things in maps and layouts, by id
     label_count: Natural = 0  # ids go from 0 to one below it; 0: this model knows no labels
     max_objects: Natural = 0  # in a layout
-    max_neighbors: Natural = 0  # pictures that a retrieval-augmented model is given to look at
+    max_neighbors: Natural = 0  # images that a retrieval-augmented model is given to look at
     neighbor_size: Natural = 0  # side of the square, in pixels, in which it sees each of them
-    noise_level: Natural = 20  # super-resolution: how much noise goes onto the small picture, an index of its schedule
+    noise_level: Natural = 20  # super-resolution: how much noise goes onto the small image, an index of its schedule
     warnings: tuple[JobWarning, ...] = ()  # what of the directory is not followed; each of its jobs has them
     created: Natural = 0
     owned_by: str = "ldm-service"
 
     @property
     def min_side(self) -> int:
-        """The smallest side an input picture may have: one cell of the coarsest U-Net level."""
+        """The smallest side an input image may have: one cell of the coarsest U-Net level."""
         return max(1, self.size_multiple // self.scale)
 
     def guidance_for(self, task: Task) -> float:
@@ -132,13 +132,13 @@ class ModelCard:
             raise UnsupportedTask("model", f"{self.id!r} does not do {task}; it does {', '.join(self.tasks)}")
 
     def check_input_size(self, field: str, width: int, height: int) -> None:
-        """Holds an input picture's size, in pixels, against this model's limits. Raises InvalidImage."""
+        """Holds an input image's size, in pixels, against this model's limits. Raises InvalidImage."""
         if min(width, height) < self.min_side:
             raise InvalidImage(field, f"is {width}x{height}, each side must be at least {self.min_side} pixels")
         self.check_max_pixels(field, width, height)
 
     def check_max_pixels(self, field: str, width: int, height: int) -> None:
-        """Holds an input picture against the largest this model takes. Raises InvalidImage."""
+        """Holds an input image against the largest this model takes. Raises InvalidImage."""
         if self._is_too_large(width * self.scale, height * self.scale):
             raise InvalidImage(
                 field, f"is {width}x{height}, too large for model {self.id!r}: {self._limit(self.scale)}"

@@ -3,7 +3,7 @@
 LdmError
 ├── RequestError            the request is at fault; never retried
 │   ├── InvalidParameter      a field out of its range
-│   ├── InvalidImage          a picture that cannot be used
+│   ├── InvalidImage          an image that cannot be used
 │   └── UnsupportedTask       the model does not do what was asked
 ├── ModelError              a model directory is broken; stops a worker's start
 └── JobError                a job failed while it ran
@@ -35,7 +35,7 @@ class InvalidParameter(RequestError):
 
 
 class InvalidImage(RequestError):
-    """A picture is truncated, too small, too large or in a form we do not take."""
+    """An image is truncated, too small, too large or in a form we do not take."""
 
 
 class UnsupportedTask(RequestError):

@@ -28,7 +28,7 @@ def generate(
     rows: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """Runs one job alone and returns its `params.n` pictures.
+    """Runs one job alone and returns its `params.n` images.
 
     `neighbors` are what a retrieval-augmented model is given to look at. `rows` is the number of rows of every
     U-Net call (ARCHITECTURE.md, "Same bytes"). `progress` is called with (steps done, steps). Raises

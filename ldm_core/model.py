@@ -19,7 +19,7 @@ from ldm_core.row_counts import default_rows, is_small
 from ldm_core.sampling.schedule import NoiseSchedule
 from ldm_core.sampling.tiling import Tiling, Window, tiled
 
-SIZES = 64  # whose blank picture is kept
+SIZES = 64  # whose blank image is kept
 
 
 def nothing(rows: int) -> None:
@@ -35,16 +35,16 @@ class LatentDiffusion:
     autoencoder: Autoencoder
     condition: Condition
     schedule: NoiseSchedule
-    low_res_schedule: NoiseSchedule | None  # of a model that sees the small picture noised
+    low_res_schedule: NoiseSchedule | None  # of a model that sees the small image noised
     device: torch.device
     dtype: torch.dtype
-    digest: str = ""  # of all weights and settings on which its pictures depend
+    digest: str = ""  # of all weights and settings on which its images depend
     _blank: Latest[tuple[Tensor, Tensor]] = field(default_factory=Latest)
     compiled_unet: Callable[..., Tensor] | None = None  # takes the U-Net's calls (compiled.py)
 
     @property
     def inpaints_by_concat(self) -> bool:
-        """Whether the U-Net takes a mask and the masked picture's latents behind the noisy latents."""
+        """Whether the U-Net takes a mask and the masked image's latents behind the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
 
     @property
@@ -67,11 +67,11 @@ class LatentDiffusion:
         return self.condition.config if isinstance(self.condition, MaskedPicture) else HoleStyle()
 
     def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, both scaled, of a picture's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
+        """Mean and standard deviation, both scaled, of an image's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
         return self.autoencoder.moments(picture.to(self.dtype))
 
     def blank_moments(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """`moments` of an all-grey picture of that latent size, kept for the latest sizes."""
+        """`moments` of an all-grey image of that latent size, kept for the latest sizes."""
         factor = self.autoencoder.config.factor
 
         def computed() -> tuple[Tensor, Tensor]:

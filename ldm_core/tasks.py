@@ -1,6 +1,6 @@
 """What each task adds around the same denoising loop: first latents, concatenated channels, context, composition.
 
-Noise is drawn in the order in which diffusers' pipeline of the task draws it, so that the same seed gives the picture
+Noise is drawn in the order in which diffusers' pipeline of the task draws it, so that the same seed gives the image
 that diffusers gives.
 """
 
@@ -23,11 +23,11 @@ from ldm_core.sampling.samplers import make_plan
 from ldm_core.sampling.schedule import noised
 from ldm_core.sampling.tiling import Window, covering, tiled
 
-PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the picture's size
+PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the image's size
 
 
 def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures: Pictures) -> Sample:
-    """Everything before the first step for picture `index` of a job. Raises RequestError."""
+    """Everything before the first step for image `index` of a job. Raises RequestError."""
     model.card.check(params)
     image, mask = pictures.get("image"), pictures.get("mask")
     noise = NoiseSource(params.image_seed(index))
@@ -55,15 +55,15 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures
         _vary(model, sample, padded(picture_tensor(image, "image"), width, height))
     else:
         sample.x = noise.draw(shape, model.device) * sample.plan.start
-        if model.inpaints_by_concat:  # text to picture is inpainting all of a blank one
+        if model.inpaints_by_concat:  # text to image is inpainting all of a blank one
             sample.concat = inpainting_channels(model, None, shape, noise)
     return sample
 
 
 def decode(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Tensor:
-    """The finished picture in [0, 1], (3, H, W): decoded, what was known put back, cropped to the size asked for.
+    """The finished image in [0, 1], (3, H, W): decoded, what was known put back, cropped to the size asked for.
 
-    Always one picture at a time, so that its bytes do not depend on others'. Calls `progress` after every window.
+    Always one image at a time, so that its bytes do not depend on others'. Calls `progress` after every window.
     """
 
     def decoded(part: Tensor, _: Window | None = None) -> Tensor:
@@ -83,7 +83,7 @@ def decode(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] 
 
 
 def finish(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Image.Image:
-    """The finished picture in 8 bits; `progress` is that of `decode`."""
+    """The finished image in 8 bits; `progress` is that of `decode`."""
     return _in_8_bits(decode(model, sample, progress))
 
 
@@ -111,14 +111,14 @@ def _context(model: LatentDiffusion, params: GenerationParams, pictures: Picture
 
 
 def _first_step(params: GenerationParams) -> int:
-    """Image to image leaves out the first steps and begins with a picture (SDEdit, Meng et al. 2022)."""
+    """Image to image leaves out the first steps and begins with an image (SDEdit, Meng et al. 2022)."""
     if params.strength is None:
         return 0
     return params.steps - max(1, min(int(params.steps * params.strength), params.steps))
 
 
 def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
-    """Super-resolution: the small picture behind the latents, noised where the model was trained so (section 4.4)."""
+    """Super-resolution: the small image behind the latents, noised where the model was trained so (section 4.4)."""
     small = small.to(model.device)
     if model.low_res_schedule is not None:
         level = torch.tensor([model.card.noise_level])
@@ -133,7 +133,7 @@ def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
 def inpainting_channels(
     model: LatentDiffusion, known: Known | None, shape: tuple[int, ...], noise: NoiseSource
 ) -> Tensor:
-    """Mask and latents of the masked picture, (1, 1 + C, h, w); without a picture, a hole all over a blank one."""
+    """Mask and latents of the masked image, (1, 1 + C, h, w); without an image, a hole all over a blank one."""
     drawn = noise.draw(shape, model.device).to(model.dtype)
     style = model.hole_style
     if known is None:
@@ -167,7 +167,7 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
 
 
 def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
-    """Image to image: the picture's latents, noised to where the plan begins."""
+    """Image to image: the image's latents, noised to where the plan begins."""
     shape = tuple(sample.x.shape)
     mean, std = model.moments(picture.to(model.device))
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()

@@ -1,4 +1,4 @@
-"""A small network that reads a scene's attributes from its picture: how `evaluate` tells whether a model obeys.
+"""A small network that reads a scene's attributes from its image: how `evaluate` tells whether a model obeys.
 
 python -m training.classifier --data RUN/data --out ldm_core/builtin/classifier.safetensors --limit-s 300
 """
@@ -131,7 +131,7 @@ def train_classifier(
 
 
 def augmented(x: Tensor) -> Tensor:
-    """Blurred, noisy, a little brighter or darker: what generated pictures are like and drawn ones are not."""
+    """Blurred, noisy, a little brighter or darker: what generated images are like and drawn ones are not."""
     rows = (len(x), 1, 1, 1)
     blur = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.lerp(x, blur, torch.rand(rows) * (torch.rand(rows) < 0.5))

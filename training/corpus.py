@@ -1,4 +1,4 @@
-"""The training pictures and captions as tensors on the training device."""
+"""The training images and captions as tensors on the training device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.scenes import dataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """N pictures and their details (N, 3, H, W) uint8; tokens (N, K, L), K captions each; labels (N, A) of the scene's
+    """N images and their details (N, 3, H, W) uint8; tokens (N, K, L), K captions each; labels (N, A) of the scene's
     attributes; stated (N, K, A), whether caption k says attribute a; latents' mean and deviation (N, C, h, w), scaled,
     or None.
     """
@@ -34,12 +34,12 @@ class Corpus:
         return len(self.pictures)
 
     def with_details(self) -> Corpus:
-        """2 N pictures: the details follow the whole ones, under the same captions."""
+        """2 N images: the details follow the whole ones, under the same captions."""
         twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("tokens", "labels", "stated")}
         return replace(self, pictures=torch.cat([self.pictures, self.details]), **twice)
 
     def draw_tokens(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One of its captions for each picture in `index`: (B, L) int64."""
+        """One of its captions for each image in `index`: (B, L) int64."""
         which = torch.randint(self.tokens.shape[1], index.shape, generator=generator, device=index.device)
         return self.tokens[index, which].long()
 
@@ -52,7 +52,7 @@ class Corpus:
 
 
 def load_corpus(directory: Path, tokenizer: CLIPTokenizer, device: torch.device) -> Corpus:
-    """The whole pictures that `dataset.draw` drew."""
+    """The whole images that `dataset.draw` drew."""
     data = dataset.load(directory)
     flat = [text for captions in data.captions for text in captions]
     ids = tokenizer(flat, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
@@ -72,7 +72,7 @@ def _planes(pictures: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def with_latents(corpus: Corpus, autoencoder: Autoencoder, cache: Path, batch: int = 128) -> Corpus:
-    """Encodes every picture once (the latents are frozen from here on) and keeps the result in `cache`."""
+    """Encodes every image once (the latents are frozen from here on) and keeps the result in `cache`."""
     device = corpus.pictures.device
     if cache.exists():
         saved = torch.load(cache, map_location=device, weights_only=True)
@@ -88,7 +88,7 @@ def with_latents(corpus: Corpus, autoencoder: Autoencoder, cache: Path, batch: i
 
 
 def encode(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Scaled mean and deviation of the latents of pictures in [-1, 1]."""
+    """Scaled mean and deviation of the latents of images in [-1, 1]."""
     with torch.autocast(x.device.type, torch.bfloat16):
         mean, std = autoencoder.moments(x)
     return mean.float(), std.float()

@@ -2,7 +2,7 @@
 
     python -m training.evaluate --captions 200 --out report.json --card ldm_core/builtin/MODEL_CARD.md
 
-A classifier reads the generated pictures; how well it reads drawn ones and reconstructions is measured first, for no
+A classifier reads the generated images; how well it reads drawn ones and reconstructions is measured first, for no
 figure below can mean more than that. Prints a table; the last line is the whole report as JSON.
 """
 
@@ -43,7 +43,7 @@ def evaluate(
     real_pictures: int = REAL_PICTURES,
     device: str = "cpu",
 ) -> Figures:
-    """The report of every model: `captions` for text-to-image, half as many pictures for the other tasks."""
+    """The report of every model: `captions` for text-to-image, half as many images for the other tasks."""
     real = held_out(real_pictures, CANVAS // 4, seed + 1)
     read = accuracies(classifier.read(np.stack([s.picture for s in real])), labels([s.scene for s in real]))
     shared: dict[str, nn.Module] = {}

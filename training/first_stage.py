@@ -13,7 +13,7 @@ from training.recipe import Recipe
 
 
 def train_autoencoder(recipe: Recipe, pictures: Tensor, session: Session) -> Autoencoder:
-    """Trains on uint8 pictures (N, 3, H, W) that lie on the device, and returns the averaged weights.
+    """Trains on uint8 images (N, 3, H, W) that lie on the device, and returns the averaged weights.
 
     The result's latents have unit variance once scaled by its `scaling_factor` (paper appendix G).
     """
@@ -50,7 +50,7 @@ def _narrow_posterior(model: Autoencoder) -> None:
 
 
 def _loss(model: Autoencoder, x: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """L1, weighted where the picture has local contrast so that small things count, on gradients too; MSE; KL."""
+    """L1, weighted where the image has local contrast so that small things count, on gradients too; MSE; KL."""
     mean, logvar = model.posterior(x)
     assert logvar is not None
     z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)

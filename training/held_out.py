@@ -1,4 +1,4 @@
-"""Scenes, pictures and captions that no training run has seen, made anew from a seed of their own."""
+"""Scenes, images and captions that no training run has seen, made anew from a seed of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD_OUT_SEED = 1_000_000_007  # training draws from seed 0
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """An unseen scene, its picture (size, size, 3) and one caption."""
+    """An unseen scene, its image (size, size, 3) and one caption."""
 
     scene: Scene
     picture: Pixels
@@ -26,7 +26,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Repaint:
-    """A picture with a hole over its house, and a caption that asks for a house of another colour there."""
+    """An image with a hole over its house, and a caption that asks for a house of another colour there."""
 
     original: Pixels
     mask: Mask  # True is to be painted anew
@@ -64,7 +64,7 @@ def _repaints(size: int, seed: int) -> Iterator[Repaint]:
 
 
 def house_hole(scene: Scene, size: int) -> Mask:
-    """A rectangle over all that the house changes in the picture, with a margin of one pixel in sixteen."""
+    """A rectangle over all that the house changes in the image, with a margin of one pixel in sixteen."""
     empty = replace(scene, house="none", house_size="none", house_place="none")
     changed = (render(scene, size) != render(empty, size)).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))

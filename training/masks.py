@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random_masks(count: int, size: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """(B, 1, size, size), 1 where the picture is to be made anew: rectangles, ellipses, half planes, everything."""
+    """(B, 1, size, size), 1 where the image is to be made anew: rectangles, ellipses, half planes, everything."""
 
     def uniform(low: float, high: float) -> Tensor:
         draw = torch.rand(count, 1, 1, generator=generator, device=device)

@@ -104,7 +104,7 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
 
 
 def measure_superres(model: LatentDiffusion, originals: Sequence[Pixels]) -> Figures:
-    """x4 from the area-averaged picture, beside Pillow's bicubic of the same small picture."""
+    """x4 from the area-averaged image, beside Pillow's bicubic of the same small image."""
     ours, bicubic = [], []
     for index, original in enumerate(originals):
         size = _size(original)

@@ -1,4 +1,4 @@
-"""How close two pictures are (PSNR, SSIM), how visible a seam is, and how sure a share of right answers is."""
+"""How close two images are (PSNR, SSIM), how visible a seam is, and how sure a share of right answers is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]  # (H, W)
 
 
 def psnr(a: Pixels, b: Pixels, where: Mask | None = None) -> float:
-    """Decibels over all pixels or those of `where`; infinite for equal pictures."""
+    """Decibels over all pixels or those of `where`; infinite for equal images."""
     error = (a.astype(np.float64) - b.astype(np.float64)) ** 2
     mse = float(error.mean() if where is None else error[where].mean())
     return 10 * math.log10(255**2 / mse) if mse else math.inf

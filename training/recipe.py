@@ -72,7 +72,7 @@ class Recipe:
     caption_dropout: float = 0.1  # captions emptied, for classifier-free guidance
     inpaint_share: float = 0.3
     snr_gamma: float = 5.0
-    noise_levels: int = 1000  # of the small picture in super-resolution
+    noise_levels: int = 1000  # of the small image in super-resolution
     trained_noise_levels: int = 100
     autoencoder: AutoencoderConfig = field(default_factory=lambda: autoencoder_config(64, (32, 64, 96), 16))
     unet: UNetConfig = field(

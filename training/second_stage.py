@@ -57,9 +57,9 @@ def train_superres(
     recipe: Recipe, corpus: Corpus, text: CLIPTextModel, schedule: NoiseSchedule, low_res_schedule: NoiseSchedule,
     empty: Tensor, session: Session,
 ) -> UNet:  # fmt: skip
-    """x4 super-resolution: the small picture, itself noised (paper section 4.4), behind the noisy latents.
+    """x4 super-resolution: the small image, itself noised (paper section 4.4), behind the noisy latents.
 
-    Predicts v (Salimans & Ho 2022) as the published x4 upscaler does: at high noise that is the picture itself,
+    Predicts v (Salimans & Ho 2022) as the published x4 upscaler does: at high noise that is the image itself,
     which is what PSNR after few steps rests on.
     """
     device = corpus.pictures.device
@@ -128,7 +128,7 @@ def _context(text: CLIPTextModel, tokens: Tensor, empty: Tensor, dropout: float,
 
 @torch.no_grad()
 def _hole_channels(autoencoder: Autoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mask and latents of the masked picture (B, 1 + C, h, w), as the inpainting task makes them."""
+    """Mask and latents of the masked image (B, 1 + C, h, w), as the inpainting task makes them."""
     mask = random_masks(len(x), x.shape[-1], generator, x.device)
     mean, std = encode(autoencoder, x * (1 - mask))
     small_mask = F.interpolate(mask, size=mean.shape[2:])
@@ -141,7 +141,7 @@ def _sampled(moments: tuple[Tensor, Tensor], shape: tuple[int, ...], generator: 
 
 
 def _downscaled(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """A quarter of the side, by area or bicubic at random, rounded to 8 bits as a client's picture is."""
+    """A quarter of the side, by area or bicubic at random, rounded to 8 bits as a client's image is."""
     mode = "area" if torch.rand((), generator=generator, device=pictures.device) < 0.5 else "bicubic"
     small = F.interpolate(pictures.float(), scale_factor=0.25, mode=mode, antialias=mode == "bicubic")
     return to_unit_range(small.round().clamp(0, 255))

@@ -28,7 +28,7 @@ class OtherVersion(LdmError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPayload:
-    """One accepted job. Input pictures are blobs of their own, not part of it."""
+    """One accepted job. Input images are blobs of their own, not part of it."""
 
     id: str
     model: str
@@ -40,7 +40,7 @@ class JobPayload:
     owner: str = ""  # the name of the API key that sent it; none where no keys are configured
     weight: float = 1.0  # of its share of the device against other owners' jobs
     timeout_s: int | None = None  # how long it may run; None: the operator's limit
-    inputs: tuple[str, ...] = ()  # names of its input pictures: image, mask, neighbor0, ...
+    inputs: tuple[str, ...] = ()  # names of its input images: image, mask, neighbor0, ...
     warnings: tuple[JobWarning, ...] = ()  # what the gateway knows will not be honoured
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class JobPayload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """One finished picture; its bytes are a blob."""
+    """One finished image; its bytes are a blob."""
 
     seed: int
     width: int

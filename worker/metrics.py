@@ -73,7 +73,7 @@ class WorkerMetrics:
         self._memory.set_function(read)
 
     def serve(self, host: str, port: int) -> None:
-        """Answers Prometheus on `port`; 0 means not at all. A port that is taken must not stop the pictures."""
+        """Answers Prometheus on `port`; 0 means not at all. A port that is taken must not stop the images."""
         if not port:
             return
         try:

@@ -1,8 +1,8 @@
-"""3 × 3 convolutions of small pictures that winograd.py does not take, of few channels or with a stride.
+"""3 × 3 convolutions of small images that winograd.py does not take, of few channels or with a stride.
 
 What each pixel of the result sees is laid side by side, and a product of matrices does the rest. oneDNN spends more
 time around such a convolution than in it: a step of `scenes` in bfloat16 1.05 to 1.1 x, in float32 up to 1.08 x. Larger
-pictures stay with it: their patches take nine times their memory.
+images stay with it: their patches take nine times their memory.
 """
 
 from __future__ import annotations

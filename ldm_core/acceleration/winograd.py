@@ -51,7 +51,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     rows, ins, height, width = x.shape
     out = weight.shape[2]
-    if ins != weight.shape[1]:  # the kernels would read beyond the picture
+    if ins != weight.shape[1]:  # the kernels would read beyond the image
         raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
     down, across = (height + 1) // 2, (width + 1) // 2

@@ -68,7 +68,7 @@ def read_condition(path: Path, node: Any) -> ConditionPart | None:
     """The condition encoder of `cond_stage_config`; None for an unconditional model. Raises ModelError."""
     if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == IDENTITY):
         return None
-    if node == FIRST_STAGE:  # inpainting_big: the masked picture's latents, then the mask, in [-1, 1]
+    if node == FIRST_STAGE:  # inpainting_big: the masked image's latents, then the mask, in [-1, 1]
         style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0, scaled=False)
         return ConditionPart(folder="condition", library="ldm_core", class_name="MaskedPicture", config=style.to_json())
     target = node.get("target") if isinstance(node, dict) else node

@@ -1,6 +1,6 @@
-"""The door for pictures from outside: what may come in, in which form it goes on. No torch.
+"""The door for images from outside: what may come in, in which form it goes on. No torch.
 
-A picture's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
+An image's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
 upright, without metadata, so that a worker never meets anything else.
 
 Pillow tells of damage that it can live with by warnings; so can we, and nobody would read them.
@@ -36,9 +36,9 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-MAX_ASPECT = 8  # of a picture that is scaled by its shorter side
+MAX_ASPECT = 8  # of an image that is scaled by its shorter side
 SizeCheck = Callable[[str, int, int], None]
-Pictures = Mapping[str, Image.Image]  # the input pictures of a job: image, mask, neighbor0, ...
+Pictures = Mapping[str, Image.Image]  # the input images of a job: image, mask, neighbor0, ...
 
 
 def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
@@ -133,7 +133,7 @@ def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255
 
 
 def central_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of an RGB picture, scaled so that its shorter side is `side` pixels: how CLIP looks at pictures.
+    """The middle of an RGB image, scaled so that its shorter side is `side` pixels: how CLIP looks at images.
 
     A square of that side is left as it is. What is far from the middle of a strip is cut off first: scaled as a whole,
     a strip one pixel wide would take gigabytes.

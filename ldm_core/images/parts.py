@@ -1,4 +1,4 @@
-"""Counts what a picture file is made of, before a decoder walks over it: its size says nothing of the work it makes.
+"""Counts what an image file is made of, before a decoder walks over it: its size says nothing of the work it makes.
 
 A JPEG of 100 kB can hold ten thousand scans, each of which goes over all pixels again; a PNG can hold millions of
 empty chunks, each of which becomes an object.
@@ -17,7 +17,7 @@ END_OF_IMAGE, START_OF_SCAN = b"\xd9", b"\xda"
 
 
 def too_many_parts(data: bytes) -> str | None:
-    """What there is too much of, as a sentence without its subject; None for an ordinary picture, or no picture."""
+    """What there is too much of, as a sentence without its subject; None for an ordinary image, or no image."""
     if data.startswith(JPEG_START):
         return _too_many_segments(data)
     if data.startswith(PNG_SIGNATURE):
@@ -34,7 +34,7 @@ def _too_many_segments(data: bytes) -> str | None:
         scans += marker[1] == START_OF_SCAN
         if scans > MAX_SCANS:
             return f"has more than {MAX_SCANS} scans"
-        # a segment's content is skipped by its length: it may hold a picture of its own
+        # a segment's content is skipped by its length: it may hold an image of its own
         at = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
     return f"has more than {MAX_PARTS} segments"
 

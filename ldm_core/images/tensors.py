@@ -16,7 +16,7 @@ Known = tuple[Tensor, Tensor]  # image (1, 3, H, W) in [-1, 1], mask (1, 1, H, W
 def known_region(
     image: Image.Image | None, mask: Image.Image | None, width: int, height: int, device: torch.device
 ) -> Known:
-    """Picture and mask as tensors of `width` x `height` pixels. Raises InvalidImage."""
+    """Image and mask as tensors of `width` x `height` pixels. Raises InvalidImage."""
     if mask is None:
         raise InvalidImage("mask", "is required")
     picture = picture_tensor(image, "image")
@@ -27,7 +27,7 @@ def known_region(
 
 
 def picture_tensor(image: Image.Image | None, field: str) -> Tensor:
-    """A PIL picture as (1, 3, H, W) in [-1, 1]. Raises InvalidImage where there is none."""
+    """A PIL image as (1, 3, H, W) in [-1, 1]. Raises InvalidImage where there is none."""
     if image is None:
         raise InvalidImage(field, "is required")
     levels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32))

@@ -120,7 +120,7 @@ def _builders(parts: Components) -> dict[Path, Callable[[Path], nn.Module]]:
 
 
 def _settings(root: Path, *schedulers: Path) -> list[str]:
-    """What decides of a picture beside the networks, as text."""
+    """What decides of an image beside the networks, as text."""
     files = [root / "service.json", *(path / "scheduler_config.json" for path in schedulers)]
     return [file.read_text() for file in files if file.exists()]
 

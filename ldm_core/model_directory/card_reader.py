@@ -53,7 +53,7 @@ def read_card(directory: Path | str) -> ModelCard:
         "tasks": tasks,
         "native_size": [side, side],
         "size_multiple": factor * 2 ** (unet.levels("block_out_channels", 4) - 1),
-        # super-resolution works in windows throughout; other U-Nets see the whole of a picture
+        # super-resolution works in windows throughout; other U-Nets see the whole of an image
         "max_pixels": 64 * side * side if "superres" in tasks else max(4 * side * side, 2**20),
         "default_steps": min(50, scheduler.num_train_timesteps),
         "max_steps": min(MAX_STEPS, scheduler.num_train_timesteps),
@@ -142,7 +142,7 @@ def _check_native_size(file: Path, card: Mapping[str, Any]) -> None:
 
 
 def _takes(condition: ComponentNumbers) -> dict[str, Any]:
-    """How many labels, things or pictures a condition encoder takes."""
+    """How many labels, things or images a condition encoder takes."""
     match condition.data.get("_class_name"):
         case "ClassEmbedder":
             if condition.data.get("unconditional_class") is None:

@@ -1,4 +1,4 @@
-"""The first stage: pictures to latents and back (paper section 3.1; diffusers' AutoencoderKL and VQModel)."""
+"""The first stage: images to latents and back (paper section 3.1; diffusers' AutoencoderKL and VQModel)."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Autoencoder(nn.Module):
         self._encodes, self._decodes, self._weights = Recorded(), Recorded(), Weights(self)
 
     def encode(self, picture: Tensor) -> Tensor:
-        """What the encoder says of pictures in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
+        """What the encoder says of images in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
         return self._encodes(self._encoded, self._weights.state, picture)
 
     def _encoded(self, picture: Tensor) -> Tensor:
@@ -241,13 +241,13 @@ class Autoencoder(nn.Module):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled mean and standard deviation of a picture's latents; the deviation is zero for VQ."""
+        """Scaled mean and standard deviation of an image's latents; the deviation is zero for VQ."""
         mean, logvar = self.posterior(picture)
         std = torch.zeros_like(mean) if logvar is None else torch.exp(0.5 * logvar)
         return mean * self.config.scaling_factor, std * self.config.scaling_factor
 
     def decode(self, latents: Tensor, *, quantize: bool = True) -> Tensor:
-        """Scaled latents (B, C, H, W) → pictures (B, 3, f·H, f·W), about in [-1, 1]."""
+        """Scaled latents (B, C, H, W) → images (B, 3, f·H, f·W), about in [-1, 1]."""
         z = latents / self.config.scaling_factor
         if self.quantize is not None and quantize:
             z = self.quantize(z)

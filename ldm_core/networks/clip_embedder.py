@@ -14,14 +14,14 @@ from ldm_core.job_warning import JobWarning
 from ldm_core.networks.conditioning import Condition, Tokenizer, tokenize, truncations
 from ldm_core.params import GenerationParams
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on, R, G, B
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images that CLIP was trained on, R, G, B
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipEmbedder(Condition):
-    """A prompt, and pictures like the one wanted, to one CLIP embedding each (Blattmann et al. 2022, section 3).
+    """A prompt, and images like the one wanted, to one CLIP embedding each (Blattmann et al. 2022, section 3).
 
-    CLIP has one space for texts and pictures, so a model trained on the embeddings of retrieved pictures takes that of
+    CLIP has one space for texts and images, so a model trained on the embeddings of retrieved images takes that of
     a prompt as well. All are L2-normalised; zeros stand for no condition.
     """
 

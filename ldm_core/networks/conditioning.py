@@ -1,6 +1,6 @@
 """The condition encoders τθ (paper section 3.3): what a request says, as tokens to attend to or as channels.
 
-Text, pictures, class and layout become a context (1, L, D) for cross-attention; a semantic map becomes channels
+Text, images, class and layout become a context (1, L, D) for cross-attention; a semantic map becomes channels
 (1, C, h, w) that are concatenated to the latents. All of them encode one request at a time, so that its bytes do not
 depend on others'.
 """
@@ -107,7 +107,7 @@ class TextEncoder(Condition):
 
         if not only_infers(weight.device):
             return encoded()
-        # pictures of one job share their prompts, and most jobs the negative one; the weights are frozen
+        # images of one job share their prompts, and most jobs the negative one; the weights are frozen
         return self._latest.get((prompt, version(weight), torch.is_inference_mode_enabled()), encoded, KEPT)
 
 
@@ -156,7 +156,7 @@ class LayoutEncoder(Condition):
     """Objects and their boxes, written as tokens, through the BERT-like transformer.
 
     An object is three tokens: its label and the places of its box's corners on a grid; the last two of all are the
-    corners of the whole picture (taming-transformers' objects_bbox conditional builder, with encode_crop).
+    corners of the whole image (taming-transformers' objects_bbox conditional builder, with encode_crop).
     """
 
     def __init__(self, transformer: TextTransformer) -> None:

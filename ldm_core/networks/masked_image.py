@@ -14,9 +14,9 @@ from ldm_core.networks.conditioning import Condition
 class HoleStyle:
     """How a U-Net was trained to see a hole. The defaults are Stable Diffusion's."""
 
-    mask_first: bool = True  # the mask before the masked picture's latents
-    mask_low: float = 0.0  # the mask's value where the picture is known; 1 in the hole
-    fill: float = 0.0  # the picture's value in the hole, in [-1, 1]
+    mask_first: bool = True  # the mask before the masked image's latents
+    mask_low: float = 0.0  # the mask's value where the image is known; 1 in the hole
+    fill: float = 0.0  # the image's value in the hole, in [-1, 1]
     scaled: bool = True  # whether the latents are multiplied by the first stage's scaling factor
 
     @classmethod

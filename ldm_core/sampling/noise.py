@@ -1,4 +1,4 @@
-"""Where a picture's randomness comes from: a CPU generator of its own, so that neither mates nor device change it."""
+"""Where an image's randomness comes from: a CPU generator of its own, so that neither mates nor device change it."""
 
 from __future__ import annotations
 

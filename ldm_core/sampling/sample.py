@@ -16,7 +16,7 @@ from ldm_core.sampling.tiling import Tiling
 
 @dataclass(slots=True)
 class Sample:
-    """One picture being denoised; all that is constant over its steps is already computed.
+    """One image being denoised; all that is constant over its steps is already computed.
 
     Shapes: x (1, C, h, w) float32; past (1, 3, C, h, w), what its sampler remembers of earlier steps; context
     (R, L, D), unconditional first, for its R = 2 rows when guided and 1 otherwise; concat (1, C', h, w), the channels
@@ -26,15 +26,15 @@ class Sample:
     x: Tensor
     plan: Plan
     noise: NoiseSource
-    size: tuple[int, int]  # of the finished picture, pixels
+    size: tuple[int, int]  # of the finished image, pixels
     context: Tensor | None = None
     guidance_scale: float = 1.0
     concat: Tensor | None = None
     class_labels: Tensor | None = None
-    known: tuple[Tensor, Tensor] | None = None  # original picture (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
+    known: tuple[Tensor, Tensor] | None = None  # original image (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
     kept: tuple[Tensor, Tensor] | None = None  # its latents (1, C, h, w), mask (1, 1, h, w), 1 = held at every step
     tiling: Tiling | None = None  # latents larger than one call takes
-    x0: Tensor | None = None  # the picture as the last step predicted it
+    x0: Tensor | None = None  # the image as the last step predicted it
     past: Tensor = field(init=False)
     step: int = 0
 

@@ -2,7 +2,7 @@
 
     x' = w₀ x + w₁ x₀ + w₂ ε + w₃ m₁ + w₄ m₂ + w₅ m₃ + w₆ n
 
-with the predicted picture x₀ and noise ε, what was remembered of earlier steps (m₁ the latest) and fresh noise n. A
+with the predicted image x₀ and noise ε, what was remembered of earlier steps (m₁ the latest) and fresh noise n. A
 request's `Plan` holds the weights of its steps; `update` takes one line of it for each row, so that rows of different
 samplers, step counts and η share a U-Net call. The step is exported, never the loop.
 """
@@ -60,7 +60,7 @@ class Plan:
 def split_prediction(
     x: Tensor, out: Tensor, alpha_bar: Tensor, prediction_type: str, clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The predicted picture x₀ and noise ε from the network's output, whichever it was trained to give."""
+    """The predicted image x₀ and noise ε from the network's output, whichever it was trained to give."""
     a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     if prediction_type == "epsilon":
         x0, eps = (x - b * out) / a, out
@@ -175,10 +175,10 @@ def euler_a(schedule: NoiseSchedule, visited: list[float], following: list[float
 
 
 def dpmpp_2m(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), its last step of first order if it is to the picture itself."""
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), its last step of first order if it is to the image itself."""
     a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     log_snr = -_sigma(a).log()
-    h = -_sigma(a_next).log() - log_snr  # infinite for a last step to the picture itself
+    h = -_sigma(a_next).log() - log_snr  # infinite for a last step to the image itself
     gain = -a_next.sqrt() * torch.expm1(-h)
     x0, past = gain.clone(), torch.zeros_like(gain)
     for i in range(1, len(visited) - (schedule.end == 1.0 or len(visited) < FEW)):

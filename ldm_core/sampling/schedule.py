@@ -54,7 +54,7 @@ class NoiseSchedule:
         return self.timestep_spacing in {"linspace", "trailing"}
 
     def timesteps(self, steps: int) -> tuple[list[float], list[float]]:
-        """The timesteps of a run of `steps` steps, descending, and the one each step leads to (-1: the picture).
+        """The timesteps of a run of `steps` steps, descending, and the one each step leads to (-1: the image).
 
         Equal to diffusers' where those cover at least nine tenths of the schedule. Elsewhere (such as 600 of 1000,
         where "leading" would begin at t = 600 with pure noise) the steps are spread evenly, so that any number of
@@ -83,7 +83,7 @@ class NoiseSchedule:
         return list(visited), [max(t - stride, -1) for t in visited]
 
     def along(self, timesteps: Sequence[float], last: float | None = None) -> Tensor:
-        """ᾱ at `timesteps` (S,), in float64. -1 is the picture: `last`, or what `set_alpha_to_one` says it is."""
+        """ᾱ at `timesteps` (S,), in float64. -1 is the image: `last`, or what `set_alpha_to_one` says it is."""
         if last is None:
             last = 1.0 if self.set_alpha_to_one else float(self.alpha_bar[0])
         return torch.tensor([self._at(t) if t >= 0 else last for t in timesteps], dtype=torch.float64)
@@ -117,7 +117,7 @@ def noised(x: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def _followed(visited: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Each timestep leads to the next one, the last to the picture."""
+    """Each timestep leads to the next one, the last to the image."""
     return [*visited], [*visited[1:], -1]
 
 

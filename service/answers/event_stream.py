@@ -36,7 +36,7 @@ async def event_stream(
     """The events after `seen`. What comes faster than the client reads is left out, but never the end.
 
     A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
-    With `previews`, some steps carry what the worker foresees of the picture.
+    With `previews`, some steps carry what the worker foresees of the image.
     """
     shown = b""
     with broker.watch(job_id, steps=True) as watch:

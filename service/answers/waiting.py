@@ -1,4 +1,4 @@
-"""How a client wants its answer: at once, after some seconds (`Prefer: wait`), or as the picture itself (`Accept`)."""
+"""How a client wants its answer: at once, after some seconds (`Prefer: wait`), or as the image itself (`Accept`)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ANY_NUMBER = Quota()
 
 
 class BrokerUnavailable(LdmError):
-    """Redis does not answer, or the store of pictures takes nothing."""
+    """Redis does not answer, or the store of images takes nothing."""
 
     retry_after = 2.0
 
@@ -116,7 +116,7 @@ class Broker:
         self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
         idempotency: Idempotency | None = None,
     ) -> Submitted:  # fmt: skip
-        """Queues a job with its input pictures.
+        """Queues a job with its input images.
 
         Raises QueueFull, TooManyOpen, TooFast, IdempotencyConflict or NoRoom, and then nothing is kept.
         """
@@ -252,7 +252,7 @@ class Broker:
         return self._events.watch(job_id, steps=steps)
 
     async def image(self, job_id: str, index: int) -> bytes | None:
-        """The bytes of a finished picture; None where there is none (any more)."""
+        """The bytes of a finished image; None where there is none (any more)."""
         if not JOB_ID.fullmatch(job_id):
             return None
         async with _available():
@@ -260,7 +260,7 @@ class Broker:
             return await asyncio.to_thread(self._blobs.get, names[index]) if 0 <= index < len(names) else None
 
     async def cancel(self, job_id: str) -> JobView | None:
-        """Cancels an open job, deletes the pictures of a finished one; the job as it is then, None for an unknown one.
+        """Cancels an open job, deletes the images of a finished one; the job as it is then, None for an unknown one.
 
         A running job leaves its batch within a step: this waits a moment for it, and may still find it running.
         """

@@ -26,7 +26,7 @@ from service.settings import GatewaySettings
 
 MAX_OPEN_FILES = 65536  # what is asked for where the hard limit is higher, or none
 MAX_HEAD = 65536  # bytes of a request's headers, but for those that come at one go
-FILES_KEPT_FREE = 128  # of the connections: Redis, pictures, uploads
+FILES_KEPT_FREE = 128  # of the connections: Redis, images, uploads
 
 ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # a target as proxies get it: scheme and authority
 

@@ -29,7 +29,7 @@ def read_key(headers: Sequence[str]) -> str | None:
 def identify(key: str, owner: str, task: Task, body: JobRequest) -> Idempotency:
     """Hashes both. Taken of what the client sent, before defaults and a random seed; the same in JSON and multipart.
 
-    Raises InvalidImage for a picture in base64 that is none.
+    Raises InvalidImage for an image in base64 that is none.
     """
     sent = body.model_dump(mode="python", exclude_unset=True)
     for field in PICTURES & sent.keys():

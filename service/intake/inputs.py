@@ -1,4 +1,4 @@
-"""The pictures of a request as a worker wants them: opened, checked, upright, and PNG again."""
+"""The images of a request as a worker wants them: opened, checked, upright, and PNG again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_DATA_URL_HEAD = 200  # characters
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The pictures of a job as PNG, and the size, in pixels, of what will come out."""
+    """The images of a job as PNG, and the size, in pixels, of what will come out."""
 
     width: int
     height: int
@@ -45,7 +45,7 @@ class Inputs:
 
 
 def open_inputs(body: JobRequest, card: ModelCard) -> Inputs:
-    """Raises RequestError for pictures that the model does not take."""
+    """Raises RequestError for images that the model does not take."""
     match body:
         case InpaintRequest():
             return _inpainting(body, card)
@@ -77,7 +77,7 @@ def _txt2img(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
 
 
 def _neighbors(body: Txt2ImgRequest, card: ModelCard) -> Iterator[Image.Image]:
-    """Pictures like the one that is wanted, at the size at which the model looks at them."""
+    """Images like the one that is wanted, at the size at which the model looks at them."""
     given = body.neighbors or []
     if given and not card.max_neighbors:
         raise InvalidParameter("neighbors", f"model {card.id!r} takes none")

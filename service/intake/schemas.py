@@ -10,8 +10,8 @@ from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MA
 from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
 
 MAX_METADATA_BYTES = 2048
-PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold pictures
-MAX_SIDE = 2**16  # of any picture of any model: a number to calculate with
+PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold images
+MAX_SIDE = 2**16  # of any image of any model: a number to calculate with
 MAX_CLASS_ID = 2**16
 
 PICTURE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
@@ -105,14 +105,14 @@ class JobRequest(Fields):
 
 
 class SizedRequest(JobRequest):
-    """A task to which no picture gives its size."""
+    """A task to which no image gives its size."""
 
     width: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
     height: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
 
 
 class Txt2ImgRequest(SizedRequest):
-    """A prompt to a picture; with `image`, a picture to another one."""
+    """A prompt to an image; with `image`, an image to another one."""
 
     prompt: Prompt = Field()
     image: Picture | None = Field(default=None, description="a picture to begin with; it gives the size then")
@@ -128,7 +128,7 @@ class Txt2ImgRequest(SizedRequest):
 
 
 class InpaintRequest(JobRequest):
-    """A picture with a hole to a whole one."""
+    """An image with a hole to a whole one."""
 
     image: Picture = Field(description=PICTURE)
     mask: Picture | None = Field(
@@ -137,20 +137,20 @@ class InpaintRequest(JobRequest):
 
 
 class SuperresRequest(JobRequest):
-    """A small picture to a large one."""
+    """A small image to a large one."""
 
     image: Picture = Field(description=PICTURE)
 
 
 class Class2ImgRequest(SizedRequest):
-    """A class to a picture: one of `class_id` and `class_name`."""
+    """A class to an image: one of `class_id` and `class_name`."""
 
     class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS_ID, description="an id below the model's label_count")
     class_name: str | None = Field(default=None, max_length=MAX_NAME_CHARS, description="one of the model's labels")
 
 
 class Semantic2ImgRequest(JobRequest):
-    """A semantic map to a picture of its size."""
+    """A semantic map to an image of its size."""
 
     map: Picture = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
 
@@ -163,13 +163,13 @@ class LayoutThing(Fields):
 
 
 class Layout2ImgRequest(SizedRequest):
-    """Things and their places to a picture."""
+    """Things and their places to an image."""
 
     objects: list[LayoutThing] = Field(min_length=1, max_length=1000)
 
 
 class UnconditionalRequest(SizedRequest):
-    """A picture of what the model was trained on."""
+    """An image of what the model was trained on."""
 
 
 REQUESTS: dict[Task, type[JobRequest]] = {

@@ -1,4 +1,4 @@
-"""Jobs: list them, look at one, fetch its pictures, cancel it."""
+"""Jobs: list them, look at one, fetch its images, cancel it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Valid pictures of every form that the door takes, as bytes: what mutations start from."""
+"""Valid images of every form that the door takes, as bytes: what mutations start from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL_ICC = b"\0\0\0\x80lcms" + bytes(120)  # the length of a profile's header, 
 
 
 def gradient(mode: str, side: int = SIDE) -> Image.Image:
-    """A picture in which rows and columns differ, so that compressed data has something to say."""
+    """An image in which rows and columns differ, so that compressed data has something to say."""
     across, down = Image.linear_gradient("L").rotate(90), Image.linear_gradient("L")
     bands = [band.resize((side, side)) for band in (across, down, across, down)]
     match mode:
@@ -28,7 +28,7 @@ def gradient(mode: str, side: int = SIDE) -> Image.Image:
 
 
 def exif(orientation: int) -> bytes:
-    """An EXIF block that turns the picture."""
+    """An EXIF block that turns the image."""
     block = Image.Exif()
     block[0x0112] = orientation
     block[0x010E] = "a description"
@@ -48,7 +48,7 @@ def animation(form: str, frames: int = 2, side: int = SIDE) -> bytes:
 
 
 def corpus() -> list[bytes]:
-    """About fifty pictures: every mode, interlacing apart, with and without what may be attached to them."""
+    """About fifty images: every mode, interlacing apart, with and without what may be attached to them."""
     return [*_pngs(), *_jpegs(), *_webps()]
 
 

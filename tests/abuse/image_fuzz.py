@@ -1,4 +1,4 @@
-"""Damaged pictures through the door that requests use, and a share of them through the HTTP route itself.
+"""Damaged images through the door that requests use, and a share of them through the HTTP route itself.
 
     python -m tests.abuse.image_fuzz --inputs 20000 --seed 7
 
@@ -66,7 +66,7 @@ def check_size(field: str, width: int, height: int) -> None:
 
 
 def as_image(data: bytes) -> None:
-    """Everything that the gateway may do with an accepted picture."""
+    """Everything that the gateway may do with an accepted image."""
     picture = open_image(data, "image", check_size)
     mask_of_transparency(picture)
     to_png(central_square(flattened(picture), 16))

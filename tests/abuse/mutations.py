@@ -1,4 +1,4 @@
-"""Seeded damage to picture files: blind, and with a PNG's chunks taken apart and their checksums made right again."""
+"""Seeded damage to image files: blind, and with a PNG's chunks taken apart and their checksums made right again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mutation = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 
 
 def mutated(chance: random.Random, corpus: Sequence[bytes]) -> bytes:
-    """A picture of the corpus after one to four mutations."""
+    """An image of the corpus after one to four mutations."""
     data = chance.choice(corpus)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 4))):
         data = chance.choice(MUTATIONS)(chance, data, corpus)

@@ -1,6 +1,6 @@
 """Makes a request that the OpenAPI calls valid one that suits a model.
 
-What a schema cannot say (a picture that decodes, a size that is a multiple, fields that do not go together) is put
+What a schema cannot say (an image that decodes, a size that is a multiple, fields that do not go together) is put
 right; everything else stays as it was generated, and the gateway has to take it.
 """
 

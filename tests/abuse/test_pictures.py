@@ -1,4 +1,4 @@
-"""Pictures made to hurt, through the HTTP route: refused with the field named, quickly, in little memory, or taken."""
+"""Images made to hurt, through the HTTP route: refused with the field named, quickly, in little memory, or taken."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from tests.end_to_end.serving import eventually
 from tests.worker.processes import nothing_is_left
 from worker.store.blobs import open_blobs, output_name
 
-References = Mapping[int, Sequence[str]]  # kind of order -> sha256 of its pictures
+References = Mapping[int, Sequence[str]]  # kind of order -> sha256 of its images
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What Redis and the store of pictures know of one job. `stored`: the pictures are where they should be."""
+    """What Redis and the store of images know of one job. `stored`: the images are where they should be."""
 
     status: str
     successes: int

@@ -28,7 +28,7 @@ PROMPTS = ("a red house by the sea at sunset", "a pine in the snow at night", "a
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One client's request. Orders with the same `kind` ask for the same pictures; `key` is this one's alone."""
+    """One client's request. Orders with the same `kind` ask for the same images; `key` is this one's alone."""
 
     key: str
     kind: int

@@ -1,4 +1,4 @@
-"""What all scenarios of one run share: a folder, the tiny models, the seed, the size, the reference pictures."""
+"""What all scenarios of one run share: a folder, the tiny models, the seed, the size, the reference images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class World:
 
     @cached_property
     def references(self) -> References:
-        """The pictures' sums of a run that nobody disturbs."""
+        """The images' sums of a run that nobody disturbs."""
         wanted = list(orders(DISTINCT, self.seed))
         with self.service() as service:
             clients = Clients(service.url, retry_unclear=False)

@@ -1,4 +1,4 @@
-"""Every family of the paper, from its research checkpoint through import and service to the library's own picture."""
+"""Every family of the paper, from its research checkpoint through import and service to the library's own image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def label_map() -> bytes:
     return data.getvalue()
 
 
-# model → task, fields of its own, pictures
+# model → task, fields of its own, images
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "v-class": ("class2img", {"class_id": 207, "guidance_scale": 3.0}, {}),
     "v-layout": ("layout2img", {"objects": THINGS}, {}),

@@ -1,4 +1,4 @@
-"""What a client gets: a request in, a picture out, in each of the ways the API offers."""
+"""What a client gets: a request in, an image out, in each of the ways the API offers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long jobs are saved on their way: another worker goes on with them, and the picture is the undisturbed one."""
+"""Long jobs are saved on their way: another worker goes on with them, and the image is the undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise of the engine: a request's picture does not depend on who else is being served."""
+"""The promise of the engine: a request's image does not depend on who else is being served."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def quantised(name: str, codebook: Codebook, z: Tensor) -> Quantities:
 
 
 def hole(case: Case) -> Known:
-    """The case's picture and mask, read as a request's are."""
+    """The case's image and mask, read as a request's are."""
     image, mask = (Image.open(case.folder / f"input{part}.png") for part in ("", "_mask"))
     return known_region(image, mask, *image.size, torch.device("cpu"))
 

@@ -62,7 +62,7 @@ def test_prompt_and_neighbours_are_tokens_of_one_context(retrieval: tuple[Latent
         assert (context.norm(dim=-1) - 1).abs().max() < 1e-5
         assert (context[:, 0] - text / text.norm()).abs().max() < 1e-5
         assert torch.equal(context[:, 11], encoder.of_picture(pictures["neighbor10"]))
-        assert torch.equal(encoder.context(params(), pictures), context[:, 1:])  # no prompt: the pictures alone
+        assert torch.equal(encoder.context(params(), pictures), context[:, 1:])  # no prompt: the images alone
         assert encoder.context(params(), {}).shape == (1, 1, 24)
         assert not encoder.unconditional(params(), context).any()
         negative = encoder.unconditional(params(negative_prompt="a horse"), context)

@@ -1,4 +1,4 @@
-"""A compiled U-Net: the same pictures, the same bytes in company, and nothing else touched."""
+"""A compiled U-Net: the same images, the same bytes in company, and nothing else touched."""
 
 from __future__ import annotations
 

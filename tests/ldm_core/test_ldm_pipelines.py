@@ -86,7 +86,7 @@ def peer(directory: Path, name: str) -> Any:
 
 
 def run_peer(pipeline: Any, arguments: dict[str, Any]) -> tuple[Tensor, np.ndarray[Any, Any]]:
-    """The latents that the pipeline decodes, in the diffusion model's space, and its picture."""
+    """The latents that the pipeline decodes, in the diffusion model's space, and its image."""
     stage = getattr(pipeline, "vqvae", None) or pipeline.vae
     seen: list[Tensor] = []
     decode = stage.decode

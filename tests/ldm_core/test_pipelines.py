@@ -1,4 +1,4 @@
-"""The shipped directories in diffusers' own pipelines: same x_T, steps and guidance, same latents and pictures."""
+"""The shipped directories in diffusers' own pipelines: same x_T, steps and guidance, same latents and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT, NEGATIVE, SEED, STEPS = "a red house by the sea at sunset", "", 7, 6
 
 
 def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Image) -> tuple[torch.Tensor, Image.Image]:
-    """Final latents and picture of our own reference loop."""
+    """Final latents and image of our own reference loop."""
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, pictures)
         while not sample.done:
@@ -43,7 +43,7 @@ def peer(kind: type[Any], directory: Path) -> Any:
 
 
 def both(pipeline: Any, **arguments: Any) -> tuple[torch.Tensor, Image.Image]:
-    """A pipeline's final latents and its picture, from two runs with the same seed."""
+    """A pipeline's final latents and its image, from two runs with the same seed."""
     calls = [
         pipeline(**arguments, generator=torch.Generator().manual_seed(SEED), output_type=kind).images
         for kind in ("latent", "pil")

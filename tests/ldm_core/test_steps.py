@@ -95,7 +95,7 @@ def _drawing_but_for(broken: Any) -> Any:
 
 
 def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
-    """What is known is noised anew at every step: in the end the latents there are the picture's own."""
+    """What is known is noised anew at every step: in the end the latents there are the image's own."""
     model = tiny_models()["scenes"]
     plain = tiny_without_hole(model)
     sample = begin(plain, params(task="inpaint", guidance_scale=1.0))

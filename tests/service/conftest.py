@@ -61,7 +61,7 @@ def announced(redis: Redis) -> None:
 
 @pytest.fixture
 def encoded() -> Callable[..., bytes]:
-    """A picture in some mode and format, as bytes."""
+    """An image in some mode and format, as bytes."""
 
     def encode(mode: str = "RGB", size: tuple[int, int] = (32, 32), form: str = "PNG", **options: object) -> bytes:
         buffer = io.BytesIO()

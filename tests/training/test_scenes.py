@@ -1,4 +1,4 @@
-"""Drawn scenes: the same seed gives the same picture, and captions say nothing untrue."""
+"""Drawn scenes: the same seed gives the same image, and captions say nothing untrue."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_the_second_engine_ends_in_the_same_bytes(name: str, steps: int) -> None
 
 def test_pictures_that_were_done_are_kept() -> None:
     of = job(n=2, steps=3)
-    kept = Kept(max_rows=2, checkpoint_s=0.0)  # one picture after the other
+    kept = Kept(max_rows=2, checkpoint_s=0.0)  # one image after the other
     kept.engine.submit(of)
     for _ in range(4):
         kept.engine.step()

@@ -1,4 +1,4 @@
-"""Our PNG files say what the pictures were, whatever those are."""
+"""Our PNG files say what the images were, whatever those are."""
 
 from __future__ import annotations
 

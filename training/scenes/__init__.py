@@ -1,1 +1,1 @@
-"""The little landscapes that the built-in models were trained on: scenes, their pictures and their captions."""
+"""The little landscapes that the built-in models were trained on: scenes, their images and their captions."""

@@ -1,4 +1,4 @@
-"""Pictures and captions on disk: drawn once by several processes, shard by shard, so that drawing resumes."""
+"""Images and captions on disk: drawn once by several processes, shard by shard, so that drawing resumes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CAPTIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class SceneData:
-    """N pictures and details (N, S, S, 3) uint8, labels (N, A) uint8, K captions each, what each states (N, K, A) bool.
+    """N images and details (N, S, S, 3) uint8, labels (N, A) uint8, K captions each, what each states (N, K, A) bool.
 
-    A detail is a window of the picture at full size: what enlarging the whole picture has to look like close by.
+    A detail is a window of the image at full size: what enlarging the whole image has to look like close by.
     """
 
     pictures: Pixels
@@ -35,7 +35,7 @@ class SceneData:
 
 
 def draw(directory: Path, count: int, seed: int, size: int, workers: int = 1) -> None:
-    """Draws what is missing of `count` pictures. Two seeds never give the same scene."""
+    """Draws what is missing of `count` images. Two seeds never give the same scene."""
     directory.mkdir(parents=True, exist_ok=True)
     shards = range(-(-count // SHARD))
     todo = [

@@ -15,12 +15,12 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 def render(scene: Scene, size: int = 64) -> Pixels:
-    """(size, size, 3) uint8; `size` divides 256. The same scene gives the same picture."""
+    """(size, size, 3) uint8; `size` divides 256. The same scene gives the same image."""
     return np.asarray(draw_canvas(scene).reduce(CANVAS // size))
 
 
 def draw_canvas(scene: Scene) -> Image.Image:
-    """The picture at its full size, from which smaller ones are averaged."""
+    """The image at its full size, from which smaller ones are averaged."""
     rng = np.random.default_rng(scene.seed)
     horizon = int(rng.integers(132, 146))
     image = Image.fromarray(_backdrop(scene, horizon))

@@ -1,4 +1,4 @@
-"""A half-done job in bytes: latents, what the sampler remembers, step and generator of each picture. No pickle.
+"""A half-done job in bytes: latents, what the sampler remembers, step and generator of each image. No pickle.
 
 Whoever resumes from it goes on to the very bytes of an undisturbed run, so it is taken only where those would be the
 same: by the same build of torch, on the same kind of device, with the same weights, dtype and rows.
@@ -27,7 +27,7 @@ from worker.engine.saved_sample import SavedSample
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A job's pictures: those under way, and those that are done."""
+    """A job's images: those under way, and those that are done."""
 
     place: str  # where it can be resumed
     samples: Mapping[int, SavedSample] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def fingerprint(model: LatentDiffusion, rows: int) -> str:
-    """Everything on which a picture's bytes depend, beside its request."""
+    """Everything on which an image's bytes depend, beside its request."""
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name(model.device)
     else:

@@ -1,4 +1,4 @@
-"""Pictures to bytes, the same bytes every time. No torch."""
+"""Images to bytes, the same bytes every time. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREVIEW_SIDE = 128  # pixels
 
 
 def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
-    """Encodes an RGB picture; a PNG carries `parameters` in a text chunk of that name."""
+    """Encodes an RGB image; a PNG carries `parameters` in a text chunk of that name."""
     if kind == "png":
         return png(picture, None if parameters is None else ("parameters", parameters))
     buffer = io.BytesIO()
@@ -35,7 +35,7 @@ def encode_preview(picture: Image.Image) -> bytes:
 
 
 def parameters_of(job: EngineJob, index: int) -> str:
-    """The parameters of picture `index` as a job of its own, so that both give the same bytes."""
+    """The parameters of image `index` as a job of its own, so that both give the same bytes."""
     alone = {**job.params.to_json(), "model": job.model, "seed": job.params.image_seed(index)}
     del alone["n"]
     return json.dumps(alone, sort_keys=True, ensure_ascii=False)

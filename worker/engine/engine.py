@@ -35,9 +35,9 @@ __all__ = [
     "Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Preview", "Progress", "Saved",
 ]  # fmt: skip
 
-BEGIN_PER_STEP = 4  # pictures: encoding the input of many new ones must not keep those that run waiting
+BEGIN_PER_STEP = 4  # images: encoding the input of many new ones must not keep those that run waiting
 PREVIEW_S = 0.5  # between two previews of a job
-FINISH_S = 1800.0  # decoding a picture of megapixels on a CPU takes minutes
+FINISH_S = 1800.0  # decoding an image of megapixels on a CPU takes minutes
 IDLE_S = 0.2  # how often an idle engine says that it lives
 
 
@@ -92,7 +92,7 @@ class Engine:
                 self._changed.notify_all()
 
     def look(self, job_id: str) -> None:
-        """Somebody watches the job: previews of its first picture leave with its progress, from now on."""
+        """Somebody watches the job: previews of its first image leave with its progress, from now on."""
         with self._changed:
             if (request := self._requests.get(job_id)) is not None:
                 request.preview_requested = True
@@ -162,7 +162,7 @@ class Engine:
                 self._end(request, Failed(job.id, late, retryable=False))
 
     def _begin(self, run: ImageRun) -> None:
-        if run.request.job.id not in self._requests:  # another picture of it has just failed
+        if run.request.job.id not in self._requests:  # another image of it has just failed
             return
         started = time.perf_counter()
         try:
@@ -199,7 +199,7 @@ class Engine:
         self.last_step_at = time.monotonic()
 
     def _report(self, requests: set[Request]) -> None:
-        """One call for everybody's progress. Under the lock: a job that ends meanwhile has no pictures any more."""
+        """One call for everybody's progress. Under the lock: a job that ends meanwhile has no images any more."""
         now = time.monotonic()
         with self._changed:
             alive = [request for request in requests if request.job.id in self._requests]
@@ -247,11 +247,11 @@ class Engine:
                 self._end(request, Failed(request.job.id, error, retryable))
 
     def _end(self, request: Request, event: Event) -> None:
-        """Takes a job out, whatever state its pictures are in, and says why. The lock is held."""
+        """Takes a job out, whatever state its images are in, and says why. The lock is held."""
         del self._requests[request.job.id]
         self._cancelled.discard(request.job.id)
         self._scheduler.remove(request)
-        request.runs.clear()  # a cycle would keep its pictures and latents until the next full garbage collection
+        request.runs.clear()  # a cycle would keep its images and latents until the next full garbage collection
         self._emit([event])
         self._changed.notify_all()
 

@@ -1,6 +1,6 @@
-"""After the last step: decode and encode, one picture at a time, on a thread beside the one that steps.
+"""After the last step: decode and encode, one image at a time, on a thread beside the one that steps.
 
-Owners take turns: one owner's many pictures hold up another's by one.
+Owners take turns: one owner's many images hold up another's by one.
 
 Between them previews, where somebody looks: only while nothing finished waits.
 """
@@ -33,7 +33,7 @@ Stage = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class PreviewJob:
-    """A picture as it is foreseen in the middle of its steps."""
+    """An image as it is foreseen in the middle of its steps."""
 
     job_id: str
     model: str
@@ -41,10 +41,10 @@ class PreviewJob:
 
 
 class Finisher:
-    """`done` is told of each picture: the bytes, or the exception that came instead, and the seconds it took; `show` of
+    """`done` is told of each image: the bytes, or the exception that came instead, and the seconds it took; `show` of
     previews.
 
-    `progress` is called after every decoded window of a picture.
+    `progress` is called after every decoded window of an image.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Finisher:
         self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
-        """Hands over a picture that has done its last step."""
+        """Hands over an image that has done its last step."""
         self._queue.put(run.request.job.owner, run)
 
     def preview(self, run: ImageRun) -> bool:
-        """Makes a preview of a picture under way, unless there is something else to do; whether it will."""
+        """Makes a preview of an image under way, unless there is something else to do; whether it will."""
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
         job = run.request.job
@@ -74,7 +74,7 @@ class Finisher:
         return True
 
     def hangs(self, limit_s: float) -> bool:
-        """Whether one picture, or window of one, has taken longer than that."""
+        """Whether one image, or window of one, has taken longer than that."""
         since = self._busy_since
         return since is not None and time.monotonic() - since > limit_s
 
@@ -88,7 +88,7 @@ class Finisher:
             self.do(work)
 
     def do(self, work: ImageRun | PreviewJob) -> None:
-        """Finishes one picture here and now, or makes a preview."""
+        """Finishes one image here and now, or makes a preview."""
         self._busy_since = time.monotonic()
         try:
             self._preview(work) if isinstance(work, PreviewJob) else self._finish(work)
@@ -99,14 +99,14 @@ class Finisher:
         try:
             picture = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
             self._show(preview_job.job_id, encode_preview(picture))
-        except Exception:  # the picture itself is what counts
+        except Exception:  # the image itself is what counts
             log.warning("no preview of job %s", preview_job.job_id, exc_info=True)
 
     def _finish(self, run: ImageRun) -> None:
         started = time.perf_counter()
         try:
             result: EncodedImage | Exception = self._encoded(run)
-        except Exception as error:  # whatever it is, it is this picture's, and its job's, alone
+        except Exception as error:  # whatever it is, it is this image's, and its job's, alone
             result = error
         self._done(run, result, time.perf_counter() - started)
 

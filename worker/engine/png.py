@@ -23,7 +23,7 @@ ROWS = 64  # filtered at once, so that what is worked on stays in the processor'
 
 
 def png(picture: Image.Image, text: tuple[str, str] | None = None) -> bytes:
-    """Encodes an RGB picture; `text` is the keyword and content of an iTXt chunk."""
+    """Encodes an RGB image; `text` is the keyword and content of an iTXt chunk."""
     header = struct.pack(">IIBBBBB", *picture.size, EIGHT_BITS, RGB, 0, 0, 0)
     parts = [SIGNATURE, _chunk(b"IHDR", header)]
     if text is not None:

@@ -1,4 +1,4 @@
-"""What the engine takes and gives: jobs in, events out, and the state of one picture in between. No Redis."""
+"""What the engine takes and gives: jobs in, events out, and the state of one image in between. No Redis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EngineJob:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One finished picture, encoded in the job's format."""
+    """One finished image, encoded in the job's format."""
 
     data: bytes
     seed: int
@@ -47,7 +47,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`step` counts the steps of the job's slowest picture."""
+    """`step` counts the steps of the job's slowest image."""
 
     job_id: str
     step: int
@@ -64,7 +64,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the job's first picture is going to be, as a small JPEG."""
+    """What the job's first image is going to be, as a small JPEG."""
 
     job_id: str
     data: bytes
@@ -72,7 +72,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job's pictures, in order, and what of its request the networks could not take."""
+    """The job's images, in order, and what of its request the networks could not take."""
 
     job_id: str
     images: tuple[EncodedImage, ...]
@@ -100,11 +100,11 @@ Event = Progress | Saved | Preview | Finished | Failed | Cancelled
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A job inside the engine: its pictures, and those of them that are done."""
+    """A job inside the engine: its images, and those of them that are done."""
 
     job: EngineJob
     runs: list[ImageRun] = field(init=False)
-    inputs: Pictures | None = None  # decoded once, for all its pictures
+    inputs: Pictures | None = None  # decoded once, for all its images
     done: dict[int, EncodedImage] = field(default_factory=dict)
     resumes: Mapping[int, SavedSample] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
@@ -116,14 +116,14 @@ class Request:
 
     @property
     def step(self) -> int:
-        """Steps done by the slowest picture."""
+        """Steps done by the slowest image."""
         steps = self.job.params.steps
         return min(steps if run.index in self.done else run.step for run in self.runs)
 
 
 @dataclass(eq=False, slots=True)
 class ImageRun:
-    """One picture of a request. `sample` is there from its first step to its last."""
+    """One image of a request. `sample` is there from its first step to its last."""
 
     request: Request
     index: int

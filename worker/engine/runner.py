@@ -1,4 +1,4 @@
-"""The device side of a step: begins pictures and steps batches of them. Knows no queue and no other thread."""
+"""The device side of a step: begins images and steps batches of them. Knows no queue and no other thread."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Runner:
         self._rows = rows
 
     def begin(self, run: ImageRun, moved: Callable[[], None]) -> None:
-        """Text to context, picture to latents, seed to noise. Raises RequestError, or what torch raises.
+        """Text to context, image to latents, seed to noise. Raises RequestError, or what torch raises.
 
-        Calls `moved` after every block of the encoder: over a large picture all of them together may take minutes.
+        Calls `moved` after every block of the encoder: over a large image all of them together may take minutes.
         """
         job = run.request.job
         model = self._models[job.model]
@@ -56,7 +56,7 @@ class Runner:
     def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
 
-        An error of the whole call is narrowed down by halves to the pictures that cause it. `called`
+        An error of the whole call is narrowed down by halves to the images that cause it. `called`
         is that of `denoise.step`.
         """
         model, rows = self._of(batch[0].request)

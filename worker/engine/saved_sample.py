@@ -11,7 +11,7 @@ from ldm_core.sampling.sample import Sample
 
 @dataclass(frozen=True, slots=True)
 class SavedSample:
-    """What a picture has become by its `step`."""
+    """What an image has become by its `step`."""
 
     step: int
     x: Tensor

@@ -1,4 +1,4 @@
-"""Takes jobs from the queues, as many as the engine has room for, and hands them over with their pictures."""
+"""Takes jobs from the queues, as many as the engine has room for, and hands them over with their images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Admission:
         self._metrics.job_admitted(payload.model, float(waited_s))
         try:
             return self._engine_job(held, time.monotonic() + float(timeout), began=int(starts) > 1)
-        except AWAY as error:  # its pictures are there, only not now
+        except AWAY as error:  # its images are there, only not now
             log.warning("an input picture cannot be read (%s); the job goes back", error, extra=held.context)
             self._give_back(held)
             return None

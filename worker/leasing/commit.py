@@ -1,4 +1,4 @@
-"""Writes down what became of jobs: pictures first, then the job's record, then nothing more. Off the device thread."""
+"""Writes down what became of jobs: images first, then the job's record, then nothing more. Off the device thread."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Clerk:
         return became
 
     def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
-        """Before the commit, so that a job never says it is done without its pictures."""
+        """Before the commit, so that a job never says it is done without its images."""
         for index, image in enumerate(images):
             self._blobs.put(
                 output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60, dear=True

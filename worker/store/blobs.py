@@ -1,4 +1,4 @@
-"""Pictures on their way in and out, kept beside the queue: in a directory on one host, in Redis for several. No torch.
+"""Images on their way in and out, kept beside the queue: in a directory on one host, in Redis for several. No torch.
 
 A name is the job's id, a dot, and what it is: `ID.image`, `ID.mask`, `ID.EXECUTION.0`. Every blob has an expiry.
 """
@@ -58,7 +58,7 @@ def open_blobs(redis_url: str, data_dir: Path | str) -> BlobStore:
 
 
 def input_name(job_id: str, name: str) -> str:
-    """An input picture of a job, by its name in the payload."""
+    """An input image of a job, by its name in the payload."""
     return f"{job_id}.{name}"
 
 
@@ -73,7 +73,7 @@ def blobs_of(payload: JobPayload) -> list[str]:
 
 
 def output_name(job_id: str, execution: str, index: int) -> str:
-    """Picture `index` of one execution: a second execution writes beside it, never over it."""
+    """Image `index` of one execution: a second execution writes beside it, never over it."""
     return f"{job_id}.{execution}.{index}"
 
 

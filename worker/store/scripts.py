@@ -27,7 +27,7 @@ from worker.store.lua.parked import PARK
 from worker.store.lua.prelude import PRELUDE
 
 OPEN = "ldm:open"  # sorted set: every job that is queued or running
-LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with pictures to delete
+LITTER = "ldm:litter"  # list: jobs that ended in no worker's hands, with images to delete
 EVENTS = "ldm:events"  # capped stream: what happened to which job
 WORKERS = "ldm:workers"  # set: names of workers that may be alive
 KNOWN_MODELS = "ldm:models"  # sorted set: {"id", "tasks"} of every model that was served, by when it was last (Unix s)

@@ -1,4 +1,4 @@
-"""What clients should never send: every route against its OpenAPI, and damaged pictures by the thousand."""
+"""What clients should never send: every route against its OpenAPI, and damaged images by the thousand."""
 
 from __future__ import annotations
 

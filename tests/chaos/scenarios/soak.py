@@ -17,7 +17,7 @@ from worker.leasing.leases import SWEEP_EVERY
 
 NAME = "soak"
 GROWTH = 0.05
-GRACE_S = 60  # a picture may be fetched for a little longer than its job is known
+GRACE_S = 60  # an image may be fetched for a little longer than its job is known
 QUICK = {"result_ttl_s": 5, "beat_s": 0.5}
 
 
@@ -61,7 +61,7 @@ def memory(service: Service) -> dict[str, float]:
 
 
 def overstaying(service: Service) -> list[str]:
-    """Pictures whose time was up two sweeps ago, and those that were given more time than they should have."""
+    """Images whose time was up two sweeps ago, and those that were given more time than they should have."""
     now = time.time()
     earliest, latest = now - 2 * SWEEP_EVERY * QUICK["beat_s"], now + QUICK["result_ttl_s"] + GRACE_S
     found = []
