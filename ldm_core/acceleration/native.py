@@ -1,4 +1,4 @@
-"""The package's own library (ldm_core/*.c): whether it is there, and calling its functions.
+"""The package's own library (ldm_core/acceleration/*.c): whether it is there, and calling its functions.
 
 It is compiled as the package is installed, where there is a C compiler; elsewhere, in training and on GPUs, torch
 computes.
@@ -133,7 +133,7 @@ def library() -> Any:
         logger.warning("the compiled kernels do not load: %s", error)
         kernels = None
     if kernels is None:
-        logger.warning("without compiled kernels (ldm_core/*.c), steps take a third longer on CPUs")
+        logger.warning("without compiled kernels (ldm_core/acceleration/*.c), steps take a third longer on CPUs")
         return None
     return kernels
 
