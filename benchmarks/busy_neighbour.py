@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 
-from benchmarks.serving import free_port, wait_until_ready
+from benchmarks.serving import free_port, running
 
 SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 PRODUCT, DEFAULTS = "product", "libgomp"  # what the product sets; libgomp as it is
@@ -46,18 +45,13 @@ def server(setting: str) -> Iterator[httpx.Client]:
     port = free_port()
     environment |= {"LDM_PORT": str(port), "LDM_METRICS_PORT": "0"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "service", "serve", "--data-dir", folder, "--device", "cpu"]
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_until_ready(port, "/readyz")
-            headers = {"Accept": "image/png", "Prefer": "wait=120"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=180) as client:
-                yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+        command = ["-m", "service", "serve", "--data-dir", folder, "--device", "cpu"]
+        headers = {"Accept": "image/png", "Prefer": "wait=120"}
+        with (
+            running(command, environment, port, cwd=folder) as url,
+            httpx.Client(base_url=url, headers=headers, timeout=180) as client,
+        ):
+            yield client
 
 
 def seconds(client: httpx.Client) -> float:

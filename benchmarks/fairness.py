@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.serving import free_port, wait_until_ready
+from benchmarks.serving import free_port, running
 
 KEYS = {name: f"benchmark-{name}-0123456789" for name in "ab"}
 JOB = {"prompt": "a red house by the sea at sunset", "seed": 7}
@@ -58,15 +57,8 @@ def server() -> Iterator[str]:
         command = ["-m", "service", "serve", "--port", str(port), "--data-dir", folder, "--device", "cpu"]
         keys = ",".join(f"{name}:{secret}" for name, secret in KEYS.items())
         env = {**os.environ, "LDM_API_KEYS": keys, "LDM_METRICS_PORT": "0"}
-        process = subprocess.Popen(
-            [sys.executable, *command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_until_ready(port, "/readyz")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+        with running(command, env, port) as url:
+            yield url
 
 
 def client(url: str, key: str) -> httpx.AsyncClient:

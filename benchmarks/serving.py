@@ -102,15 +102,24 @@ def server(name: str, dtype: str) -> Iterator[str]:
         else:
             command = ["-m", "benchmarks.peer", "--port", str(port), "--dtype", "float32"]
             command += ["--mode", "lock" if name == "a" else "static"]
-        process = subprocess.Popen(
-            [sys.executable, *command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_until_ready(port, "/readyz" if name in {"ours", "c"} else "/docs")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+        with running(command, env, port, "/readyz" if name in {"ours", "c"} else "/docs") as url:
+            yield url
+
+
+@contextmanager
+def running(
+    command: list[str], env: dict[str, str], port: int, path: str = "/readyz", cwd: str | None = None
+) -> Iterator[str]:
+    """A server, `python *command`, from the first answer at `path` to its end; its address."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until_ready(port, path)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
 
 
 def wait_until_ready(port: int, path: str) -> None:
