@@ -58,9 +58,8 @@ def _own_folder(vae: Path) -> Path:
 
 def _old_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Where the parameters lie that diffusers had under other names before 0.15."""
-    from ldm_core.loading.model import (
-        OLD_ATTENTION,  # here, as it takes a second that no other import needs to wait for
-    )
+    # here, as it takes a second that no other import needs to wait for
+    from ldm_core.loading.model import OLD_ATTENTION
 
     names = {}
     for key in state:
