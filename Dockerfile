@@ -34,14 +34,10 @@ ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 LDM_DATA_DIR=/data LDM_LOG_FORMAT=jso
 USER 10001
 
 FROM runtime AS worker
-# for LDM_COMPILE
-USER root
-RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-USER 10001
 COPY --from=build-worker /app /app
 ENV LDM_METRICS_PORT=9100
 EXPOSE 9100
-# Loading a large model may take minutes, and compiling it more; until then nothing answers.
+# Loading a large model may take minutes; until then nothing answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20m --start-interval=2s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9100/metrics', timeout=2)"]
 CMD ["ldm", "worker"]

@@ -1,21 +1,21 @@
 """What a GPU makes of the paper's networks, with random weights: images, steps and a start.
 
-`pictures`: as many jobs as fill the rows of a call (with --rows 2, one), from noise to pixels by the engine's own
-steps, their U-Net compiled as LDM_COMPILE=1 does; one job alone in such calls; and whether it has the same latents
-there. `steps`: one pass through a U-Net against diffusers', eager and compiled with max-autotune, and against the
-floor, its arithmetic at the measured rate of a large product of matrices. `start`: a process of its own, from its begin
-to its first compiled call, by the compile cache that the parts before it have left (weights are drawn on the device,
-not read). Compiling takes minutes a network and row count, so --models and --rows name few at a time, and every line is
-a result by itself, in JSON.
+`images`: as many jobs as fill the rows of a call (with --rows 2, one), from noise to pixels by the engine's own steps,
+their calls captured as graphs; one job alone in such calls; and whether it has the same latents there. `steps`: one
+pass through a U-Net against diffusers', eager and compiled with max-autotune, and against the floor, its arithmetic at
+the measured rate of a large product of matrices. `start`: a process of its own, from its begin to its first captured
+call (weights are drawn on the device, not read). diffusers' compiling takes minutes a network and row count, so
+--models and --rows name few at a time, and every line is a result by itself, in JSON.
 
     python -m benchmarks.gpu [--parts images steps start] [--models sd1-512] [--rows 16] [--eager] > results.txt
 
-On a CPU, `--device cpu --dtype float32 --models scenes --rows 2 --eager --parts pictures steps` shows that it runs.
+On a CPU, `--device cpu --dtype float32 --models scenes --rows 2 --eager --parts images steps` shows that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import statistics
@@ -31,8 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import BUILTIN, DENOISERS, FIRST_STAGES, Denoiser, finish, matrix_rate, peer_of
 from ldm_core import denoise, tasks
-from ldm_core.acceleration.packed import for_inference
-from ldm_core.compiled import CompiledUNet
+from ldm_core.acceleration.accelerate import accelerate
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import read_card
 from ldm_core.networks.conditioning import Condition
@@ -45,7 +44,7 @@ Pass = Callable[[], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 WARM = 3
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-CONTESTANTS = ("ours", "ours compiled", "diffusers", "diffusers compiled")
+CONTESTANTS = ("ours", "ours captured", "diffusers", "diffusers compiled")
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,10 @@ class Device:
     dtype: torch.dtype
 
     def network(self, build: Callable[[], Module]) -> Module:
-        """Laid out as the service does on a GPU (ldm_core/loading/model.py)."""
+        """With random weights, frozen, in channels-last memory."""
         with torch.device(self.name):
-            return for_inference(build().to(self.dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            network = build().to(self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().requires_grad_(False)
 
     def peak_gib(self) -> float | None:
         """Memory that was in use at most."""
@@ -99,14 +99,16 @@ class Device:
         return time.perf_counter() - started
 
 
-def model_of(name: str, device: Device, *, compiled: bool) -> LatentDiffusion:
+def model_of(name: str, device: Device, *, eager: bool) -> LatentDiffusion:
     """A whole model of these networks, except that nothing makes its conditions."""
     workload = WORKLOADS[name]
     unet, stage = device.network(DENOISERS[name].build), device.network(FIRST_STAGES[workload.stage].build)
+    if not eager:
+        unet, stage = accelerate(unet), accelerate(stage)
     return LatentDiffusion(
         card=replace(read_card(BUILTIN / "scenes"), tile=0), unet=unet, autoencoder=stage, condition=Condition(),
         schedule=NoiseSchedule.from_config(SCHEDULE), low_res_schedule=None, device=torch.device(device.name),
-        dtype=device.dtype, compiled_unet=CompiledUNet(unet) if compiled else None,
+        dtype=device.dtype,
     )  # fmt: skip
 
 
@@ -140,19 +142,19 @@ def made(model: LatentDiffusion, name: str, seeds: list[int], rows: int) -> list
     return [each.x for each in samples]
 
 
-def pictures(name: str, rows: int, device: Device, *, eager: bool) -> dict[str, Any]:
+def images(name: str, rows: int, device: Device, *, eager: bool) -> dict[str, Any]:
     """Calls that are full of jobs, and one job alone in calls of as many rows."""
     workload = WORKLOADS[name]
-    model = model_of(name, device, compiled=not eager)
+    model = model_of(name, device, eager=eager)
     seeds = workload.seeds(rows)
-    preparing = device.timed(lambda: made(model, name, seeds, rows))
+    preparing = device.timed(lambda: [made(model, name, seeds, rows) for _ in range(2)])  # until calls are captured
     together = made(model, name, seeds, rows)
     seconds = statistics.median(device.timed(lambda: made(model, name, seeds, rows)) for _ in range(3))
     alone = made(model, name, seeds[-1:], rows)
     lone = device.timed(lambda: made(model, name, seeds[:1], rows))
     same = bool(alone[0].isfinite().all()) and torch.equal(alone[0], together[-1])
     return {
-        "part": "pictures", "model": name, "rows": rows, "compiled": not eager, "steps": workload.steps,
+        "part": "images", "model": name, "rows": rows, "captured": not eager, "steps": workload.steps,
         "prepare_s": preparing, "images_s": len(seeds) / seconds, "asked": workload.asked, "paper": workload.paper,
         "lone_s": lone, "same_latents_alone": same, "peak_gib": device.peak_gib(),
     }  # fmt: skip
@@ -164,11 +166,11 @@ def passes(denoiser: Denoiser, rows: int, device: Device) -> dict[str, Pass]:
     x, t, context = (None if part is None else part.to(device.name) for part in denoiser.inputs(rows, device.dtype))
     assert x is not None
     given: list[Any] = [x.to(memory_format=torch.channels_last), t, *([] if context is None else [context])]
-    peer, our = peer_of(ours), CompiledUNet(ours)
+    peer, captured = peer_of(ours), accelerate(copy.deepcopy(ours))
     their = torch.compile(peer, mode="max-autotune", fullgraph=True)
     return {
         "ours": lambda: ours(*given),
-        "ours compiled": lambda: our(*given),
+        "ours captured": lambda: captured(*given),
         "diffusers": lambda: peer(*given, return_dict=False)[0],
         "diffusers compiled": lambda: their(*given, return_dict=False)[0],
     }
@@ -195,7 +197,7 @@ def steps(name: str, rows: int, device: Device, contestants: list[str], rounds: 
 
 def first_call(name: str, rows: int, device: Device) -> None:
     """What a worker does before it takes jobs. It is imported and called in a new process."""
-    model = model_of(name, device, compiled=True)
+    model = model_of(name, device, eager=False)
     with torch.inference_mode():
         denoise.step(model, [sample(model, name, seed) for seed in WORKLOADS[name].seeds(rows)], rows)
 
@@ -213,7 +215,7 @@ def start(name: str, rows: int, device: Device) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--parts", nargs="+", choices=("pictures", "steps", "start"), default=["pictures", "start", "steps"]
+        "--parts", nargs="+", choices=("images", "steps", "start"), default=["images", "start", "steps"]
     )
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=["sd1-512"])
     parser.add_argument("--rows", nargs="+", type=int, default=[16])
@@ -228,11 +230,11 @@ def main() -> None:
     rate = matrix_rate(device.dtype, args.device, side=8192 if on_gpu else 2048)
     name = torch.cuda.get_device_name(args.device) if on_gpu else "cpu"
     report({"device": name, "dtype": args.dtype, "gflops": rate, "torch": torch.__version__})
-    contestants = [label for label in args.contestants if not (args.eager and "compiled" in label)]
+    contestants = [label for label in args.contestants if not args.eager or label in {"ours", "diffusers"}]
     for part in args.parts:
         for model, rows in ((model, rows) for model in args.models for rows in args.rows):
-            if part == "pictures":
-                report(pictures(model, rows, device, eager=args.eager))
+            if part == "images":
+                report(images(model, rows, device, eager=args.eager))
             elif part == "start":
                 report(start(model, rows, device))
             else:

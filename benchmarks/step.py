@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.networks import DENOISERS, FIRST_STAGES, matrix_rate, peer_of
-from ldm_core.acceleration.packed import for_inference
+from ldm_core.acceleration.accelerate import accelerate
 
 Pass = Callable[[], Tensor]
 BASE, BEST = "diffusers float32", "diffusers at its best"
@@ -40,7 +40,7 @@ def unet_passes(name: str, rows: int, best: bool) -> dict[str, Pass]:
     for label, dtype in DTYPES.items():
         unet = copy.deepcopy(ours).to(dtype)
         peer = peer_of(unet)  # before ours is laid out as the service does, which it must not gain from
-        for_inference(unet)
+        accelerate(unet)
         x, t, context = denoiser.inputs(rows, dtype)
         known = (x, t) if context is None else (x, t, context)
         passes[f"diffusers {label}"] = lambda peer=peer, known=known: peer(*known, return_dict=False)[0]  # type: ignore[misc]
@@ -66,7 +66,7 @@ def decode_passes(name: str, rows: int) -> dict[str, Pass]:
     for label, dtype in DTYPES.items():
         vae = copy.deepcopy(ours).to(dtype)
         peer = peer_of(vae)
-        for_inference(vae)
+        accelerate(vae)
         z = stage.inputs(rows, dtype)
         unscaled = z / stage.config.scaling_factor
         passes[f"diffusers {label}"] = lambda peer=peer, z=unscaled: peer.decode(z, return_dict=False)[0]  # type: ignore[misc]

@@ -68,8 +68,8 @@ def _predict_guided(
         assert seen is not None and times is not None
         return model.predict(seen, times, here, behind, label, samples[0].tiling, called)
 
-    as_it_is = not model.compiled and samples[0].tiling is None and model.is_small
-    counts = row_counts(x, model.dtype, rows) if as_it_is else (rows,)
+    larger = samples[0].tiling is None and model.is_small
+    counts = row_counts(x, model.dtype, rows) if larger else (rows,)
     outs = []
     for row in calls(len(owner), counts):
         outs.append(call(row))

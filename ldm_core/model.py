@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.card import ModelCard
-from ldm_core.latest import Latest
+from ldm_core.lru_cache import LRUCache
 from ldm_core.networks.autoencoder import Autoencoder
 from ldm_core.networks.conditioning import Condition
 from ldm_core.networks.masked_image import HoleStyle, MaskedPicture
@@ -39,18 +39,12 @@ class LatentDiffusion:
     device: torch.device
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its images depend
-    _blank: Latest[tuple[Tensor, Tensor]] = field(default_factory=Latest)
-    compiled_unet: Callable[..., Tensor] | None = None  # takes the U-Net's calls (compiled.py)
+    _blank: LRUCache[tuple[Tensor, Tensor]] = field(default_factory=LRUCache)
 
     @property
     def inpaints_by_concat(self) -> bool:
         """Whether the U-Net takes a mask and the masked image's latents behind the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
-
-    @property
-    def compiled(self) -> bool:
-        """Whether U-Net calls of the native size are."""
-        return self.compiled_unet is not None
 
     @cached_property
     def is_small(self) -> bool:
@@ -104,5 +98,4 @@ class LatentDiffusion:
             return tiled(x, of_window, tiling)
         x = x if concat is None else torch.cat([x, concat], dim=1)
         context = None if context is None else context.to(self.dtype)
-        unet = self.unet if self.compiled_unet is None else self.compiled_unet
-        return unet(x.to(self.dtype), t, context, class_labels).float()
+        return self.unet(x.to(self.dtype), t, context, class_labels).float()

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMAND = (
-    "benchmarks.gpu --device cpu --dtype float32 --models scenes --rows 4 --rounds 1 --eager --parts pictures steps"
-)
+COMMAND = "benchmarks.gpu --device cpu --dtype float32 --models scenes --rows 4 --rounds 1 --eager --parts images steps"
 
 
 def test_the_gpus_benchmark_runs_on_a_cpu() -> None:
@@ -18,7 +16,7 @@ def test_the_gpus_benchmark_runs_on_a_cpu() -> None:
         [sys.executable, "-m", *COMMAND.split()], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    about, pictures, *steps = map(json.loads, done.stdout.splitlines())
+    about, images, *steps = map(json.loads, done.stdout.splitlines())
     assert about["device"] == "cpu"
-    assert pictures["same_latents_alone"] and pictures["images_s"] > 0
+    assert images["same_latents_alone"] and images["images_s"] > 0
     assert [each["label"] for each in steps] == ["ours", "diffusers"]

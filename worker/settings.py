@@ -47,7 +47,6 @@ class WorkerSettings(BaseSettings):
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     rows: int | None = Field(default=None, ge=1, le=1024)  # rows of one U-Net call; None: what suits the device
-    compile: bool = False  # U-Nets for their native size, at the start
     max_rows: int = Field(default=64, ge=1, le=4096)
     png_metadata: bool = True
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it

@@ -1,1 +1,1 @@
-"""Faster ways to the same numbers: CPU kernels, packed weights, recorded calls, CUDA graphs."""
+"""Faster ways to the numbers that plain torch computes: README.md. Loading opens its one door, accelerate.py."""

@@ -1,5 +1,4 @@
-/* What torch has no fast kernel for on CPUs: norms, GroupNorm over channels-last memory and with what stands around it;
- * GEGLU; what a convolution sees of a picture.
+/* What torch has no fast kernel for on CPUs: norms, GroupNorm over channels-last memory and with its SiLU; GEGLU.
  *
  * Every sum is taken over the same numbers in the same order whatever rows come along and however many threads there
  * are, so a row's result depends on that row alone. Needs no headers of Python or torch; ldm_core/acceleration/native.py calls it.
@@ -9,13 +8,12 @@
 
 #include "kernels.h"
 
-#define VERSION 5       /* as in ldm_core/acceleration/native.py */
-#define MOST_PARTS 64   /* of a picture, each summed up on its own */
+#define VERSION 6       /* as in ldm_core/acceleration/native.py */
+#define MOST_PARTS 64   /* of an image, each summed up on its own */
 #define LEAST_PIXELS 32 /* of a part */
 
 typedef struct {
     const void *x;              /* (rows, pixels, channels), float32 or bfloat16 */
-    const void *add;            /* (rows, channels) of that dtype, added to x before all else; or NULL */
     const void *weight, *bias;  /* (channels) of that dtype */
     void *y;                    /* as x */
     int64_t rows, pixels, channels, groups;
@@ -36,24 +34,15 @@ typedef struct {
     double eps;
 } LayerNorm;
 
-typedef struct {
-    const char *x;              /* (rows, height, width, channels) */
-    char *y;                    /* (rows, out_height, out_width, depth): of each 3 x 3 pixels all channels, then zeros */
-    int64_t rows, height, width, channels, out_height, out_width, depth;
-    int64_t stride, padding;    /* of the first pixels, to the left and above */
-    int64_t size;               /* bytes of a number */
-} Patches;
-
 FOR_EACH_PROCESSOR static void add_up(
     const GroupNorm *g, int64_t row, int64_t first, int64_t last, double *restrict sums, double *restrict squares) {
     int64_t n = g->channels;
-    float x[n], add[n];
-    for (int64_t c = 0; c < n; c++) sums[c] = squares[c] = add[c] = 0;
-    if (g->add) load(add, g->add, row * n, n, g->bfloat16);
+    float x[n];
+    for (int64_t c = 0; c < n; c++) sums[c] = squares[c] = 0;
     for (int64_t pixel = row * g->pixels + first; pixel < row * g->pixels + last; pixel++) {
         load(x, g->x, pixel * n, n, g->bfloat16);
         for (int64_t c = 0; c < n; c++) {
-            double value = x[c] + add[c];
+            double value = x[c];
             sums[c] += value;
             squares[c] += value * value;
         }
@@ -61,11 +50,10 @@ FOR_EACH_PROCESSOR static void add_up(
 }
 
 /* From the sums of a row's parts: what is taken from each channel, and what it is multiplied with. */
-static void moments(const GroupNorm *g, int64_t row, int64_t parts, const double *sums, float *means, float *scales) {
+static void moments(const GroupNorm *g, int64_t parts, const double *sums, float *means, float *scales) {
     int64_t n = g->channels, width = n / g->groups;
-    float weight[n], add[n];
+    float weight[n];
     load(weight, g->weight, 0, n, g->bfloat16);
-    if (g->add) load(add, g->add, row * n, n, g->bfloat16);
     for (int64_t group = 0; group < g->groups; group++) {
         double sum = 0, squares = 0, count = (double)(g->pixels * width);
         for (int64_t part = 0; part < parts; part++)
@@ -75,7 +63,7 @@ static void moments(const GroupNorm *g, int64_t row, int64_t parts, const double
             }
         double mean = sum / count, variance = squares / count - mean * mean;
         for (int64_t c = group * width; c < (group + 1) * width; c++) {
-            means[c] = (float)(g->add ? mean - add[c] : mean);
+            means[c] = (float)mean;
             scales[c] = (float)(weight[c] / sqrt((variance > 0 ? variance : 0) + g->eps));
         }
     }
@@ -114,7 +102,7 @@ int group_norm(const GroupNorm *g) {
         }
 #pragma omp for
         for (int64_t row = 0; row < g->rows; row++)
-            moments(g, row, parts, sums + 2 * row * parts * n, means + 2 * row * n, means + (2 * row + 1) * n);
+            moments(g, parts, sums + 2 * row * parts * n, means + 2 * row * n, means + (2 * row + 1) * n);
 #pragma omp for
         for (int64_t i = 0; i < g->rows * parts; i++) {
             int64_t row = i / parts, part = i % parts;
@@ -126,6 +114,20 @@ int group_norm(const GroupNorm *g) {
     free(sums);
     free(means);
     return done;
+}
+
+/* A row of 2n numbers, the first half times the GELU of the second. */
+static inline void gate(float *restrict value, const void *restrict x, int64_t row, int64_t n, int64_t bfloat16) {
+    float gates[n];
+    load(value, x, 2 * row * n, n, bfloat16);
+    load(gates, x, (2 * row + 1) * n, n, bfloat16);
+    for (int64_t i = 0; i < n; i++) {
+        /* the error function to 1.5e-7 (Abramowitz and Stegun 7.1.26) */
+        float z = fabsf(gates[i]) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+        float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+        float erf = copysignf(1.0f - p * exponential(-z * z), gates[i]);
+        value[i] *= 0.5f * gates[i] * (1.0f + erf);
+    }
 }
 
 FOR_EACH_PROCESSOR static void gate_row(const void *x, void *y, int64_t row, int64_t n, int64_t bfloat16) {
@@ -140,6 +142,33 @@ int geglu(const Geglu *g) {
     return 1;
 }
 
+static inline float summed(const Lanes *lanes) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += (*lanes)[i];
+    return sum;
+}
+
+/* LayerNorm of n numbers, a multiple of LANES. */
+static inline void layer_norm_row(
+    float *restrict x, const void *weight, const void *shift, int64_t n, int64_t bfloat16, double eps) {
+    float weights[n], shifts[n];
+    Lanes sum = {0}, squares = {0}, part;
+    for (int64_t k = 0; k < n; k += LANES) {
+        memcpy(&part, x + k, sizeof part);
+        sum += part;
+    }
+    float mean = summed(&sum) / n;
+    for (int64_t k = 0; k < n; k += LANES) {
+        memcpy(&part, x + k, sizeof part);
+        part -= mean;
+        squares += part * part;
+    }
+    float scale = 1 / sqrtf(summed(&squares) / n + (float)eps);
+    load(weights, weight, 0, n, bfloat16);
+    load(shifts, shift, 0, n, bfloat16);
+    for (int64_t k = 0; k < n; k++) x[k] = (x[k] - mean) * scale * weights[k] + shifts[k];
+}
+
 FOR_EACH_PROCESSOR static void norm_row(const LayerNorm *l, int64_t row) {
     float x[l->width];
     load(x, l->x, row * l->width, l->width, l->bfloat16);
@@ -150,26 +179,5 @@ FOR_EACH_PROCESSOR static void norm_row(const LayerNorm *l, int64_t row) {
 int layer_norm(const LayerNorm *l) {
 #pragma omp parallel for
     for (int64_t row = 0; row < l->rows; row++) norm_row(l, row);
-    return 1;
-}
-
-/* Lays the 3 x 3 pixels that a convolution sees side by side, so that it becomes a product of matrices. */
-int patches(const Patches *p) {
-    int64_t pixel = p->channels * p->size, line = p->depth * p->size;
-#pragma omp parallel for
-    for (int64_t i = 0; i < p->rows * p->out_height; i++) {
-        int64_t row = i / p->out_height, top = i % p->out_height * p->stride - p->padding;
-        for (int64_t j = 0; j < p->out_width; j++) {
-            char *to = p->y + (i * p->out_width + j) * line;
-            memset(to + 9 * pixel, 0, line - 9 * pixel);
-            for (int k = 0; k < 9; k++) {
-                int64_t y = top + k / 3, x = j * p->stride - p->padding + k % 3;
-                if (y >= 0 && y < p->height && x >= 0 && x < p->width)
-                    memcpy(to + k * pixel, p->x + ((row * p->height + y) * p->width + x) * pixel, pixel);
-                else
-                    memset(to + k * pixel, 0, pixel);
-            }
-        }
-    }
     return 1;
 }

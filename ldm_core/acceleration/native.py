@@ -26,13 +26,11 @@ logger = logging.getLogger(__name__)
 Address, Count = ctypes.c_void_p, ctypes.c_int64
 # of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
 # under way do not go on elsewhere, and kernels of an earlier installation are not called
-VERSION = 5
+VERSION = 6
 LANES = 16  # numbers that they take at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
 STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
-FUNCTIONS = (
-    "group_norm", "layer_norm", "geglu", "patches", "to_tiles", "from_tiles",
-)  # fmt: skip
+FUNCTIONS = ("group_norm", "layer_norm", "geglu", "to_tiles", "from_tiles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,9 @@ def listener(heard: Callable[[KernelCall], None]) -> Iterator[None]:
 
 
 def run(function: str, struct: type[ctypes.Structure], *values: Any) -> None:
-    """Calls one. Raises MemoryError where it found none."""
+    """Calls one. Raises MemoryError where it found none, ValueError for tensors of another device."""
+    if not all(value.is_cpu for value in values if isinstance(value, Tensor)):
+        raise ValueError("the kernels take tensors in main memory alone")
     if _listening.heard is not None:
         _listening.heard(KernelCall(function, struct, values))
     _run(getattr(library(), function), ctypes.byref(struct(*_with(values, Tensor.data_ptr))), values)
@@ -110,6 +110,14 @@ def has_fast_bfloat16() -> bool:
     Measured without it, on Sapphire Rapids: its other instruction for bfloat16 has half the rate of float32's.
     """
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+@cache
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes convolutions of this dtype here."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache

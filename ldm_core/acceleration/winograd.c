@@ -2,14 +2,14 @@
  *
  * Every 2 x 2 pixels of the result, a tile, come from 4 x 4 pixels of the input. Between the ends stand 16 products of
  * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; winograd.py has them.
- * Both ends take lines of tiles, counted over all rows, so that a large picture can go through in pieces.
+ * Both ends take lines of tiles, counted over all rows, so that a large image can go through in pieces.
  */
 #include "kernels.h"
 
 typedef struct {
-    void *x;              /* (rows, height, width, channels), float32 or bfloat16: the picture read or written */
+    void *x;              /* (rows, height, width, channels), float32 or bfloat16: the image read or written */
     float *tiles;         /* (16, tiles, channels) */
-    const void *bias;     /* (channels); NULL where the picture is read */
+    const void *bias;     /* (channels); NULL where the image is read */
     int64_t first, last;  /* lines of tiles, over all rows: line / half(height) is the row */
     int64_t height, width, channels;
     int64_t bfloat16;     /* whether */

@@ -46,13 +46,15 @@ def transformed(weight: Tensor) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Of (B, in, H, W) with a transformed weight, stride 1 and padding 1: (B, out, H, W), channels-last.
 
-    Raises ValueError for another number of channels.
+    Raises ValueError for another number of channels, or another dtype than the bias has.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     rows, ins, height, width = x.shape
     out = weight.shape[2]
     if ins != weight.shape[1]:  # the kernels would read beyond the image
         raise ValueError(f"expected {weight.shape[1]} channels, got {ins}")
+    if x.dtype != bias.dtype:
+        raise ValueError(f"expected {bias.dtype}, got {x.dtype}")
     y = torch.empty(rows, out, height, width, dtype=x.dtype, memory_format=torch.channels_last)
     down, across = (height + 1) // 2, (width + 1) // 2
     bfloat16 = x.dtype == torch.bfloat16

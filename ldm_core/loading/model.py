@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ldm_core.acceleration.packed import for_inference
+from ldm_core.acceleration.accelerate import accelerate
 from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.job_warning import JobWarning
@@ -60,10 +60,7 @@ def load_model(
         build = builders[path]
         key = f"{build.__name__}:{hashes[path]}:{place}"
         if key not in shared:
-            network = _built(path, build).to(device=place[0], dtype=dtype)
-            if place[0].type == "cuda":  # cuDNN would bring every weight into it at every call
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            shared[key] = for_inference(network)
+            shared[key] = accelerate(_built(path, build).to(device=place[0], dtype=dtype))
         return shared[key]
 
     return LatentDiffusion(

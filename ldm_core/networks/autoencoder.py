@@ -10,12 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ldm_core.acceleration.packed import Conv2d
-from ldm_core.acceleration.recorded import Recorded
 from ldm_core.errors import ModelError
-from ldm_core.latest import Weights
 from ldm_core.model_directory.config_reader import read_config
-from ldm_core.networks.layers import Downsample, GroupNorm, ResnetBlock, SpatialAttention, Upsample
+from ldm_core.networks.layers import Downsample, GroupNormSiLU, ResnetBlock, SpatialAttention, Upsample
 from ldm_core.networks.unet_config import MAX_LEVELS, Blocks, Count, Names
 
 EPS = 1e-6
@@ -138,7 +135,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             ins = [widths[max(i - 1, 0)], *[width] * (config.layers_per_block - 1)]
@@ -147,15 +144,15 @@ class Encoder(nn.Module):
                 level.downsamplers = nn.ModuleList([Downsample(width, symmetric=False)])
             self.down_blocks.append(level)
         self.mid_block = MidBlock(widths[-1], groups, attention=config.mid_block_add_attention)
-        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_norm_out = GroupNormSiLU(groups, widths[-1], eps=EPS)
         moments = 2 if config.num_vq_embeddings is None else 1
-        self.conv_out = Conv2d(widths[-1], moments * config.latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], moments * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down_blocks:
             h = level(h)
-        return self.conv_out(self.conv_norm_out(self.mid_block(h), silu=True))
+        return self.conv_out(self.conv_norm_out(self.mid_block(h)))
 
 
 class Decoder(nn.Module):
@@ -164,7 +161,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], groups, attention=config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -173,14 +170,14 @@ class Decoder(nn.Module):
             if i < len(widths) - 1:
                 level.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(level)
-        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNormSiLU(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             h = level(h)
-        return self.conv_out(self.conv_norm_out(h, silu=True))
+        return self.conv_out(self.conv_norm_out(h))
 
 
 class Codebook(nn.Module):
@@ -220,29 +217,25 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = None if entries is None else Codebook(entries, inner)
-        self.quant_conv = Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
-        self.post_quant_conv = Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
-        self._encodes, self._decodes, self._weights = Recorded(), Recorded(), Weights(self)
+        self.quant_conv = nn.Conv2d(moments * channels, moments * inner, 1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(inner, channels, 1) if config.use_post_quant_conv else None
 
-    def encode(self, picture: Tensor) -> Tensor:
+    def encode(self, image: Tensor) -> Tensor:
         """What the encoder says of images in [-1, 1], unscaled: KL's mean and log-variance, VQ's latents."""
-        return self._encodes(self._encoded, self._weights.state, picture)
-
-    def _encoded(self, picture: Tensor) -> Tensor:
-        h = self.encoder(picture)
+        h = self.encoder(image)
         return h if self.quant_conv is None else self.quant_conv(h)
 
-    def posterior(self, picture: Tensor) -> tuple[Tensor, Tensor | None]:
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled mean and log-variance: (B, 3, f·H, f·W) in [-1, 1] → 2 x (B, C, H, W); VQ has no variance."""
-        h = self.encode(picture)
+        h = self.encode(image)
         if self.quantize is not None:
             return h, None
         mean, logvar = h.chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
-    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled mean and standard deviation of an image's latents; the deviation is zero for VQ."""
-        mean, logvar = self.posterior(picture)
+        mean, logvar = self.posterior(image)
         std = torch.zeros_like(mean) if logvar is None else torch.exp(0.5 * logvar)
         return mean * self.config.scaling_factor, std * self.config.scaling_factor
 
@@ -251,7 +244,4 @@ class Autoencoder(nn.Module):
         z = latents / self.config.scaling_factor
         if self.quantize is not None and quantize:
             z = self.quantize(z)
-        return self._decodes(self._decoded, self._weights.state, z)
-
-    def _decoded(self, z: Tensor) -> Tensor:
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

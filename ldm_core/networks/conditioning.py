@@ -20,14 +20,12 @@ from torch import Tensor, nn
 from ldm_core.errors import ModelError
 from ldm_core.images.decoding import Pictures
 from ldm_core.job_warning import JobWarning
-from ldm_core.latest import Latest, only_infers, version
 from ldm_core.model_directory.config_reader import read_config
 from ldm_core.networks.text_transformer import TextTransformer
 from ldm_core.networks.unet_config import Count
 from ldm_core.params import GenerationParams, LayoutObject
 
 SHOWN = 40  # characters of what was cut
-KEPT = 32  # encoded prompts; of Stable Diffusion 2.x they are 10 MB
 
 
 class Tokenizer(Protocol):
@@ -79,7 +77,6 @@ class TextEncoder(Condition):
     def __init__(self, tokenizer: Tokenizer, transformer: nn.Module, max_tokens: int) -> None:
         super().__init__()
         self.tokenizer, self.transformer, self.max_tokens = tokenizer, transformer, max_tokens
-        self._latest = Latest[Tensor]()
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(B, L) int64, on the CPU."""
@@ -90,25 +87,18 @@ class TextEncoder(Condition):
         return out if isinstance(out, Tensor) else torch.as_tensor(out.last_hidden_state)
 
     def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
-        return self._encode(params.prompt)
+        return self.encode(params.prompt)
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor:
-        return self._encode(params.negative_prompt)
+        return self.encode(params.negative_prompt)
 
     def warnings(self, params: GenerationParams) -> tuple[JobWarning, ...]:
         return truncations(self.tokenizer, params, self.max_tokens)
 
-    def _encode(self, prompt: str) -> Tensor:
-        weight = next(self.transformer.parameters())
-
-        def encoded() -> Tensor:
-            states: Tensor = self(self.tokenize([prompt]).to(weight.device))
-            return states
-
-        if not only_infers(weight.device):
-            return encoded()
-        # images of one job share their prompts, and most jobs the negative one; the weights are frozen
-        return self._latest.get((prompt, version(weight), torch.is_inference_mode_enabled()), encoded, KEPT)
+    def encode(self, prompt: str) -> Tensor:
+        """(1, L, D)."""
+        states: Tensor = self(self.tokenize([prompt]).to(next(self.transformer.parameters()).device))
+        return states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_core.acceleration import kernels
-from ldm_core.acceleration.packed import Conv2d, Linear
-
 Size = tuple[int, int] | None  # (H, W) of what an enlarging layer has to give; None: twice what it gets
 
 
@@ -31,35 +28,27 @@ class TimestepMLP(nn.Module):
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.linear_1 = Linear(in_dim, dim)
-        self.linear_2 = Linear(dim, dim)
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class GroupNorm(nn.GroupNorm):
-    """torch.nn.GroupNorm, of x + `add`, (B, C), and with SiLU after it if asked for."""
+class GroupNormSiLU(nn.GroupNorm):
+    """GroupNorm, then SiLU: what stands before a convolution. (B, C, H, W) → (B, C, H, W)."""
 
-    def forward(self, x: Tensor, add: Tensor | None = None, *, silu: bool = False) -> Tensor:  # (B, C, H, W)
-        return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, add=add, silu=silu)
-
-
-class LayerNorm(nn.LayerNorm):
-    """torch.nn.LayerNorm over the last dimension."""
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., D)
-        return kernels.layer_norm(x, self)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
 
 
 class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with the timestep added in between and a residual around it.
 
-    `time_dim` None makes the autoencoder's kind, which knows no time. `time` is what `time_emb_proj` makes of the
-    timestep after its SiLU; the U-Net asks all its blocks' at once. With `scale_shift` its first half scales what the
-    second norm gives and its second half is added to it (adaptive group normalisation, Dhariwal & Nichol 2021).
-    `resize` makes the kind that halves ("down", by averaging) or enlarges ("up") on its way, as the paper's inpainting
-    U-Net does instead of plain convolutions.
+    `time_dim` None makes the autoencoder's kind, which knows no time. With `scale_shift` the timestep scales and shifts
+    what the second norm gives (adaptive group normalisation, Dhariwal & Nichol 2021). `resize` makes the kind that
+    halves ("down", by averaging) or enlarges ("up") on its way, as the paper's inpainting U-Net does instead of plain
+    convolutions.
     """
 
     def __init__(
@@ -68,30 +57,34 @@ class ResnetBlock(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.resize, self.scale_shift = resize, scale_shift
-        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm1 = GroupNormSiLU(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         times = 2 * out_channels if scale_shift else out_channels
-        self.time_emb_proj = None if time_dim is None else Linear(time_dim, times)
-        self.norm2 = GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
+        self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, times)
+        self.norm2 = (nn.GroupNorm if scale_shift else GroupNormSiLU)(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor | None = None, size: Size = None) -> Tensor:
-        """(B, C, H, W), (B, out) or with `scale_shift` (B, 2 · out) → (B, out, H, W)."""
-        h = self.norm1(x, silu=True)
-        if self.resize == "down":
-            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
-        elif self.resize == "up":
-            x, h = enlarged(x, size), enlarged(h, size)
-        h = self._timed(self.conv1(h), time)
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
+        """(B, C, H, W), the timestep's embedding after its SiLU (B, time_dim) → (B, out_channels, H, W)."""
+        h = self.norm1(x)
+        if self.resize:
+            x, h = resized(x, self.resize, size), resized(h, self.resize, size)
+        h = self.conv1(h)
+        time = None if self.time_emb_proj is None else self.time_emb_proj(emb)[:, :, None, None]
+        if time is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        else:
+            h = self.norm2(h + time)
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + self.conv2(h)
 
-    def _timed(self, h: Tensor, time: Tensor | None) -> Tensor:
-        """The second norm with its SiLU, and the timestep before or after it."""
-        if not self.scale_shift or time is None:
-            return self.norm2(h, time, silu=True)
-        scale, shift = time[:, :, None, None].chunk(2, dim=1)
-        return F.silu(self.norm2(h) * (1 + scale) + shift)
+
+def resized(x: Tensor, direction: str, size: Size) -> Tensor:
+    """Halves ("down") or enlarges ("up") a feature map."""
+    return F.avg_pool2d(x, 2) if direction == "down" else enlarged(x, size)
 
 
 def enlarged(x: Tensor, size: Size) -> Tensor:
@@ -105,9 +98,9 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, symmetric: bool) -> None:
         super().__init__()
         self.symmetric = symmetric
-        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
-    def forward(self, x: Tensor, time: None = None, size: Size = None) -> Tensor:
+    def forward(self, x: Tensor, emb: None = None, size: Size = None) -> Tensor:
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -116,9 +109,9 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, time: None = None, size: Size = None) -> Tensor:
+    def forward(self, x: Tensor, emb: None = None, size: Size = None) -> Tensor:
         return self.conv(enlarged(x, size))
 
 
@@ -128,10 +121,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, context_dim: int, heads: int, *, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = Linear(dim, dim, bias=bias)
-        self.to_k = Linear(context_dim, dim, bias=bias)
-        self.to_v = Linear(context_dim, dim, bias=bias)
-        self.to_out = nn.ModuleList([Linear(dim, dim)])
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(context_dim, dim, bias=bias)
+        self.to_v = nn.Linear(context_dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, L, context_dim) → (B, N, D)."""
@@ -149,7 +142,7 @@ class SpatialAttention(Attention):
 
     def __init__(self, channels: int, heads: int, *, groups: int | None, eps: float) -> None:
         super().__init__(channels, channels, heads, bias=True)
-        self.group_norm = None if groups is None else GroupNorm(groups, channels, eps=eps)
+        self.group_norm = None if groups is None else nn.GroupNorm(groups, channels, eps=eps)
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:  # type: ignore[override]  # (B, C, H, W)
         positions = x.flatten(2).transpose(1, 2)  # (B, N, C)
@@ -163,17 +156,18 @@ class GEGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.proj = Linear(dim, 2 * hidden)
+        self.proj = nn.Linear(dim, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.geglu(self.proj(x))
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # the place between the two is diffusers' dropout, which has no parameters
-        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.net:
@@ -190,11 +184,11 @@ class TransformerBlock(nn.Module):
     def __init__(self, dim: int, context_dim: int, heads: int, *, only_cross: bool) -> None:
         super().__init__()
         self.only_cross = only_cross
-        self.norm1 = LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
         self.attn1 = Attention(dim, context_dim if only_cross else dim, heads)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
         self.attn2 = Attention(dim, context_dim, heads)
-        self.norm3 = LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (B, N, D), (B, L, context_dim)
@@ -211,12 +205,12 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = linear
-        self.norm = GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_dim, heads, only_cross=only_cross) for _ in range(depth)
         )
-        self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
+        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (B, C, H, W), (B, L, context_dim)
         h = self.norm(x)

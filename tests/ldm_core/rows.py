@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_core.acceleration.packed import for_inference
+from ldm_core.acceleration.accelerate import accelerate
 from ldm_core.loading.model import load_model
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig
@@ -55,7 +55,7 @@ def unets(dtype: torch.dtype) -> Iterator[tuple[str, UNet]]:
     for name in ("scenes", "scenes-superres"):
         yield name, load_model(BUILTIN / name, "cpu", dtype).unet
     torch.manual_seed(0)
-    yield "sd", for_inference(UNet(SD).to(dtype))
+    yield "sd", accelerate(UNet(SD).to(dtype))
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm_core.generate import generate
-from ldm_core.latest import BUDGET, Budget, Latest
+from ldm_core.lru_cache import BUDGET, Budget, LRUCache
 from ldm_core.params import GenerationParams
 from tests.tiny import tiny_models
 
@@ -19,8 +19,8 @@ GROWTH = 150 * 2**20  # bytes, of which caches are the smallest part: torch and 
 
 def test_the_one_that_was_used_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(100)
-    monkeypatch.setattr("ldm_core.latest.BUDGET", budget)
-    first, second = Latest[int](lambda size: size), Latest[int](lambda size: size)
+    monkeypatch.setattr("ldm_core.lru_cache.BUDGET", budget)
+    first, second = LRUCache[int](lambda size: size), LRUCache[int](lambda size: size)
     for key in "abc":
         first.get(key, lambda: 30, 9)
     first.get("a", lambda: 30, 9)
@@ -31,8 +31,8 @@ def test_the_one_that_was_used_longest_ago_goes_first(monkeypatch: pytest.Monkey
 
 def test_the_latest_of_each_cache_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(100)
-    monkeypatch.setattr("ldm_core.latest.BUDGET", budget)
-    caches = [Latest[int](lambda size: size) for _ in range(3)]
+    monkeypatch.setattr("ldm_core.lru_cache.BUDGET", budget)
+    caches = [LRUCache[int](lambda size: size) for _ in range(3)]
     for cache in caches:
         cache.get("large", lambda: 70, 9)
     assert all("large" in cache for cache in caches)
@@ -43,8 +43,8 @@ def test_the_latest_of_each_cache_stays(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_a_cache_drops_by_itself_counts_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(100)
-    monkeypatch.setattr("ldm_core.latest.BUDGET", budget)
-    cache = Latest[int](lambda size: size)
+    monkeypatch.setattr("ldm_core.lru_cache.BUDGET", budget)
+    cache = LRUCache[int](lambda size: size)
     for key in range(4):
         cache.get(key, lambda: 10, 2)
     assert budget.nbytes == 20

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core.acceleration import kernels
-from ldm_core.acceleration.packed import for_inference
+from ldm_core.acceleration import native, winograd
+from ldm_core.acceleration.accelerate import accelerate
 from ldm_core.errors import ModelError
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig
@@ -75,13 +75,14 @@ def difference(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("way", WAYS)
 def test_it_is_diffusers(peer: nn.Module, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unet, given = ours(peer), inputs(peer)
-    if way != "training":
-        for_inference(unet)
     if way == "no kernels":
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(winograd, "library", lambda: None)
+    if way != "training":
+        accelerate(unet)
     with WAYS[way]():
         expected = peer(*given).sample
-        for _ in range(4):  # plain, recorded, repeated
+        for _ in range(4):  # plain, recorded, replayed
             found = unet(*given)
             assert difference(found, expected) <= TOLERANCE
     assert found.requires_grad == (way == "training")
@@ -93,7 +94,7 @@ def test_bfloat16_is_as_near_as_diffusers_is(peer: nn.Module) -> None:
     exact = peer(x, t, *more).sample
     low = (x.bfloat16(), t, *(part.bfloat16() for part in more))
     of_peer = peer.bfloat16()(*low).sample.float()
-    unet = for_inference(unet.bfloat16())
+    unet = accelerate(unet.bfloat16())
     for _ in range(4):
         found = unet(*low).float()
         assert (found - exact).norm() <= max(1.5 * (of_peer - exact).norm(), 1e-2 * exact.norm())

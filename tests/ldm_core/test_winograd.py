@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_core.acceleration import native, winograd
-from ldm_core.acceleration.packed import Conv2d
 
 pytestmark = pytest.mark.skipif(not native.present(), reason="not compiled here")
 SHAPES = ((2, 16, 32, 8, 8), (1, 48, 16, 5, 7), (3, 32, 32, 1, 1), (2, 64, 64, 16, 2), (1, 16, 16, 33, 64))
@@ -22,16 +21,18 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-def layer_and_input(rows: int, ins: int, out: int, height: int, width: int) -> tuple[Conv2d, Tensor]:
+def layer_and_input(rows: int, ins: int, out: int, height: int, width: int) -> tuple[nn.Conv2d, Tensor]:
     torch.manual_seed(0)
-    return Conv2d(ins, out, 3, padding=1), torch.randn(rows, ins, height, width)
+    return nn.Conv2d(ins, out, 3, padding=1), torch.randn(rows, ins, height, width)
 
 
-def convolved(layer: Conv2d, x: Tensor) -> Tensor:
+def convolved(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    assert layer.bias is not None
     return winograd.convolve(x, winograd.transformed(layer.weight), layer.bias)
 
 
-def exact(layer: Conv2d, x: Tensor) -> Tensor:
+def exact(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    assert layer.bias is not None
     return F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
 
 
@@ -80,38 +81,4 @@ def test_pieces_cover_all_lines_and_cut_every_row_in_the_same_way(rows: int, dow
 
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 16 channels, got 20"):
-        convolved(Conv2d(16, 16, 3, padding=1), torch.randn(1, 20, 4, 4))
-
-
-def test_a_layer_takes_it_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[torch.Size] = []
-    convolve = winograd.convolve
-
-    def watched(x: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
-        calls.append(weight.shape)
-        return convolve(x, weight, *more)
-
-    monkeypatch.setattr(winograd, "convolve", watched)
-    x = torch.randn(1, 16, 6, 6)
-    Conv2d(16, 32, 3, padding=1)(x)
-    assert calls == [(16, 16, 32)]
-    for other in (
-        Conv2d(16, 32, 3),
-        Conv2d(16, 32, 3, stride=2, padding=1),
-        Conv2d(16, 24, 3, padding=1),
-        Conv2d(16, 32, 1),
-    ):
-        other(x)
-    monkeypatch.setattr(winograd, "library", lambda: None)  # not compiled
-    Conv2d(16, 32, 3, padding=1)(x)
-    assert len(calls) == 1
-
-
-def test_bfloat16_is_convolved_directly_where_the_processor_multiplies_it_faster(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    weight = torch.empty(16, 16, 3, 3)
-    monkeypatch.setattr(winograd, "has_fast_bfloat16", lambda: True)
-    assert winograd.takes(weight) and not winograd.takes(weight.bfloat16())
-    monkeypatch.setattr(winograd, "has_fast_bfloat16", lambda: False)
-    assert winograd.takes(weight.bfloat16())
+        convolved(nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 20, 4, 4))

@@ -21,7 +21,6 @@ from service.broker.broker import Broker
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
 from worker.jobs import JobPayload
-from worker.process.main import keep_compiled
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 
 
@@ -115,22 +114,3 @@ def test_what_of_a_directory_is_not_followed_is_on_each_of_its_jobs_cards(
     finally:
         process.kill()
         process.communicate()
-
-
-def test_compiled_code_is_kept_in_the_data_directory_where_that_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back in the end
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    (tmp_path / "a file").touch()
-    keep_compiled(tmp_path / "a file")
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    if os.geteuid():  # root may write everywhere
-        (tmp_path / "of another/compiled").mkdir(parents=True)
-        (tmp_path / "of another/compiled").chmod(0o500)
-        keep_compiled(tmp_path / "of another")
-        assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    keep_compiled(tmp_path)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
-    keep_compiled(tmp_path / "other")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")  # who set it knows better

@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ldm_core.acceleration import native
-from ldm_core.acceleration.packed import arithmetic
+from ldm_core.acceleration import accelerate
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.samplers import MEMORY
 from worker.engine.request import EncodedImage, Request
@@ -76,12 +75,10 @@ class Checkpoint:
 def fingerprint(model: LatentDiffusion, rows: int) -> str:
     """Everything on which an image's bytes depend, beside its request."""
     if model.device.type == "cuda":
-        device = torch.cuda.get_device_name(model.device)
+        device = f"{torch.cuda.get_device_name(model.device)}, {accelerate.fingerprint()}"
     else:
-        device = f"{arithmetic()} x {torch.get_num_threads()}"
-    how = "compiled" if model.compiled else "as it is"
-    of = f"results {native.VERSION}, torch {torch.__version__}"
-    return f"{of}, {model.device.type} {device}, {model.dtype}, {rows} rows, {how}, {model.digest}"
+        device = f"{accelerate.fingerprint()} x {torch.get_num_threads()}"
+    return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {model.digest}"
 
 
 def _sample(tensors: Mapping[str, Tensor], index: str, step: int) -> SavedSample:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 
 import torch
 
 from ldm_core.acceleration import native
-from ldm_core.compiled import compile_unet
 from ldm_core.errors import ModelError
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
@@ -38,6 +33,8 @@ def main() -> int:
     other weights under a model id of ours, 70 the device hangs or a thread died."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
+    if os.environ.get("LDM_COMPILE", "0") not in {"", "0"}:
+        log.warning("LDM_COMPILE is no longer a setting: on CUDA calls are captured as graphs, without a compiler")
     try:
         with suppress(*AWAY), able():  # it may come later
             inspect(connect(settings.redis_url), allow_eviction=settings.allow_eviction)
@@ -58,13 +55,6 @@ def main() -> int:
         log.warning("LDM_ROWS=%d: on this processor the last bits of a row may depend on its place", settings.rows)
     metrics = WorkerMetrics()
     metrics.watch_memory(lambda: float(torch.cuda.memory_allocated(device)) if on_gpu else process_memory())
-    if settings.compile:
-        keep_compiled(settings.data_dir)
-        compile_all = partial(compile_models, models, rows)
-        if on_gpu:
-            compile_all()  # cuDNN plans by thread, and a captured graph outlives one that ends
-        else:
-            apart(compile_all)
     metrics.serve(settings.metrics_host, settings.metrics_port)  # it is ready for jobs
     cards = {model_id: model.card for model_id, model in models.items()}
     worker = BatchWorker(
@@ -95,25 +85,6 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     if not models:
         raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
     return models
-
-
-def keep_compiled(data_dir: Path) -> None:
-    """Tells inductor to keep its work where the next start finds it, also that of another container."""
-    folder = data_dir / "compiled"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK | os.X_OK):  # else it keeps it among temporary files
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-
-
-def compile_models(models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
-    """So that no request waits for it."""
-    for model_id, model in models.items():
-        started = time.monotonic()
-        compile_unet(model, rows[model_id])
-        log.info(
-            "compiled model %s for calls of %d rows in %.0f s", model_id, rows[model_id], time.monotonic() - started
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -1,16 +1,14 @@
-"""Calls of a network that are written down once and then repeated without Python: a CPU's counterpart of a CUDA graph.
+"""A call of a network on a CPU as a list of its operators and kernels, which is replayed without Python.
 
-A step of a small U-Net spends more time in Python and in torch's dispatch than in arithmetic. What it calls depends on
-shapes alone, so the third call of a shape repeats what the second one called: the same operators and kernels over the
-same layouts, hence the same bytes, with all results at their places in one piece of memory. Measured on two cores, a
-step of `scenes` in bfloat16: 2.1 x at one row, 1.8 x at two, 1.4 x at eight; in float32 1.5 x, 1.4 x and 1.2 x; its
-decoder 1.4 x.
+A step of a small U-Net spends more time in Python and in torch's dispatch than in arithmetic. A tape repeats the same
+operators over the same layouts, hence gives the same bytes, with all results at their places in one piece of memory.
+Measured on two cores, a step of `scenes` in bfloat16: 2.1 x at one row, 1.8 x at two, 1.4 x at eight; in float32 1.5 x,
+1.4 x and 1.2 x; its decoder 1.4 x.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,97 +20,26 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ldm_core.acceleration import native
 from ldm_core.acceleration.native import KernelCall
-from ldm_core.latest import BUDGET, Latest, only_infers
+from ldm_core.acceleration.replay import Call, Parts, Recording
 
 Replay = Callable[[], object]
 Move = Callable[[Tensor], Tensor]
 
-CPU, PLAIN = torch.device("cpu"), torch.contiguous_format
-KEPT = 32  # shapes
-SMALL = 16 * 2**20  # bytes that each of them may keep: with more, arithmetic takes so long that calls hardly show
+SMALL = 16 * 2**20  # bytes that a tape may keep: with more, arithmetic takes so long that calls hardly show
 ROOM = 256 * 2**20  # bytes of all results while it is recorded, when none is written over
-FIRST, LAST = 2, 3  # of the calls of a shape that may be recorded; the first one brings weights into their layouts
 ALIGNED = 64  # bytes, as torch's own allocations are
 ALLOCATES = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided"}
 COPIES = {"aten::contiguous", "aten::clone"}
 INTO = {"aten::add", "aten::addmm", "aten::bmm", "aten::cat", "aten::mm"}  # their `out` variants give the same bytes
 
 
-class Recorded:
-    """Runs calls and repeats them. From several threads at once only one repeats, the others call."""
-
-    def __init__(self) -> None:
-        self._shapes: Latest[Latest[_Shape]] = Latest()  # by weights, then by shapes
-
-    def __call__(self, call: Callable[..., Tensor], weights: Callable[[], Hashable], *parts: Tensor | None) -> Tensor:
-        """call(*parts), which must depend on nothing else but the weights that `weights` tells the state of.
-
-        In training and elsewhere than on a CPU it is just called.
-        """
-        if not all(part is None or part.is_cpu for part in parts) or not only_infers(CPU):
-            return call(*parts)
-        shapes = self._shapes.get(weights(), Latest, 1)
-        signature = tuple(None if part is None else (part.dtype, part.shape) for part in parts)
-        key = torch.is_inference_mode_enabled(), signature
-        shape = shapes.get(key, _Shape, KEPT)
-        BUDGET.use(shapes, key, shape.nbytes)
-        try:
-            tape = shape.tapes.pop()
-        except IndexError:
-            # every call of a shape begins with the same layout and alignment, on which its last bits may depend
-            output = shape.call(call, [None if part is None else part.clone(memory_format=PLAIN) for part in parts])
-            BUDGET.use(shapes, key, shape.nbytes)
-            return output
-        try:
-            return tape(parts)
-        finally:
-            shape.tapes.append(tape)
-
-
-class _Shape:
-    """The calls of one shape."""
-
-    def __init__(self) -> None:
-        self.tapes: list[_Tape] = []  # one or none, which is taken out while it runs
-        self.nbytes = 0  # that the tape keeps
-        self._calls = 0
-        self._recording = threading.Lock()
-
-    def call(self, call: Callable[..., Tensor], parts: list[Tensor | None]) -> Tensor:
-        self._calls += 1
-        if not FIRST <= self._calls <= LAST or not self._recording.acquire(blocking=False):
-            return call(*parts)
-        try:
-            output = self._record(call, parts)
-            native.return_freed_memory()  # all results of the call were alive at once
-            return output
-        finally:
-            self._recording.release()
-
-    def _record(self, call: Callable[..., Tensor], parts: list[Tensor | None]) -> Tensor:
-        with _Recorder() as recorder, native.listener(recorder.kernel):
-            output = call(*parts)
-        tape = recorder.tape(parts, output)
-        if tape is not None and not self.tapes:
-            self.tapes.append(tape)
-            self.nbytes = tape.nbytes
-        if tape is not None or recorder.too_large:
-            self._calls = LAST
-        return output
-
-
-class _Tape:
-    def __init__(self, replays: list[Replay], inputs: list[Tensor | None], output: Tensor, nbytes: int) -> None:
-        self._replays, self._inputs, self._output = replays, inputs, output
-        self.nbytes = nbytes
-
-    def __call__(self, parts: Iterable[Tensor | None]) -> Tensor:
-        for buffer, part in zip(self._inputs, parts, strict=True):
-            if buffer is not None and part is not None:
-                buffer.copy_(part)
-        for replay in self._replays:
-            replay()
-        return self._output.clone()  # the next replay writes over it
+def record(call: Call, parts: Parts) -> tuple[Tensor, Recording | None]:
+    """Calls, in inference mode. There is no recording of what cannot be repeated or would keep too much memory."""
+    with _Recorder() as recorder, native.listener(recorder.kernel):
+        output = call(*parts)
+    recording = recorder.recording(parts, output)
+    native.return_freed_memory()  # all results of the call were alive at once
+    return output, recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +69,7 @@ class _Operator:
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps all that is called, and every result, so that no two of them have had the same memory.
-
-    In inference mode it sees composite operators whole, otherwise what they are made of.
-    """
+    """Keeps all that is called, and every result, so that no two of them have had the same memory."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -154,10 +78,6 @@ class _Recorder(TorchDispatchMode):
         self._own: dict[int, Tensor] = {}  # by where their memory begins
         self._packed: dict[int, Tensor] = {}  # by oneDNN, for this shape alone
         self._bytes = 0
-
-    @property
-    def too_large(self) -> bool:
-        return self._bytes > ROOM
 
     def kernel(self, call: KernelCall) -> None:
         if not self.failed:
@@ -180,7 +100,7 @@ class _Recorder(TorchDispatchMode):
         repeatable = bool(results) and not any(result.is_mkldnn or not result.is_cpu for result in results)
         if repeatable:
             self._bytes += sum(result.untyped_storage().nbytes() for result in new.values())
-        if not repeatable or func._schema.is_mutable or self.too_large:
+        if not repeatable or func._schema.is_mutable or self._bytes > ROOM:
             self.failed = True
             self._own.clear()
             self._steps.clear()
@@ -190,8 +110,8 @@ class _Recorder(TorchDispatchMode):
         if new and func._schema.name not in ALLOCATES:
             self._steps.append((_Operator(func, args, kwargs, new), [*read, *new.values()]))
 
-    def tape(self, inputs: list[Tensor | None], output: Tensor) -> _Tape | None:
-        """What repeats it, or None where that cannot be or would keep too much."""
+    def recording(self, inputs: Parts, output: Tensor) -> Recording | None:
+        """What repeats the call, or None."""
         if self.failed or _start(output) not in self._own:
             return None
         first: dict[int, int] = {}
@@ -216,7 +136,12 @@ class _Recorder(TorchDispatchMode):
             return torch.empty(0, dtype=tensor.dtype).set_(memory, offset, tensor.shape, tensor.stride())
 
         replays = [step.replay(move) for step, _ in self._steps]
-        return _Tape(replays, inputs, move(output), size + size_of_packed)
+        return Recording(inputs, move(output), partial(_play, replays), size + size_of_packed)
+
+
+def _play(replays: Sequence[Replay]) -> None:
+    for replay in replays:
+        replay()
 
 
 def _places(needs: Mapping[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:

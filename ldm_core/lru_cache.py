@@ -1,20 +1,11 @@
-"""Keeps what was computed last, so that it need not be computed again; and says when that may be.
-
-What is kept for each size of a request is bounded in bytes, in all caches of the process together.
-"""
+"""Caches of the latest results, whose entries for each size of a request share one bound in bytes."""
 
 from __future__ import annotations
 
 import threading
 import weakref
 from collections.abc import Callable, Hashable
-from operator import attrgetter
 from typing import Any, Generic, TypeVar
-
-import torch
-from torch import Tensor, nn
-
-changes = attrgetter("_version")  # how often a tensor was written to
 
 T = TypeVar("T")
 
@@ -27,7 +18,7 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._entries: dict[tuple[int, Hashable], tuple[weakref.ref[Latest[Any]], int]] = {}  # the latest last
+        self._entries: dict[tuple[int, Hashable], tuple[weakref.ref[LRUCache[Any]], int]] = {}  # the latest last
         self._lock = threading.Lock()
 
     @property
@@ -37,7 +28,7 @@ class Budget:
             self._forget_the_dead()
             return sum(size for _, size in self._entries.values())
 
-    def use(self, owner: Latest[Any], key: Hashable, size: int) -> None:
+    def use(self, owner: LRUCache[Any], key: Hashable, size: int) -> None:
         """Enters `owner`'s entry with its bytes, or says that it was used again."""
         with self._lock:
             known = self._entries.pop((id(owner), key), None)
@@ -64,7 +55,7 @@ class Budget:
 BUDGET = Budget(256 * 2**20)  # beside weights that every size shares
 
 
-class Latest(Generic[T]):
+class LRUCache(Generic[T]):
     """Results by key, those of the latest calls only.
 
     With `size`, which tells the bytes of a result, they count towards BUDGET.
@@ -98,41 +89,5 @@ class Latest(Generic[T]):
         self._kept.pop(key, None)
         return True
 
-    def __deepcopy__(self, memo: object) -> Latest[T]:
-        return Latest(self._size)  # a copied network has weights at other places, where they can change
-
-
-def version(weight: Tensor) -> Hashable:
-    """Another one where the weight is another, or has changed: training goes on after an evaluation."""
-    return weight.dtype, weight.data_ptr(), 0 if weight.is_inference() else weight._version
-
-
-class Weights:
-    """Says when any of a module's weights has changed, been moved or converted."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._known: Hashable = None
-        self._all: list[Tensor] = []
-
-    def state(self) -> Hashable:
-        """Another one where weights are others.
-
-        Not seen are those that are replaced one by one by other tensors, or that inference mode made and changes.
-        """
-        state = self._state()
-        if state != self._known:
-            self._all = [weight for weight in self._module.parameters() if not weight.is_inference()]
-            self._known = state = self._state()
-        return state
-
-    def _state(self) -> Hashable:
-        first = next(self._module.parameters())
-        return first.dtype, first.data_ptr(), sum(map(changes, self._all))
-
-
-def only_infers(device: torch.device) -> bool:
-    """Whether nothing here learns or is being compiled, and dtypes are what they seem: no autocast."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return False
-    return device.type not in {"cpu", "cuda"} or not torch.is_autocast_enabled(device.type)
+    def __deepcopy__(self, memo: object) -> LRUCache[T]:
+        return LRUCache(self._size)  # a copied network computes its own
