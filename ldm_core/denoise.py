@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ldm_core.model import LatentDiffusion, nothing
+from ldm_core.model import LatentDiffusion, OnCall
 from ldm_core.row_counts import calls, row_counts
 from ldm_core.sampling.sample import Sample
 from ldm_core.sampling.samplers import guide, update
@@ -16,69 +16,70 @@ from ldm_core.sampling.samplers import guide, update
 
 @torch.inference_mode()
 def step(
-    model: LatentDiffusion, samples: Sequence[Sample], rows: int, called: Callable[[int], None] = nothing
+    model: LatentDiffusion, samples: Sequence[Sample], rows_per_call: int, on_call: OnCall | None = None
 ) -> list[bool]:
-    """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows` rows.
+    """One denoising step of every sample, each at a step of its own, in U-Net calls of `rows_per_call` rows.
 
     The samples share a batch key. Larger calls are made where they give the same bytes (row_counts.py). Returns for
-    each sample whether its latents are finite. `called` is given the number of rows of every call that has ended,
+    each sample whether its latents are finite. `on_call` is given the number of rows of every call that has ended,
     and 0 after each window of one.
     When one raises, no sample has changed and no noise is spent, so that the same samples can be stepped again in
     smaller batches.
     """
     before = [(sample.noise, sample.noise.state()) for sample in samples if sample.draws]
     try:
-        return _step(model, samples, rows, called)
+        return _step(model, samples, rows_per_call, on_call)
     except Exception:
         for noise, state in before:
             noise.restore(state)
         raise
 
 
-def _step(model: LatentDiffusion, samples: Sequence[Sample], rows: int, called: Callable[[int], None]) -> list[bool]:
+def _step(model: LatentDiffusion, samples: Sequence[Sample], rows_per_call: int, on_call: OnCall | None) -> list[bool]:
     x = torch.cat([sample.x for sample in samples])
-    lines = torch.stack([sample.plan.lines[sample.step] for sample in samples]).to(model.device)
-    out = _predict_guided(model, x, lines[:, 0], samples, rows, called)
+    table = torch.stack([sample.plan.table[sample.step] for sample in samples]).to(model.device)
+    t, alpha_bar, weights = table[:, 0], table[:, 1], table[:, 2:]
+    out = _predict_guided(model, x, t, samples, rows_per_call, on_call)
     plans = [sample.plan for sample in samples]
-    past = torch.cat([sample.past for sample in samples]) if any(plan.remembers for plan in plans) else None
-    drawn = torch.cat([sample.draw_noise() for sample in samples]) if any(plan.draws_noise for plan in plans) else None
+    history = torch.cat([sample.history for sample in samples]) if any(plan.remembers for plan in plans) else None
+    noise = torch.cat([sample.draw_noise() for sample in samples]) if any(plan.draws_noise for plan in plans) else None
     kind, clip = model.schedule.prediction_type, model.schedule.clip_sample
-    x, x0, past = update(x, out, past, drawn, lines[:, 1], lines[:, 2:], kind, clip)
+    x, x0, history = update(x, out, history, noise, alpha_bar, weights, kind, clip)
     finite: list[bool] = x.isfinite().flatten(1).all(1).tolist()
     latents = [s.hold_known(each, s.step + 1) for s, each in zip(samples, x.split(1), strict=True)]
-    pasts = [sample.past for sample in samples] if past is None else past.split(1)
-    for sample, *state in zip(samples, latents, x0.split(1), pasts, strict=True):  # nothing below can fail
-        sample.x, sample.x0, sample.past = state
+    histories = [sample.history for sample in samples] if history is None else history.split(1)
+    for sample, *state in zip(samples, latents, x0.split(1), histories, strict=True):  # nothing below can fail
+        sample.x, sample.x0, sample.history = state
         sample.step += 1
     return finite
 
 
 def _predict_guided(
-    model: LatentDiffusion, x: Tensor, t: Tensor, samples: Sequence[Sample], rows: int, called: Callable[[int], None]
-) -> Tensor:
+    model: LatentDiffusion, x: Tensor, t: Tensor, samples: Sequence[Sample], rows_per_call: int,
+    on_call: OnCall | None,
+) -> Tensor:  # fmt: skip
     """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
     context, concat, labels = (
         _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
     )
-    owner = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
-
-    def call(row: list[int]) -> Tensor:
-        (here,) = _picked([context], row)
-        seen, times, behind, label = _picked([x, t, concat, labels], [owner[i] for i in row])
-        assert seen is not None and times is not None
-        return model.predict(seen, times, here, behind, label, samples[0].tiling, called)
-
-    larger = samples[0].tiling is None and model.is_small
-    counts = row_counts(x, model.dtype, rows) if larger else (rows,)
+    sample_of_row = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
+    tiling = samples[0].tiling
+    larger = tiling is None and model.is_small
     outs = []
-    for row in calls(len(owner), counts):
-        outs.append(call(row))
-        called(len(row))
-    out = torch.cat(outs)[: len(owner)]
-    if len(owner) == len(samples):
+    for batch in calls(len(sample_of_row), row_counts(x, model.dtype, rows_per_call) if larger else (rows_per_call,)):
+        (context_,) = _picked([context], batch)
+        x_, t_, concat_, labels_ = _picked([x, t, concat, labels], [sample_of_row[i] for i in batch])
+        assert x_ is not None and t_ is not None
+        outs.append(model.predict(x_, t_, context_, concat_, labels_, tiling, on_call))
+        if on_call is not None:
+            on_call(len(batch))
+    out = torch.cat(outs)[: len(sample_of_row)]
+    if len(sample_of_row) == len(samples):
         return out
-    conditional = [i for i in range(len(owner)) if i + 1 == len(owner) or owner[i + 1] != owner[i]]
-    unconditional = [i for i in range(len(owner)) if i == 0 or owner[i - 1] != owner[i]]  # the same when unguided
+    last = len(sample_of_row) - 1
+    conditional = [i for i in range(last + 1) if i == last or sample_of_row[i + 1] != sample_of_row[i]]
+    # of an unguided sample its one row, which guidance then leaves as it is
+    unconditional = [i for i in range(last + 1) if i == 0 or sample_of_row[i - 1] != sample_of_row[i]]
     scale = _constant(tuple(sample.guidance_scale for sample in samples), torch.float32, model.device)
     (without,), (with_it,) = _picked([out], unconditional), _picked([out], conditional)
     assert without is not None and with_it is not None

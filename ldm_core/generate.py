@@ -35,13 +35,13 @@ def generate(
     RequestError for what the model does not take.
     """
     given = {"image": image, "mask": mask, **{f"neighbor{i}": each for i, each in enumerate(neighbors)}}
-    inputs = {name: picture for name, picture in given.items() if picture is not None}
-    pictures = []
+    inputs = {name: each for name, each in given.items() if each is not None}
+    images = []
     for index in range(params.n):
         sample = tasks.begin(model, params, index, inputs)
         while not sample.done:
             step(model, [sample], rows)
             if progress is not None:
                 progress(index * params.steps + sample.steps_done(params.steps), params.n * params.steps)
-        pictures.append(tasks.finish(model, sample))
-    return pictures
+        images.append(tasks.finish(model, sample))
+    return images

@@ -20,10 +20,7 @@ from ldm_core.sampling.schedule import NoiseSchedule
 from ldm_core.sampling.tiling import Tiling, Window, tiled
 
 SIZES = 64  # whose blank image is kept
-
-
-def nothing(rows: int) -> None:
-    """For those who need not hear of every call."""
+OnCall = Callable[[int], None]  # is given the rows of a U-Net call that has ended
 
 
 @dataclass(kw_only=True)
@@ -60,9 +57,9 @@ class LatentDiffusion:
         """How the U-Net sees a hole."""
         return self.condition.config if isinstance(self.condition, MaskedPicture) else HoleStyle()
 
-    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, both scaled, of an image's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
-        return self.autoencoder.moments(picture.to(self.dtype))
+        return self.autoencoder.moments(image.to(self.dtype))
 
     def blank_moments(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """`moments` of an all-grey image of that latent size, kept for the latest sizes."""
@@ -81,18 +78,19 @@ class LatentDiffusion:
         concat: Tensor | None = None,
         class_labels: Tensor | None = None,
         tiling: Tiling | None = None,
-        called: Callable[[int], None] = nothing,
+        on_call: OnCall | None = None,
     ) -> Tensor:
         """One U-Net call over B rows: (B, C, h, w), (B,), (B, L, D), (B, C', h, w), (B,) → (B, C, h, w) float32.
 
-        With a tiling, one call for each of its windows, after each of which `called` is given 0.
+        With a tiling, one call for each of its windows, after each of which `on_call` is given 0.
         """
         if tiling is not None:
 
             def of_window(part: Tensor, place: Window) -> Tensor:
                 cut = None if concat is None else concat[:, :, place[0], place[1]]
                 out = self.predict(part, t, context, cut, class_labels)
-                called(0)
+                if on_call is not None:
+                    on_call(0)
                 return out
 
             return tiled(x, of_window, tiling)

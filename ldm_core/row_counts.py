@@ -55,6 +55,6 @@ def calls(n: int, counts: Sequence[int]) -> Iterator[list[int]]:
     first = 0
     while first < n:
         count = next((count for count in counts if count >= n - first), counts[-1])
-        row = list(range(first, min(first + count, n)))
-        yield row + [first] * (count - len(row))
+        batch = list(range(first, min(first + count, n)))
+        yield batch + [first] * (count - len(batch))
         first += count

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm_core.images.decoding import Pictures
-from ldm_core.images.tensors import Known, known_region, label_tensor, padded, picture_tensor
+from ldm_core.images.decoding import Images
+from ldm_core.images.tensors import Known, image_tensor, known_region, label_tensor, padded
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 from ldm_core.sampling.noise import NoiseSource
@@ -26,10 +26,10 @@ from ldm_core.sampling.tiling import Window, covering, tiled
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the image's size
 
 
-def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures: Pictures) -> Sample:
+def begin(model: LatentDiffusion, params: GenerationParams, index: int, images: Images) -> Sample:
     """Everything before the first step for image `index` of a job. Raises RequestError."""
     model.card.check(params)
-    image, mask = pictures.get("image"), pictures.get("mask")
+    image, mask = images.get("image"), images.get("mask")
     noise = NoiseSource(params.image_seed(index))
     factor, multiple = model.autoencoder.config.factor, model.card.size_multiple
     width, height = (-(-side // multiple) * multiple for side in (params.width, params.height))
@@ -39,20 +39,20 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, pictures
         plan=make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params)),
         noise=noise,
         size=(params.width, params.height),
-        context=_context(model, params, pictures),
+        context=_context(model, params, images),
         guidance_scale=params.guidance_scale,
     )
     if params.task == "superres":
         scale = model.card.scale
-        _enlarge(model, sample, padded(picture_tensor(image, "image"), width // scale, height // scale))
+        _enlarge(model, sample, padded(image_tensor(image, "image"), width // scale, height // scale))
     elif params.task == "inpaint":
-        sample.known = known_region(image, mask, width, height, model.device)
+        sample.known_image = known_region(image, mask, width, height, model.device)
         _repaint(model, sample)
     elif params.task == "semantic2img":
         sample.concat = model.condition(label_tensor(image, width, height).to(model.device))
         sample.x = noise.draw(shape, model.device) * sample.plan.start
     elif params.strength is not None:
-        _vary(model, sample, padded(picture_tensor(image, "image"), width, height))
+        _vary(model, sample, padded(image_tensor(image, "image"), width, height))
     else:
         sample.x = noise.draw(shape, model.device) * sample.plan.start
         if model.inpaints_by_concat:  # text to image is inpainting all of a blank one
@@ -67,19 +67,19 @@ def decode(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] 
     """
 
     def decoded(part: Tensor, _: Window | None = None) -> Tensor:
-        picture = model.autoencoder.decode(part).float()
+        image = model.autoencoder.decode(part).float()
         if progress is not None:
             progress()
-        return picture
+        return image
 
     x, factor = sample.x.to(model.dtype), model.autoencoder.config.factor
     tiling = covering(x.shape[2], x.shape[3], model.card.tile // factor)
-    picture = decoded(x) if tiling is None else tiled(x, decoded, tiling, factor)
-    if sample.known is not None:
-        original, mask = sample.known
-        picture = torch.where(mask > 0, picture, original)
+    image = decoded(x) if tiling is None else tiled(x, decoded, tiling, factor)
+    if sample.known_image is not None:
+        original, mask = sample.known_image
+        image = torch.where(mask > 0, image, original)
     width, height = sample.size
-    return (picture[0, :, :height, :width] / 2 + 0.5).clamp(0, 1)
+    return (image[0, :, :height, :width] / 2 + 0.5).clamp(0, 1)
 
 
 def finish(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Image.Image:
@@ -95,13 +95,13 @@ def preview(model: LatentDiffusion, x0: Tensor) -> Image.Image:
     return _in_8_bits((model.autoencoder.decode(small.to(model.dtype)).float()[0] / 2 + 0.5).clamp(0, 1))
 
 
-def _in_8_bits(picture: Tensor) -> Image.Image:
-    levels = (picture * 255).round().to(torch.uint8)
+def _in_8_bits(image: Tensor) -> Image.Image:
+    levels = (image * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _context(model: LatentDiffusion, params: GenerationParams, pictures: Pictures) -> Tensor | None:
-    cond = model.condition.context(params, pictures)
+def _context(model: LatentDiffusion, params: GenerationParams, images: Images) -> Tensor | None:
+    cond = model.condition.context(params, images)
     if params.guidance_scale == 1.0:
         return cond
     assert cond is not None  # the card has refused guidance where there is none
@@ -133,7 +133,7 @@ def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
 def inpainting_channels(
     model: LatentDiffusion, known: Known | None, shape: tuple[int, ...], noise: NoiseSource
 ) -> Tensor:
-    """Mask and latents of the masked image, (1, 1 + C, h, w); without an image, a hole all over a blank one."""
+    """Mask and latents of the masked image, (1, 1 + C, h, w); without an image, a mask all over a blank one."""
     drawn = noise.draw(shape, model.device).to(model.dtype)
     style = model.hole_style
     if known is None:
@@ -151,25 +151,25 @@ def inpainting_channels(
 
 
 def _repaint(model: LatentDiffusion, sample: Sample) -> None:
-    """Inpainting: the hole as channels where the U-Net takes them, else what is known is noised anew at every step."""
+    """Inpainting: the mask as channels where the U-Net takes them, else what is known is noised anew at every step."""
     shape = tuple(sample.x.shape)
-    assert sample.known is not None
+    assert sample.known_image is not None
     if model.inpaints_by_concat:
         sample.x = sample.noise.draw(shape, model.device) * sample.plan.start
-        sample.concat = inpainting_channels(model, sample.known, shape, sample.noise)
+        sample.concat = inpainting_channels(model, sample.known_image, shape, sample.noise)
         return
-    original, mask = sample.known
-    hole = F.max_pool2d(mask, model.autoencoder.config.factor)
+    original, mask = sample.known_image
+    unknown = F.max_pool2d(mask, model.autoencoder.config.factor)
     mean, std = model.moments(original)
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
-    sample.kept = latents, 1 - hole
+    sample.known_latents = latents, 1 - unknown
     sample.x = sample.hold_known(sample.noise.draw(shape, model.device) * sample.plan.start, 0)
 
 
-def _vary(model: LatentDiffusion, sample: Sample, picture: Tensor) -> None:
+def _vary(model: LatentDiffusion, sample: Sample, image: Tensor) -> None:
     """Image to image: the image's latents, noised to where the plan begins."""
     shape = tuple(sample.x.shape)
-    mean, std = model.moments(picture.to(model.device))
+    mean, std = model.moments(image.to(model.device))
     latents = (mean + std * sample.noise.draw(shape, model.device)).float()
     level = sample.plan.alpha_bar[:1].to(model.device)
     sample.x = noised(latents, sample.noise.draw(shape, model.device), level)

@@ -79,9 +79,9 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
         mask = Image.fromarray(job.mask.astype(np.uint8) * 255)
         sample = tasks.begin(model, params, 0, {"image": Image.fromarray(job.original), "mask": mask})
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
         picture = np.asarray(tasks.finish(model, sample))
-        sample.known = None  # the same latents, decoded without putting the known pixels back
+        sample.known_image = None  # the same latents, decoded without putting the known pixels back
         raw_outside.append(psnr(np.asarray(tasks.finish(model, sample)), job.original, ~job.mask))
         untouched += bool((picture == job.original)[~job.mask].all())
         painted.append(picture)

@@ -38,7 +38,7 @@ UPRIGHT = {
 }  # by EXIF orientation
 MAX_ASPECT = 8  # of an image that is scaled by its shorter side
 SizeCheck = Callable[[str, int, int], None]
-Pictures = Mapping[str, Image.Image]  # the input images of a job: image, mask, neighbor0, ...
+Images = Mapping[str, Image.Image]  # the input images of a job: image, mask, neighbor0, ...
 
 
 def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
@@ -46,13 +46,13 @@ def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
 
     `check_size(field, width, height)` raises InvalidImage from the header's size alone. Raises InvalidImage.
     """
-    picture = _opened(data, field)
-    check_size(field, *picture.size)
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":  # many a phone's JPEG holds a second view
-        raise InvalidImage(field, "is animated; only still pictures are taken")
+    image = _opened(data, field)
+    check_size(field, *image.size)
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # many a phone's JPEG holds a second view
+        raise InvalidImage(field, "is animated; only still images are taken")
     try:
-        picture.load()
-        return _upright(_normal(picture), _orientation(picture))
+        image.load()
+        return _upright(_normal(image), _orientation(image))
     except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
 
@@ -90,15 +90,15 @@ def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> 
 
     Raises InvalidImage.
     """
-    picture = _opened(data, field)
-    check_size(field, *picture.size)
-    if picture.format != "PNG" or picture.mode not in {"1", "L", "P"}:
+    image = _opened(data, field)
+    check_size(field, *image.size)
+    if image.format != "PNG" or image.mode not in {"1", "L", "P"}:
         raise InvalidImage(field, "must be a PNG of 8-bit grey or palette, whose values are label ids")
-    if getattr(picture, "is_animated", False):
-        raise InvalidImage(field, "is animated; only still pictures are taken")
+    if getattr(image, "is_animated", False):
+        raise InvalidImage(field, "is animated; only still images are taken")
     try:
-        picture.load()
-        ids = Image.frombytes("L", picture.size, picture.tobytes()) if picture.mode == "P" else picture.convert("L")
+        image.load()
+        ids = Image.frombytes("L", image.size, image.tobytes()) if image.mode == "P" else image.convert("L")
     except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
     highest = ids.getextrema()[1]
@@ -107,11 +107,11 @@ def open_labels(data: bytes, field: str, check_size: SizeCheck, labels: int) -> 
     return ids
 
 
-def mask_of_transparency(picture: Image.Image) -> Image.Image | None:
+def mask_of_transparency(image: Image.Image) -> Image.Image | None:
     """The mask that an image's transparent pixels make; None where it has none."""
-    if picture.mode != "RGBA":
+    if image.mode != "RGBA":
         return None
-    return _thresholded(ImageOps.invert(picture.getchannel("A")))
+    return _thresholded(ImageOps.invert(image.getchannel("A")))
 
 
 def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
@@ -123,35 +123,35 @@ def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
     return ImageChops.darker(coloured, opaque).getbbox() is None and white.getbbox() is not None
 
 
-def flattened(picture: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def flattened(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """RGB, with what is transparent laid over `background`."""
-    if picture.mode != "RGBA":
-        return picture
-    opaque = Image.new("RGB", picture.size, background)
-    opaque.paste(picture, mask=picture.getchannel("A"))
+    if image.mode != "RGBA":
+        return image
+    opaque = Image.new("RGB", image.size, background)
+    opaque.paste(image, mask=image.getchannel("A"))
     return opaque
 
 
-def central_square(picture: Image.Image, side: int) -> Image.Image:
+def central_square(image: Image.Image, side: int) -> Image.Image:
     """The middle of an RGB image, scaled so that its shorter side is `side` pixels: how CLIP looks at images.
 
     A square of that side is left as it is. What is far from the middle of a strip is cut off first: scaled as a whole,
     a strip one pixel wide would take gigabytes.
     """
-    across, down = (min(length, MAX_ASPECT * min(picture.size)) for length in picture.size)
-    left, top = (picture.width - across) // 2, (picture.height - down) // 2
-    picture = picture.crop((left, top, left + across, top + down))
-    scale = side / min(picture.size)
-    width, height = (max(side, int(length * scale)) for length in picture.size)
+    across, down = (min(length, MAX_ASPECT * min(image.size)) for length in image.size)
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    image = image.crop((left, top, left + across, top + down))
+    scale = side / min(image.size)
+    width, height = (max(side, int(length * scale)) for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + side, top + side))
 
 
-def to_png(picture: Image.Image) -> bytes:
+def to_png(image: Image.Image) -> bytes:
     """Encodes fast rather than small: it lives until the job has run."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -161,33 +161,33 @@ def _opened(data: bytes, field: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise InvalidImage(field, "is not a PNG, JPEG or WebP picture") from None
+        raise InvalidImage(field, "is not a PNG, JPEG or WebP image") from None
     except BOMB:
         raise InvalidImage(field, "has far more pixels than any model takes") from None
     except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
 
 
-def _normal(picture: Image.Image) -> Image.Image:
+def _normal(image: Image.Image) -> Image.Image:
     """Any mode to 8-bit RGB or RGBA."""
-    if picture.mode.startswith("I"):  # 16 bits of grey; a plain conversion would clip instead of scale
-        return picture.convert("I").point(lambda level: level * (1 / 256)).convert("L").convert("RGB")
-    if picture.has_transparency_data:
-        return picture.convert("RGBA")
-    return picture.convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits of grey; a plain conversion would clip instead of scale
+        return image.convert("I").point(lambda level: level * (1 / 256)).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> object:
+def _orientation(image: Image.Image) -> object:
     """What EXIF says of it; damaged EXIF says nothing, for the pixels are what was sent."""
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the parser promises nothing about what it raises on a block that makes no sense
         return None
 
 
-def _upright(picture: Image.Image, orientation: object) -> Image.Image:
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
     turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(turn)
+    return image if turn is None else image.transpose(turn)
 
 
 def _thresholded(grey: Image.Image) -> Image.Image:

@@ -19,14 +19,14 @@ def known_region(
     """Image and mask as tensors of `width` x `height` pixels. Raises InvalidImage."""
     if mask is None:
         raise InvalidImage("mask", "is required")
-    picture = picture_tensor(image, "image")
-    if mask.size != (picture.shape[3], picture.shape[2]):
-        raise InvalidImage("mask", f"is {mask.size}, the image is {(picture.shape[3], picture.shape[2])}")
+    known = image_tensor(image, "image")
+    if mask.size != (known.shape[3], known.shape[2]):
+        raise InvalidImage("mask", f"is {mask.size}, the image is {(known.shape[3], known.shape[2])}")
     white = torch.from_numpy(np.asarray(mask.convert("L"), dtype=np.float32))[None, None]
-    return padded(picture, width, height).to(device), padded((white >= 127.5).float(), width, height).to(device)
+    return padded(known, width, height).to(device), padded((white >= 127.5).float(), width, height).to(device)
 
 
-def picture_tensor(image: Image.Image | None, field: str) -> Tensor:
+def image_tensor(image: Image.Image | None, field: str) -> Tensor:
     """A PIL image as (1, 3, H, W) in [-1, 1]. Raises InvalidImage where there is none."""
     if image is None:
         raise InvalidImage(field, "is required")

@@ -77,7 +77,7 @@ def _rescaler(path: Path) -> SpatialRescaler:
     return build_strictly(lambda: SpatialRescaler(config), read_weights(path), weights_file(path))
 
 
-def _masked_picture(path: Path) -> MaskedPicture:
+def _masked_image(path: Path) -> MaskedPicture:
     return MaskedPicture(HoleStyle.from_json(read_json(path / "config.json"), str(path / "config.json")))
 
 
@@ -88,7 +88,7 @@ BUILDERS: Mapping[str, Callable[[Path], Condition]] = {
     "LayoutEncoder": _layout,
     "ClassEmbedder": _class_embedder,
     "SpatialRescaler": _rescaler,
-    "MaskedPicture": _masked_picture,
+    "MaskedPicture": _masked_image,
 }
 
 

@@ -25,7 +25,7 @@ OTHERS: Mapping[tuple[str | None, str | None], Task] = {
     ("MaskedPicture", "hole"): "inpaint",
     ("ClassEmbedder", ""): "class2img",
     ("LayoutEncoder", ""): "layout2img",
-    ("SpatialRescaler", "picture"): "semantic2img",
+    ("SpatialRescaler", "image"): "semantic2img",
 }
 MAX_NEIGHBORS = 20  # as many as the retrieval-augmented models were trained with
 GUIDED = (*TEXT, "ClassEmbedder")  # condition encoders that know what no condition is
@@ -43,7 +43,7 @@ def read_card(directory: Path | str) -> ModelCard:
     extra = unet.number("in_channels", 4) - latents
     if (foreign := unet_kind(unet.data)) is not None:
         raise ModelError(unet.file, f"{foreign}; {SERVED}")
-    tasks = _tasks(parts.condition_class, {0: "", latents + 1: "hole", 3: "picture"}.get(extra))
+    tasks = _tasks(parts.condition_class, {0: "", latents + 1: "hole", 3: "image"}.get(extra))
     if not tasks:
         named = parts.condition_class or "no condition"
         raise ModelError(unet.file, f"{channels_kind(extra)} fit no task of {named}")
@@ -164,7 +164,7 @@ def _takes(condition: ComponentNumbers) -> dict[str, Any]:
 
 def _tasks(condition: str | None, extra: str | None) -> list[Task]:
     """What a model can do, by its condition encoder and by what goes behind the latents."""
-    if extra == "picture" and condition in {None, *TEXT}:
+    if extra == "image" and condition in {None, *TEXT}:
         return ["superres"]
     if condition in TEXT:
         return [] if extra is None else ["txt2img", "inpaint"]

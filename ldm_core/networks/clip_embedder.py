@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from ldm_core.images.decoding import Pictures, central_square
+from ldm_core.images.decoding import Images, central_square
 from ldm_core.job_warning import JobWarning
 from ldm_core.networks.conditioning import Condition, Tokenizer, tokenize, truncations
 from ldm_core.params import GenerationParams
@@ -31,10 +31,10 @@ class ClipEmbedder(Condition):
         text, vision = clip.config.text_config, clip.config.vision_config
         self.max_tokens, self.side = int(text.max_position_embeddings), int(vision.image_size)  # type: ignore
 
-    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
-        neighbors = [picture for name, picture in pictures.items() if name.startswith("neighbor")]
+    def context(self, params: GenerationParams, images: Images) -> Tensor:
+        neighbors = [image for name, image in images.items() if name.startswith("neighbor")]
         told = [self.of_text(params.prompt)] if params.prompt or not neighbors else []
-        return torch.stack([*told, *(self.of_picture(picture) for picture in neighbors)], dim=1)
+        return torch.stack([*told, *(self.of_image(image) for image in neighbors)], dim=1)
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor:
         if not params.negative_prompt:
@@ -49,9 +49,9 @@ class ClipEmbedder(Condition):
         seen = self.clip.get_text_features(tokenize(self.tokenizer, [prompt], self.max_tokens).to(self.clip.device))
         return F.normalize(seen.pooler_output, dim=-1)
 
-    def of_picture(self, picture: Image.Image) -> Tensor:
+    def of_image(self, image: Image.Image) -> Tensor:
         """(1, D)."""
-        square = central_square(picture.convert("RGB"), self.side)
+        square = central_square(image.convert("RGB"), self.side)
         levels = torch.from_numpy(np.asarray(square, dtype=np.float32)) / 255
         pixels = ((levels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(2, 0, 1)[None]
         seen = self.clip.get_image_features(pixels.to(self.clip.device, self.clip.dtype))

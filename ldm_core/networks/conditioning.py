@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldm_core.errors import ModelError
-from ldm_core.images.decoding import Pictures
+from ldm_core.images.decoding import Images
 from ldm_core.job_warning import JobWarning
 from ldm_core.model_directory.config_reader import read_config
 from ldm_core.networks.text_transformer import TextTransformer
@@ -58,7 +58,7 @@ def truncations(tokenizer: Tokenizer, params: GenerationParams, length: int) -> 
 class Condition(nn.Module):
     """What every condition encoder answers. This one is that of an unconditional model: nothing."""
 
-    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor | None:
+    def context(self, params: GenerationParams, images: Images) -> Tensor | None:
         """What to attend to, (1, L, D)."""
         return None
 
@@ -86,7 +86,7 @@ class TextEncoder(Condition):
         out = self.transformer(token_ids)
         return out if isinstance(out, Tensor) else torch.as_tensor(out.last_hidden_state)
 
-    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
+    def context(self, params: GenerationParams, images: Images) -> Tensor:
         return self.encode(params.prompt)
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class ClassEmbedder(Condition):
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding(labels)[:, None]
 
-    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
+    def context(self, params: GenerationParams, images: Images) -> Tensor:
         return self._encode(params.class_id or 0)
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor | None:
@@ -156,7 +156,7 @@ class LayoutEncoder(Condition):
     def forward(self, tokens: Tensor) -> Tensor:  # (B, L) → (B, L, D)
         return self.transformer(tokens)
 
-    def context(self, params: GenerationParams, pictures: Pictures) -> Tensor:
+    def context(self, params: GenerationParams, images: Images) -> Tensor:
         return self(self.tokens(params.objects or ()).to(next(self.transformer.parameters()).device))
 
     def tokens(self, objects: Sequence[LayoutObject]) -> Tensor:

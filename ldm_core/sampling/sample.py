@@ -18,9 +18,11 @@ from ldm_core.sampling.tiling import Tiling
 class Sample:
     """One image being denoised; all that is constant over its steps is already computed.
 
-    Shapes: x (1, C, h, w) float32; past (1, 3, C, h, w), what its sampler remembers of earlier steps; context
+    Shapes: x (1, C, h, w) float32; history (1, 3, C, h, w), what its sampler remembers of earlier steps; context
     (R, L, D), unconditional first, for its R = 2 rows when guided and 1 otherwise; concat (1, C', h, w), the channels
-    that go behind x; class_labels (1,).
+    that go behind x; class_labels (1,); known_image, the original (1, 3, H, W) in [-1, 1] and its mask
+    (1, 1, H, W), 1 = to be painted; known_latents, those of the original (1, C, h, w) and their mask (1, 1, h, w),
+    1 = held at every step.
     """
 
     x: Tensor
@@ -31,15 +33,15 @@ class Sample:
     guidance_scale: float = 1.0
     concat: Tensor | None = None
     class_labels: Tensor | None = None
-    known: tuple[Tensor, Tensor] | None = None  # original image (1, 3, H, W) in [-1, 1], mask (1, 1, H, W), 1 = new
-    kept: tuple[Tensor, Tensor] | None = None  # its latents (1, C, h, w), mask (1, 1, h, w), 1 = held at every step
+    known_image: tuple[Tensor, Tensor] | None = None
+    known_latents: tuple[Tensor, Tensor] | None = None
     tiling: Tiling | None = None  # latents larger than one call takes
     x0: Tensor | None = None  # the image as the last step predicted it
-    past: Tensor = field(init=False)
+    history: Tensor = field(init=False)
     step: int = 0
 
     def __post_init__(self) -> None:
-        self.past = self.x.new_zeros(1, MEMORY, *self.x.shape[1:])
+        self.history = self.x.new_zeros(1, MEMORY, *self.x.shape[1:])
 
     @property
     def rows(self) -> int:
@@ -58,7 +60,7 @@ class Sample:
     @property
     def draws(self) -> bool:
         """Whether its steps take noise."""
-        return self.plan.draws_noise or self.kept is not None
+        return self.plan.draws_noise or self.known_latents is not None
 
     def steps_done(self, steps: int) -> int:
         """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
@@ -72,9 +74,9 @@ class Sample:
 
     def hold_known(self, x: Tensor, step: int) -> Tensor:
         """Latents `x` (1, C, h, w) with the known region put over them, at the noise level that `step` begins with."""
-        if self.kept is None or step >= len(self.plan):
+        if self.known_latents is None or step >= len(self.plan):
             return x
-        latents, mask = self.kept
+        latents, mask = self.known_latents
         level = self.plan.alpha_bar[step : step + 1].to(latents.device)
         known = noised(latents, self.noise.draw(tuple(latents.shape), latents.device), level)
         return mask * known + (1 - mask) * x

@@ -3,7 +3,7 @@
     x' = w₀ x + w₁ x₀ + w₂ ε + w₃ m₁ + w₄ m₂ + w₅ m₃ + w₆ n
 
 with the predicted image x₀ and noise ε, what was remembered of earlier steps (m₁ the latest) and fresh noise n. A
-request's `Plan` holds the weights of its steps; `update` takes one line of it for each row, so that rows of different
+request's `Plan` holds the weights of its steps; `update` takes one row of it for each sample, so that rows of different
 samplers, step counts and η share a U-Net call. The step is exported, never the loop.
 """
 
@@ -19,42 +19,42 @@ from torch import Tensor
 from ldm_core.sampling.schedule import NoiseSchedule
 
 MEMORY = 3  # tensors of earlier steps that the longest multistep method needs (PLMS)
-X, X0, EPS, PAST, NOISE, KEEP_X0, KEEP_EPS = 0, 1, 2, 3, 6, 7, 8  # columns; PAST is the first of MEMORY
+X, X0, EPS, HISTORY, NOISE, KEEP_X0, KEEP_EPS = 0, 1, 2, 3, 6, 7, 8  # columns; HISTORY is the first of MEMORY
 COLUMNS = 9
 FEW = 15  # steps below which DPM-Solver++ takes its last one of first order in any case
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One request's way through the schedule, one line an evaluation of the U-Net, first one first; on the CPU.
+    """One request's way through the schedule, a row for each evaluation of the U-Net, the first one first; on the CPU.
 
-    lines (S, 11) float32: timestep, ᾱ, the seven weights of the sum above, then how much of x₀ and of ε is remembered,
-    both zero where nothing is. PLMS has S + 1 lines for S steps. `start` is the factor of the noise that a run without
+    table (S, 11) float32: timestep, ᾱ, the seven weights of the sum above, then how much of x₀ and of ε is remembered,
+    both zero where nothing is. PLMS has S + 1 rows for S steps. `start` is the factor of the noise that a run without
     an image begins with.
     """
 
-    lines: Tensor
+    table: Tensor
     draws_noise: bool = False
     remembers: bool = False  # of earlier steps
     start: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self.table)
 
     @property
     def t(self) -> Tensor:
         """(S,) int64."""
-        return self.lines[:, 0].long()
+        return self.table[:, 0].long()
 
     @property
     def alpha_bar(self) -> Tensor:
         """(S,)."""
-        return self.lines[:, 1]
+        return self.table[:, 1]
 
     @property
     def weights(self) -> Tensor:
         """(S, 9)."""
-        return self.lines[:, 2:]
+        return self.table[:, 2:]
 
 
 def split_prediction(
@@ -72,28 +72,28 @@ def split_prediction(
 
 
 def update(
-    x: Tensor, out: Tensor, past: Tensor | None, noise: Tensor | None, alpha_bar: Tensor, weights: Tensor,
+    x: Tensor, out: Tensor, history: Tensor | None, noise: Tensor | None, alpha_bar: Tensor, weights: Tensor,
     prediction_type: str = "epsilon", clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """One evaluation's step of every row.
 
-    `x`, `out`, `noise` (B, C, H, W), `past` (B, 3, C, H, W), `alpha_bar` (B,), `weights` (B, 9) → x at the next
-    timestep, the predicted x₀, and the past as it is then. No past where no row's sampler remembers, no noise where
-    none adds any: zeros would change nothing.
+    `x`, `out`, `noise` (B, C, H, W), `history` (B, 3, C, H, W), `alpha_bar` (B,), `weights` (B, 9) → x at the next
+    timestep, the predicted x₀, and the history as it is then. No history where no row's sampler remembers, no noise
+    where none adds any: zeros would change nothing.
     """
     w = weights[:, :, None, None, None].unbind(1)  # nine of (B, 1, 1, 1)
     x0, eps = split_prediction(x, out, alpha_bar[:, None, None, None], prediction_type, clip)
     following = w[X] * x + w[X0] * x0 + w[EPS] * eps
-    if past is not None:
+    if history is not None:
         for i in range(MEMORY):
-            following = following + w[PAST + i] * past[:, i]
+            following = following + w[HISTORY + i] * history[:, i]
     if noise is not None:
         following = following + w[NOISE] * noise
-    if past is None:
+    if history is None:
         return following, x0, None
-    kept = torch.cat([(w[KEEP_X0] * x0 + w[KEEP_EPS] * eps)[:, None], past[:, :-1]], dim=1)
+    kept = torch.cat([(w[KEEP_X0] * x0 + w[KEEP_EPS] * eps)[:, None], history[:, :-1]], dim=1)
     remembers = (weights[:, KEEP_X0:] != 0).any(1)[:, None, None, None, None]
-    return following, x0, torch.where(remembers, kept, past)
+    return following, x0, torch.where(remembers, kept, history)
 
 
 def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ def plms(schedule: NoiseSchedule, visited: list[float], following: list[float], 
         terms = torch.tensor(adams_bashforth[min(i, MEMORY)], dtype=torch.float64)
         weights[i, EPS : EPS + len(terms)] = turn[i] * terms
     again = torch.zeros(1, COLUMNS, dtype=torch.float64)
-    again[0, [X, EPS, PAST]] = torch.stack([torch.ones_like(turn[0]), turn[0] / 2, -turn[0] / 2])
+    again[0, [X, EPS, HISTORY]] = torch.stack([torch.ones_like(turn[0]), turn[0] / 2, -turn[0] / 2])
     second = min(1, len(visited) - 1)
-    return _lines(
+    return _table(
         [visited[0], visited[second], *visited[1:]],
         torch.cat([a[:1], a[second : second + 1], a[1:]]),
         torch.cat([weights[:1], again, weights[1:]]),
@@ -164,7 +164,7 @@ def euler(schedule: NoiseSchedule, visited: list[float], following: list[float],
 
 
 def euler_a(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
-    """Euler's method down past the next noise level, and noise back up to it (k-diffusion's ancestral step)."""
+    """Euler's method down beyond the next noise level, and noise back up to it (k-diffusion's ancestral step)."""
     a, a_next = _with_some_signal(schedule.along(visited)), _next_levels(schedule, visited)
     here, there = _sigma(a), _sigma(a_next)
     up = there * torch.sqrt((1 - (there / here) ** 2).clamp(min=0))
@@ -180,11 +180,11 @@ def dpmpp_2m(schedule: NoiseSchedule, visited: list[float], following: list[floa
     log_snr = -_sigma(a).log()
     h = -_sigma(a_next).log() - log_snr  # infinite for a last step to the image itself
     gain = -a_next.sqrt() * torch.expm1(-h)
-    x0, past = gain.clone(), torch.zeros_like(gain)
+    x0, earlier = gain.clone(), torch.zeros_like(gain)
     for i in range(1, len(visited) - (schedule.end == 1.0 or len(visited) < FEW)):
         ratio = (log_snr[i] - log_snr[i - 1]) / h[i]
-        x0[i], past[i] = gain[i] * (1 + 1 / (2 * ratio)), -gain[i] / (2 * ratio)
-    weights = {X: ((1 - a_next) / (1 - a)).sqrt(), X0: x0, PAST: past, KEEP_X0: torch.ones_like(gain)}
+        x0[i], earlier[i] = gain[i] * (1 + 1 / (2 * ratio)), -gain[i] / (2 * ratio)
+    weights = {X: ((1 - a_next) / (1 - a)).sqrt(), X0: x0, HISTORY: earlier, KEEP_X0: torch.ones_like(gain)}
     return _plan(visited, a, weights)
 
 
@@ -217,9 +217,9 @@ def _plan(visited: list[float], alpha_bar: Tensor, columns: Mapping[int, Tensor]
     weights = torch.zeros(len(visited), COLUMNS, dtype=torch.float64)
     for column, values in columns.items():
         weights[:, column] = values
-    return _lines(visited, alpha_bar, weights, draws_noise=draws_noise)
+    return _table(visited, alpha_bar, weights, draws_noise=draws_noise)
 
 
-def _lines(visited: list[float], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
-    lines = torch.cat([torch.tensor(visited)[:, None], alpha_bar[:, None], weights], dim=1).float()
-    return Plan(lines, draws_noise, remembers=bool((weights[:, KEEP_X0:] != 0).any()))
+def _table(visited: list[float], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
+    table = torch.cat([torch.tensor(visited)[:, None], alpha_bar[:, None], weights], dim=1).float()
+    return Plan(table, draws_noise, remembers=bool((weights[:, KEEP_X0:] != 0).any()))

@@ -66,7 +66,7 @@ def _masked(case: Case, name: str, about: About) -> Quantities:
     """What is known is noised anew before every step."""
     samples = list(_samples(case, about, _plan(case, about), case[f"{name}/q_noise"]))
     for i, sample in enumerate(samples):
-        sample.kept = case[f"{name}/x0"][i : i + 1], case[f"{name}/mask"][i : i + 1]
+        sample.known_latents = case[f"{name}/x0"][i : i + 1], case[f"{name}/mask"][i : i + 1]
         sample.x = sample.hold_known(sample.x, 0)
     yield from _walked(case, name, samples)
     yield from _decoded(case, name, samples[0], case.autoencoder.decode)
@@ -138,7 +138,7 @@ def _walked(case: Case, name: str, samples: list[Sample]) -> Quantities:
     """All steps of a run."""
     states = [torch.cat([sample.x for sample in samples])]
     while not samples[0].done:
-        denoise.step(case.model, samples, rows=sum(sample.rows for sample in samples))
+        denoise.step(case.model, samples, rows_per_call=sum(sample.rows for sample in samples))
         states.append(torch.cat([sample.x for sample in samples]))
     yield f"{name}/samples", states[-1]
     yield f"{name}/x_inter", torch.stack(states)
@@ -154,6 +154,6 @@ def _decoded(case: Case, name: str, sample: Sample, decode: Callable[..., Tensor
     yield f"{name}/decoded", decode(sample.x)
     yield f"{name}/image_uint8", torch.from_numpy(np.array(tasks.finish(case.model, sample)))
     if case.kind == "inpaint" and name == "ddim_eta0":
-        sample.known = hole(case)
+        sample.known_image = hole(case)
         yield "inpaint/inpainted", tasks.decode(case.model, sample)[None]
         yield "inpaint/inpainted_uint8", torch.from_numpy(np.array(tasks.finish(case.model, sample)))

@@ -45,7 +45,7 @@ def test_a_picture_is_seen_as_the_transformers_library_has_it_seen(
     pixels = processor(photo(*size), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         theirs = clip.get_image_features(pixels).pooler_output
-        ours = model.condition.of_picture(photo(*size))
+        ours = model.condition.of_image(photo(*size))
     assert (ours - theirs / theirs.norm()).abs().max() < 1e-4
 
 
@@ -61,7 +61,7 @@ def test_prompt_and_neighbours_are_tokens_of_one_context(retrieval: tuple[Latent
         assert context.shape == (1, 12, 24)
         assert (context.norm(dim=-1) - 1).abs().max() < 1e-5
         assert (context[:, 0] - text / text.norm()).abs().max() < 1e-5
-        assert torch.equal(context[:, 11], encoder.of_picture(pictures["neighbor10"]))
+        assert torch.equal(context[:, 11], encoder.of_image(pictures["neighbor10"]))
         assert torch.equal(encoder.context(params(), pictures), context[:, 1:])  # no prompt: the images alone
         assert encoder.context(params(), {}).shape == (1, 1, 24)
         assert not encoder.unconditional(params(), context).any()

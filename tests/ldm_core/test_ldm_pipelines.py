@@ -130,7 +130,7 @@ def test_latents_and_picture_are_those_of_the_pipeline(family: tuple[Path, str, 
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, pictures)
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
         ours = np.asarray(tasks.finish(model, sample)).astype(int)
     assert (sample.x - latents).abs().max() <= LATENTS
     if task == "inpaint":  # the pipeline leaves what it drew outside the mask; ours puts the known pixels back

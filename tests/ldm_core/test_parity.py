@@ -223,7 +223,7 @@ def test_guided_ddim_agrees_at_every_step(
     ours = our_unet(peer)
     context, scale = torch.randn(2, 5, 32), 5.0
     x = torch.randn(1, 4, 16, 16)
-    past = torch.zeros(1, MEMORY, 4, 16, 16)
+    history = torch.zeros(1, MEMORY, 4, 16, 16)
     for i, t in enumerate(scheduler.timesteps):
         noise = torch.randn(x.shape)
         peer_out = peer(x.expand(2, -1, -1, -1), t, context).sample
@@ -231,7 +231,7 @@ def test_guided_ddim_agrees_at_every_step(
         peer_x = scheduler.step(peer_out, t, x, eta=eta, variance_noise=noise if eta else None).prev_sample
         out = ours(x.expand(2, -1, -1, -1), plan.t[i : i + 1].expand(2), context)
         out = guide(out[:1], out[1:], torch.tensor([scale]))
-        x, _, past = update(x, out, past, noise, *line(plan, i), prediction_type)
+        x, _, history = update(x, out, history, noise, *line(plan, i), prediction_type)
         assert (x - peer_x).abs().max() <= TOLERANCE, f"step {i} of {steps}"
 
 

@@ -26,7 +26,7 @@ def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Imag
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, pictures)
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
         return sample.x, tasks.finish(model, sample)
 
 

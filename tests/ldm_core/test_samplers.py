@@ -30,11 +30,11 @@ def predict(x: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:
 
 def ours(schedule: NoiseSchedule, plan: Plan, x: Tensor, noises: list[Tensor]) -> Run:
     """The latents after every evaluation."""
-    past = x.new_zeros(1, MEMORY, *x.shape[1:])
+    history = x.new_zeros(1, MEMORY, *x.shape[1:])
     for i in range(len(plan)):
         line = plan.alpha_bar[i : i + 1], plan.weights[i : i + 1]
         out = predict(x, line[0], schedule.prediction_type)
-        x, _, past = update(x, out, past, noises[i], *line, schedule.prediction_type)
+        x, _, history = update(x, out, history, noises[i], *line, schedule.prediction_type)
         yield x
 
 
@@ -147,13 +147,13 @@ def test_a_schedule_that_ends_in_pure_noise_gives_finite_latents(name: str) -> N
     schedule = NoiseSchedule.from_config({**config, "timestep_spacing": "trailing", "_class_name": "DDIMScheduler"})
     plan = make_plan(schedule, name, 10)
     x = torch.randn(1, 4, 32, 32)
-    past = x.new_zeros(1, MEMORY, *x.shape[1:])
+    history = x.new_zeros(1, MEMORY, *x.shape[1:])
     for i in range(len(plan)):
         line = plan.alpha_bar[i : i + 1], plan.weights[i : i + 1]
         a, b = line[0].double().sqrt(), (1 - line[0].double()).sqrt()
         x0 = 0.3 + 0.25 * a * (x.double() - 0.3 * a) / (0.25 * a**2 + b**2)  # of data spread as N(0.3, 0.5²)
         v = (a * x.double() - x0) / b
-        x, _, past = update(x, v.float(), past, torch.randn(x.shape), *line, "v_prediction")
+        x, _, history = update(x, v.float(), history, torch.randn(x.shape), *line, "v_prediction")
     assert x.isfinite().all()
     assert abs(x.mean() - 0.3) < 0.15 and 0.2 < x.std() < 0.8
 
@@ -164,13 +164,13 @@ def test_rows_of_all_samplers_in_one_update_are_what_they_are_alone() -> None:
     plans = [make_plan(schedule, name, 10 + i) for i, name in enumerate(NAMES)]
     many = len(plans)
     x, out, noise = (torch.randn(many, *SHAPE[1:]) for _ in range(3))
-    past = torch.randn(many, MEMORY, *SHAPE[1:])
+    history = torch.randn(many, MEMORY, *SHAPE[1:])
     alpha_bar = torch.stack([plan.alpha_bar[4] for plan in plans])
     weights = torch.stack([plan.weights[4] for plan in plans])
-    together = update(x, out, past, noise, alpha_bar, weights)
+    together = update(x, out, history, noise, alpha_bar, weights)
     for i in range(many):
         row = slice(i, i + 1)
-        alone = update(x[row], out[row], past[row], noise[row], alpha_bar[row], weights[row])
+        alone = update(x[row], out[row], history[row], noise[row], alpha_bar[row], weights[row])
         assert all(torch.equal(a, b[row]) for a, b in zip(alone, together, strict=True))
 
 

@@ -96,7 +96,7 @@ def test_the_default_sampler_gives_what_the_pipeline_gives(published: Path, tmp_
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, {})
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
     assert (sample.x - theirs).abs().max() <= LATENTS * max(1.0, float(theirs.abs().max()))
 
 
@@ -119,7 +119,7 @@ def test_an_image_to_begin_with_is_noised_to_a_level_between_timesteps(published
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, {"image": picture})
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
     assert (sample.x - theirs).abs().max() <= LATENTS
 
 

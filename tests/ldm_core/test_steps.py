@@ -44,7 +44,7 @@ def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
 
 def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
     while left := [sample for sample in samples if not sample.done]:
-        denoise.step(model, left, rows=2)
+        denoise.step(model, left, rows_per_call=2)
     return [sample.x for sample in samples]
 
 
@@ -78,7 +78,7 @@ def test_a_step_that_raises_spends_no_noise_and_changes_nothing(fails: str, monk
         else:  # the last one's noise cannot be had, when the others' is drawn
             patch.setattr(type(broken.noise), "draw", _drawing_but_for(broken.noise))
         with pytest.raises(RuntimeError):
-            denoise.step(model, samples, rows=2)
+            denoise.step(model, samples, rows_per_call=2)
     assert [sample.step for sample in samples] == [0, 0, 0]
     assert all(torch.equal(a, b) for a, b in zip(walk(model, samples), expected, strict=True))
 
@@ -99,11 +99,11 @@ def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
     model = tiny_models()["scenes"]
     plain = tiny_without_hole(model)
     sample = begin(plain, params(task="inpaint", guidance_scale=1.0))
-    assert sample.concat is None and sample.kept is not None
-    latents, mask = sample.kept
+    assert sample.concat is None and sample.known_latents is not None
+    latents, mask = sample.known_latents
     while not sample.done:
         previous = sample.step
-        denoise.step(plain, [sample], rows=1)
+        denoise.step(plain, [sample], rows_per_call=1)
         if not sample.done:
             level = plain.schedule.alpha_bar[sample.plan.t[previous + 1]]
             noise = (sample.x - level.sqrt() * latents) / (1 - level).sqrt()
@@ -111,7 +111,7 @@ def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
             assert abs(known.mean()) < 0.2 and 0.8 < known.std() < 1.2
     with torch.inference_mode():
         picture = tasks.decode(plain, sample)
-    assert torch.equal(picture[:, :8], sample.known[0][0, :, :8] / 2 + 0.5)  # type: ignore[index]
+    assert torch.equal(picture[:, :8], sample.known_image[0][0, :, :8] / 2 + 0.5)  # type: ignore[index]
 
 
 def tiny_without_hole(model: LatentDiffusion) -> LatentDiffusion:

@@ -64,7 +64,7 @@ def run(model: LatentDiffusion, params: GenerationParams, image: Image.Image) ->
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, {"image": image})
         while not sample.done:
-            denoise.step(model, [sample], rows=2)
+            denoise.step(model, [sample], rows_per_call=2)
         return sample.x, tasks.finish(model, sample)
 
 

@@ -46,9 +46,9 @@ class Checkpoint:
         for index, sample in self.samples.items():
             about["samples"][index] = sample.step
             tensors |= {f"{index}.x": _own(sample.x), f"{index}.noise": _own(sample.noise)}
-            past = _own(sample.past)
-            if past.any():  # most samplers remember nothing
-                tensors[f"{index}.past"] = past
+            history = _own(sample.history)
+            if history.any():  # most samplers remember nothing
+                tensors[f"{index}.history"] = history
         for index, image in self.done.items():
             about["done"][index] = [image.seed, image.width, image.height]
             tensors[f"{index}.image"] = torch.from_numpy(np.frombuffer(image.data, np.uint8).copy())
@@ -83,9 +83,9 @@ def fingerprint(model: LatentDiffusion, rows: int) -> str:
 
 def _sample(tensors: Mapping[str, Tensor], index: str, step: int) -> SavedSample:
     x = tensors[f"{index}.x"]
-    past = tensors.get(f"{index}.past")
+    history = tensors.get(f"{index}.history")
     return SavedSample(
-        step, x, x.new_zeros(1, MEMORY, *x.shape[1:]) if past is None else past, tensors[f"{index}.noise"]
+        step, x, x.new_zeros(1, MEMORY, *x.shape[1:]) if history is None else history, tensors[f"{index}.noise"]
     )
 
 

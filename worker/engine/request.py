@@ -13,7 +13,7 @@ from ldm_core.params import GenerationParams
 from worker.jobs import Format, Priority
 
 if TYPE_CHECKING:
-    from ldm_core.images.decoding import Pictures
+    from ldm_core.images.decoding import Images
     from ldm_core.sampling.sample import Sample
     from worker.engine.saved_sample import SavedSample
 
@@ -104,7 +104,7 @@ class Request:
 
     job: EngineJob
     runs: list[ImageRun] = field(init=False)
-    inputs: Pictures | None = None  # decoded once, for all its images
+    inputs: Images | None = None  # decoded once, for all its images
     done: dict[int, EncodedImage] = field(default_factory=dict)
     resumes: Mapping[int, SavedSample] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)

@@ -15,16 +15,16 @@ class SavedSample:
 
     step: int
     x: Tensor
-    past: Tensor
+    history: Tensor
     noise: Tensor
 
     @classmethod
     def of(cls, sample: Sample) -> SavedSample:
         """Quick: steps replace tensors and never change them, so none is copied. Only the generator's state is."""
-        return cls(sample.step, sample.x, sample.past, sample.noise.state())
+        return cls(sample.step, sample.x, sample.history, sample.noise.state())
 
     def restore(self, sample: Sample) -> None:
         """Brings a sample that has just begun to where this one was."""
-        sample.x, sample.past = self.x.to(sample.x), self.past.to(sample.past)
+        sample.x, sample.history = self.x.to(sample.x), self.history.to(sample.history)
         sample.noise.restore(self.noise)
         sample.step = self.step
