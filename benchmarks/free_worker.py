@@ -50,9 +50,9 @@ class FreeAutoencoder(Autoencoder):
         nn.Module.__init__(self)
         self.config = config
 
-    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = (side // self.config.factor for side in picture.shape[2:])
-        grey = picture.new_zeros(len(picture), self.config.latent_channels, height, width)
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = (side // self.config.factor for side in image.shape[2:])
+        grey = image.new_zeros(len(image), self.config.latent_channels, height, width)
         return grey, grey
 
     def decode(self, latents: Tensor, *, quantize: bool = True) -> Tensor:

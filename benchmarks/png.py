@@ -30,7 +30,7 @@ PILLOW: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures() -> dict[str, Image.Image]:
+def images() -> dict[str, Image.Image]:
     """What is measured."""
     photo = Image.open(EXAMPLES / "photo.png").convert("RGB").resize((512, 512), Image.Resampling.BICUBIC)
     noise = np.random.default_rng(0).integers(-6, 7, (512, 512, 3))
@@ -38,19 +38,19 @@ def pictures() -> dict[str, Image.Image]:
     return {"photo": photo, "with noise": noisy, "superres": Image.open(EXAMPLES / "superres.png").convert("RGB")}
 
 
-def pillow(picture: Image.Image, options: Mapping[str, Any]) -> bytes:
+def pillow(image: Image.Image, options: Mapping[str, Any]) -> bytes:
     """Through Pillow's own options."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **options)
+    image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 def main() -> None:
     results = []
     print(f"{'':12}{'':28}{'ms/MP':>8}{'KiB':>8}{'speed':>8}{'size':>8}")
-    for name, picture in pictures().items():
-        encoders = {label: lambda o=options: pillow(picture, o) for label, options in PILLOW.items()}  # noqa: B023
-        encoders["ours"] = lambda: encode(picture, "png", None)  # noqa: B023
+    for name, image in images().items():
+        encoders = {label: lambda o=options: pillow(image, o) for label, options in PILLOW.items()}  # noqa: B023
+        encoders["ours"] = lambda: encode(image, "png", None)  # noqa: B023
         times: dict[str, list[float]] = {label: [] for label in encoders}
         for _ in range(ROUNDS):  # in turns, so that whatever else the machine does falls on all of them
             for label, run in encoders.items():
@@ -62,7 +62,7 @@ def main() -> None:
         for label in encoders:
             speed = medians["Pillow's default"] / medians[label]
             size = sizes[label] / sizes["Pillow's default"]
-            per_megapixel = medians[label] * 1e3 / (picture.width * picture.height / 1e6)
+            per_megapixel = medians[label] * 1e3 / (image.width * image.height / 1e6)
             print(f"{name:12}{label:28}{per_megapixel:8.1f}{sizes[label] / 1024:8.0f}{speed:7.2f}x{size:7.3f}x")
             results.append(
                 {"picture": name, "encoder": label, "ms_per_mp": per_megapixel, "speed": speed, "size": size}

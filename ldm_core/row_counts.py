@@ -1,10 +1,10 @@
 """How many rows a U-Net call has, so that each row has the same bytes whatever shares the call and wherever it stands.
 
-The rule is fixed: nothing is timed or tried, so that a restart changes nobody's bytes. In float32 on a CPU, all that a
+The rule is fixed: nothing is timed or tried, so that a restart changes nobody's bytes. In float32 on a CPU, what a
 U-Net computes over several rows at once are products of matrices, of which MKL's strict mode computes each row alike
-(environment.py), and kernels that take each row by itself; so there larger calls give the same bytes as calls of two
-rows. In a small U-Net they take up to a third less time per row. In other dtypes oneDNN adds up larger products in
-another order, and calls keep their number of rows.
+(environment.py); the kernels and oneDNN's convolutions take each row by itself. So larger calls give the same bytes as
+calls of two rows, and in a small U-Net they take up to a third less time per row. In other dtypes oneDNN adds up larger
+products in another order, and calls keep their number of rows.
 """
 
 from __future__ import annotations

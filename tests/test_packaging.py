@@ -63,7 +63,7 @@ def test_every_pin_lies_within_the_range_that_the_project_declares() -> None:
         assert requirement.specifier.contains(pin.version), requirement
 
 
-def test_the_base_install_has_no_torch_and_can_check_pictures() -> None:
+def test_the_base_install_has_no_torch_and_can_check_images() -> None:
     base = installed_with(BASE)
     assert "pillow" in base
     assert not base & {"torch", "transformers", "safetensors", "tokenizers", "numpy"}

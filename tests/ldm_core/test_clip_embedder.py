@@ -36,7 +36,7 @@ def params(**changes: object) -> GenerationParams:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (90, 50), (41, 77), (20, 24)])
-def test_a_picture_is_seen_as_the_transformers_library_has_it_seen(
+def test_an_image_is_seen_as_the_transformers_library_has_it_seen(
     retrieval: tuple[LatentDiffusion, CLIPModel], size: tuple[int, int]
 ) -> None:
     model, clip = retrieval
@@ -53,26 +53,26 @@ def test_prompt_and_neighbours_are_tokens_of_one_context(retrieval: tuple[Latent
     model, clip = retrieval
     encoder = model.condition
     assert isinstance(encoder, ClipEmbedder)
-    pictures = {f"neighbor{i}": photo(30 + i, 40) for i in range(11)}
+    images = {f"neighbor{i}": photo(30 + i, 40) for i in range(11)}
     with torch.inference_mode():
         ids = torch.as_tensor(encoder.tokenizer(["a palm tree"], return_tensors="pt")["input_ids"])
         text = clip.get_text_features(ids).pooler_output
-        context = encoder.context(params(prompt="a palm tree"), pictures)
+        context = encoder.context(params(prompt="a palm tree"), images)
         assert context.shape == (1, 12, 24)
         assert (context.norm(dim=-1) - 1).abs().max() < 1e-5
         assert (context[:, 0] - text / text.norm()).abs().max() < 1e-5
-        assert torch.equal(context[:, 11], encoder.of_image(pictures["neighbor10"]))
-        assert torch.equal(encoder.context(params(), pictures), context[:, 1:])  # no prompt: the images alone
+        assert torch.equal(context[:, 11], encoder.of_image(images["neighbor10"]))
+        assert torch.equal(encoder.context(params(), images), context[:, 1:])  # no prompt: the images alone
         assert encoder.context(params(), {}).shape == (1, 1, 24)
         assert not encoder.unconditional(params(), context).any()
         negative = encoder.unconditional(params(negative_prompt="a horse"), context)
         assert torch.equal(negative[:, 3], encoder.of_text("a horse"))
 
 
-def test_neighbours_change_the_picture(retrieval: tuple[LatentDiffusion, CLIPModel]) -> None:
+def test_neighbours_change_the_image(retrieval: tuple[LatentDiffusion, CLIPModel]) -> None:
     model, _ = retrieval
     plain, near, far = (
-        generate(model, params(prompt="a palm tree"), neighbors=pictures)[0].tobytes()
-        for pictures in ([], [photo(40, 40)], [photo(40, 40), photo(64, 20)])
+        generate(model, params(prompt="a palm tree"), neighbors=images)[0].tobytes()
+        for images in ([], [photo(40, 40)], [photo(40, 40), photo(64, 20)])
     )
     assert len({plain, near, far}) == 3

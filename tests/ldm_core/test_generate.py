@@ -31,8 +31,8 @@ def scenes(request: pytest.FixtureRequest) -> LatentDiffusion:
     return load_model(BUILTIN / "scenes", request.param, torch.float32)
 
 
-def bytes_of(pictures: list[Image.Image]) -> list[bytes]:
-    return [picture.tobytes() for picture in pictures]
+def bytes_of(images: list[Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(scenes: LatentDiffusion) -> None:
@@ -76,8 +76,8 @@ def test_guidance_eta_prompts_and_steps_all_count(scenes: LatentDiffusion) -> No
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 128)])
 def test_pictures_have_the_size_asked_for(scenes: LatentDiffusion, size: tuple[int, int]) -> None:
-    (picture,) = generate(scenes, replace(PARAMS, width=size[0], height=size[1]))
-    assert picture.size == size
+    (image,) = generate(scenes, replace(PARAMS, width=size[0], height=size[1]))
+    assert image.size == size
 
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 70)])
@@ -86,18 +86,18 @@ def test_inpainting_keeps_every_known_pixel(scenes: LatentDiffusion, size: tuple
     mask = Image.new("L", size)
     mask.paste(200, (10, 10, 40, 50))
     params = replace(PARAMS, task="inpaint", width=size[0], height=size[1])
-    (picture,) = generate(scenes, params, Image.fromarray(levels), mask)
+    (image,) = generate(scenes, params, Image.fromarray(levels), mask)
     hole = np.asarray(mask) > 0
-    assert np.array_equal(np.asarray(picture)[~hole], levels[~hole])
-    assert not np.array_equal(np.asarray(picture)[hole], levels[hole])
+    assert np.array_equal(np.asarray(image)[~hole], levels[~hole])
+    assert not np.array_equal(np.asarray(image)[hole], levels[hole])
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 20)])
 def test_super_resolution_gives_four_times_the_size(size: tuple[int, int]) -> None:
     model = load_model(BUILTIN / "scenes-superres", "cpu", torch.float32)
     params = replace(PARAMS, task="superres", width=4 * size[0], height=4 * size[1], guidance_scale=1.0)
-    (picture,) = generate(model, params, Image.new("RGB", size, (90, 120, 200)))
-    assert picture.size == (4 * size[0], 4 * size[1])
+    (image,) = generate(model, params, Image.new("RGB", size, (90, 120, 200)))
+    assert image.size == (4 * size[0], 4 * size[1])
 
 
 def test_what_a_task_lacks_is_named(scenes: LatentDiffusion) -> None:

@@ -97,8 +97,8 @@ def run_peer(pipeline: Any, arguments: dict[str, Any]) -> tuple[Tensor, np.ndarr
 
     stage.decode = spy
     generator = torch.Generator().manual_seed(SEED)
-    picture = pipeline(**arguments, num_inference_steps=STEPS, generator=generator).images[0]
-    return seen[0] * stage.config.scaling_factor, np.asarray(picture.convert("RGB")).astype(int)
+    image = pipeline(**arguments, num_inference_steps=STEPS, generator=generator).images[0]
+    return seen[0] * stage.config.scaling_factor, np.asarray(image.convert("RGB")).astype(int)
 
 
 def noise_picture(size: tuple[int, int]) -> Image.Image:
@@ -106,36 +106,36 @@ def noise_picture(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(levels)
 
 
-def test_latents_and_picture_are_those_of_the_pipeline(family: tuple[Path, str, Task], tmp_path: Path) -> None:
+def test_latents_and_image_are_those_of_the_pipeline(family: tuple[Path, str, Task], tmp_path: Path) -> None:
     directory, name, task = family
     pipeline = peer(directory, name)
     model = load_model(directory)
     width, height = model.card.native_size
-    pictures, arguments = {}, {}
+    images, arguments = {}, {}
     params: dict[str, Any] = {"guidance_scale": 1.0}
     if name.startswith("StableDiffusion") or task == "txt2img":
         arguments = params = {"prompt": "sunset behind a palm tree", "guidance_scale": 4.0}
     if task in {"txt2img", "inpaint"}:
         arguments = {**arguments, "height": height, "width": width}
     if task == "inpaint":
-        pictures = {"image": noise_picture((width, height)), "mask": MASK}
-        arguments |= {"image": pictures["image"], "mask_image": MASK}
+        images = {"image": noise_picture((width, height)), "mask": MASK}
+        arguments |= {"image": images["image"], "mask_image": MASK}
     elif task == "superres":
         width = height = 32 * model.card.scale
-        pictures = {"image": noise_picture((32, 32))}
-        arguments = {**arguments, **pictures}
-    latents, picture = run_peer(pipeline, arguments)
+        images = {"image": noise_picture((32, 32))}
+        arguments = {**arguments, **images}
+    latents, image = run_peer(pipeline, arguments)
 
     asked = GenerationParams(task=task, width=width, height=height, steps=STEPS, seed=SEED, **params)
     with torch.inference_mode():
-        sample = tasks.begin(model, asked, 0, pictures)
+        sample = tasks.begin(model, asked, 0, images)
         while not sample.done:
             denoise.step(model, [sample], rows_per_call=2)
         ours = np.asarray(tasks.finish(model, sample)).astype(int)
     assert (sample.x - latents).abs().max() <= LATENTS
     if task == "inpaint":  # the pipeline leaves what it drew outside the mask; ours puts the known pixels back
-        picture = np.where(np.asarray(MASK)[..., None] > 0, picture, np.asarray(pictures["image"]))
-    assert np.abs(ours - picture).max() <= LEVELS
+        image = np.where(np.asarray(MASK)[..., None] > 0, image, np.asarray(images["image"]))
+    assert np.abs(ours - image).max() <= LEVELS
 
 
 def test_an_upscaler_in_half_precision_says_what_its_autoencoder_asks_for(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_upscaler_in_half_precision_says_what_its_autoencoder_asks_for(tmp_pa
 def test_what_the_pipeline_writes_loads_and_gives_the_same(family: tuple[Path, str, Task], tmp_path: Path) -> None:
     directory, name, task = family
     peer(directory, name).save_pretrained(str(tmp_path / "saved"))
-    pictures = []
+    images = []
     small = noise_picture((32, 32))
     inputs = {"superres": (small,), "inpaint": (small.resize(MASK.size), MASK)}
     for path in (directory, tmp_path / "saved"):
@@ -160,5 +160,5 @@ def test_what_the_pipeline_writes_loads_and_gives_the_same(family: tuple[Path, s
         asked = GenerationParams(
             task=task, width=width, height=height, steps=2, seed=SEED, guidance_scale=1.0, prompt=prompt
         )
-        pictures.append(generate(model, asked, *inputs.get(task, ()))[0])
-    assert pictures[0].tobytes() == pictures[1].tobytes()
+        images.append(generate(model, asked, *inputs.get(task, ()))[0])
+    assert images[0].tobytes() == images[1].tobytes()

@@ -75,7 +75,7 @@ def test_a_card_refuses_what_its_model_does_not_do(change: dict[str, Any], error
 
 
 @pytest.mark.parametrize("size", [(1, 64), (15, 15), (129, 128)])
-def test_a_card_refuses_pictures_too_small_or_too_large(size: tuple[int, int]) -> None:
+def test_a_card_refuses_images_too_small_or_too_large(size: tuple[int, int]) -> None:
     with pytest.raises(InvalidImage, match=r"at (least \d+ pixels|most \d+x\d+)"):
         CARD.check_input_size("image", *size)
 

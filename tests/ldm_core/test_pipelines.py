@@ -21,10 +21,10 @@ LATENTS, LEVELS = 1e-3, 2
 PROMPT, NEGATIVE, SEED, STEPS = "a red house by the sea at sunset", "", 7, 6
 
 
-def run(model: LatentDiffusion, params: GenerationParams, **pictures: Image.Image) -> tuple[torch.Tensor, Image.Image]:
+def run(model: LatentDiffusion, params: GenerationParams, **images: Image.Image) -> tuple[torch.Tensor, Image.Image]:
     """Final latents and image of our own reference loop."""
     with torch.inference_mode():
-        sample = tasks.begin(model, params, 0, pictures)
+        sample = tasks.begin(model, params, 0, images)
         while not sample.done:
             denoise.step(model, [sample], rows_per_call=2)
         return sample.x, tasks.finish(model, sample)

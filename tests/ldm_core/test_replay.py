@@ -95,10 +95,10 @@ def test_so_do_a_first_stages_calls(entries: int | None) -> None:
         num_vq_embeddings=entries, vq_embed_dim=None if entries is None else 4,
     )  # fmt: skip
     vae = accelerate(Autoencoder(config))
-    pictures, latents = torch.randn(CALLS, 1, 3, 16, 16), torch.randn(CALLS, 1, 4, 8, 8)
-    found = [(vae.encode(x), vae.decode(z)) for x, z in zip(pictures, latents, strict=True)]
+    images, latents = torch.randn(CALLS, 1, 3, 16, 16), torch.randn(CALLS, 1, 4, 8, 8)
+    found = [(vae.encode(x), vae.decode(z)) for x, z in zip(images, latents, strict=True)]
     assert recordings(vae.encoder.forward) == recordings(vae.decoder.forward) == [1]
-    for x, z, (encoded, decoded) in zip(pictures, latents, found, strict=True):
+    for x, z, (encoded, decoded) in zip(images, latents, found, strict=True):
         plain = copy.deepcopy(vae)
         assert torch.equal(plain.encode(x), encoded)
         assert torch.equal(plain.decode(z), decoded)

@@ -103,12 +103,12 @@ def test_the_default_sampler_gives_what_the_pipeline_gives(published: Path, tmp_
 def test_an_image_to_begin_with_is_noised_to_a_level_between_timesteps(published: Path, tmp_path: Path) -> None:
     """Euler's timesteps of "linspace" are not whole."""
     directory = with_scheduler(published, tmp_path / "euler", "EulerDiscreteScheduler", {})
-    picture = Image.effect_noise((32, 32), 60).convert("RGB")
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
     kind = diffusers.StableDiffusionImg2ImgPipeline
     pipeline = kind.from_pretrained(str(directory), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt="a palm tree", image=picture, strength=0.5, guidance_scale=3.0, num_inference_steps=7,
+        prompt="a palm tree", image=image, strength=0.5, guidance_scale=3.0, num_inference_steps=7,
         generator=torch.Generator().manual_seed(SEED), output_type="latent",
     ).images  # fmt: skip
     model = load_model(directory)
@@ -117,7 +117,7 @@ def test_an_image_to_begin_with_is_noised_to_a_level_between_timesteps(published
         sampler="euler", strength=0.5,
     )  # fmt: skip
     with torch.inference_mode():
-        sample = tasks.begin(model, asked, 0, {"image": picture})
+        sample = tasks.begin(model, asked, 0, {"image": image})
         while not sample.done:
             denoise.step(model, [sample], rows_per_call=2)
     assert (sample.x - theirs).abs().max() <= LATENTS

@@ -35,11 +35,11 @@ def params(**changes: Any) -> GenerationParams:
 
 
 def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
-    pictures = {"image": PICTURE} if asked.task == "inpaint" or asked.strength is not None else {}
+    images = {"image": PICTURE} if asked.task == "inpaint" or asked.strength is not None else {}
     if asked.task == "inpaint":
-        pictures["mask"] = MASK
+        images["mask"] = MASK
     with torch.inference_mode():
-        return tasks.begin(model, asked, 0, pictures)
+        return tasks.begin(model, asked, 0, images)
 
 
 def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
@@ -110,8 +110,8 @@ def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
             known = noise[(mask > 0).expand_as(noise)]
             assert abs(known.mean()) < 0.2 and 0.8 < known.std() < 1.2
     with torch.inference_mode():
-        picture = tasks.decode(plain, sample)
-    assert torch.equal(picture[:, :8], sample.known_image[0][0, :, :8] / 2 + 0.5)  # type: ignore[index]
+        image = tasks.decode(plain, sample)
+    assert torch.equal(image[:, :8], sample.known_image[0][0, :, :8] / 2 + 0.5)  # type: ignore[index]
 
 
 def tiny_without_hole(model: LatentDiffusion) -> LatentDiffusion:

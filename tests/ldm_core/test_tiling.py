@@ -50,7 +50,7 @@ def test_small_latents_need_no_windows() -> None:
     assert tiling is not None and tiling.size == (20, 32)
 
 
-def test_super_resolution_of_a_large_picture_meets_the_networks_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_super_resolution_of_a_large_image_meets_the_networks_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_models()["scenes-superres"]
     limit = model.card.tile // model.card.scale
     sides: list[int] = []
@@ -59,9 +59,9 @@ def test_super_resolution_of_a_large_picture_meets_the_networks_in_windows(monke
     small = Image.effect_noise((48, 40), 60).convert("RGB")
     params = GenerationParams(task="superres", width=192, height=160, steps=2, guidance_scale=1.0, seed=1)
     try:
-        picture = generate(model, params, small, rows=1)[0]
+        image = generate(model, params, small, rows=1)[0]
     finally:
         for network in (model.unet, model.autoencoder.decoder):
             network._forward_pre_hooks.clear()
-    assert picture.size == (192, 160)
+    assert image.size == (192, 160)
     assert max(sides) == limit and len(sides) > 4
