@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,6 @@ from service.access.origins import own_hosts, parse_origins
 from service.answers.openapi import completed, problems
 from service.broker.broker import Broker
 from service.dependencies import BEARER, guard
-from service.http.asterisk import Asterisk
 from service.http.bounded_body import BodyLimits
 from service.http.cors import Cors
 from service.http.head import HeadAsGet
@@ -30,7 +30,11 @@ from service.settings import GatewaySettings
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
 
 Every POST makes a job and answers `202` with it. `Prefer: wait=N` waits for the job, `Accept: image/png` answers with
-the picture itself. Errors are `application/problem+json` (RFC 9457)."""
+the image itself. Errors are `application/problem+json` (RFC 9457)."""
+
+
+# a request's target as proxies get it: scheme, authority and path
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/]*)(.*)", re.DOTALL)
 
 
 class Gateway(FastAPI):
@@ -43,6 +47,8 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
+            if target := ABSOLUTE.fullmatch(path):
+                scope.setdefault("state", {})["authority"], path = target.groups()
             if len(path) > 1:
                 path = path.removesuffix("/")
             below = not self._root or path == self._root or path.startswith(f"{self._root}/")
@@ -84,7 +90,6 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     )  # fmt: skip
     app.state.broker, app.state.metrics, app.state.settings, app.state.keys = queue, metrics, settings, ring
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Asterisk)
     origins = parse_origins(settings.cors_origins)
     hosts = own_hosts(settings.allowed_hosts, settings.host)
     if ring.configured:  # no browser sends a key by itself, so a page of another site has none

@@ -96,12 +96,12 @@ def install(app: FastAPI) -> None:
     """Every expected error becomes a problem; what nobody expected is the envelope's (`service/http/middleware.py`)."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = as_problem(error)
+        problem, path = as_problem(error), request.scope["path"].removeprefix(request.scope["root_path"])
         if problem.status == 405:  # of several routes on one path, the framework names the first one's methods
-            path = request.url.path.removeprefix(request.scope["root_path"])
             problem.headers["Allow"] = ", ".join(_methods(app, path))
-            if request.method == "OPTIONS":
-                return Response(status_code=204, headers=problem.headers)
+        # `OPTIONS *` asks about the server, and no path of it (RFC 9110, section 9.3.7)
+        if request.method == "OPTIONS" and (problem.status == 405 or path == "*"):
+            return Response(status_code=204, headers=problem.headers)
         return problem_response(problem, request.url.path, request.state.request_id)
 
     for kind in EXPECTED:

@@ -31,21 +31,19 @@ class BoundedBody:
         self._scope, self._receive, self._limits, self._answered = scope, receive, limits, answered
         self._held = HeldBody(limits.budget)
         self._seen, self._deadline, self._complete = 0, 0.0, False
-        declared = Headers(scope=scope).get("content-length", "")
-        valid = declared.isascii() and declared.isdigit()
-        self.too_large = valid and (len(declared) > 20 or int(declared) > limits.max_bytes)
+        self.refusal = self._refusal_of(Headers(scope=scope))  # known before a byte of the body is read
 
     async def receive(self) -> Message:
         """The next part of the body; after the last one, the client's hang-up."""
         if self._complete or self._answered():
             return await self._receive()
-        if self.too_large:  # before a byte of it is read
-            raise self._refusal()
+        if self.refusal:
+            raise self.refusal
         message = await self._in_time()
         size = len(message.get("body", b""))
         self._seen += size
         if self._seen > self._limits.max_bytes:
-            raise self._refusal()
+            raise self._too_large()
         self._held.add(size, self._key())
         self._complete = not message.get("more_body", False)
         return message
@@ -67,5 +65,11 @@ class BoundedBody:
         caller = self._scope["state"].get("caller")
         return caller.name if caller else ""
 
-    def _refusal(self) -> Problem:
+    def _refusal_of(self, headers: Headers) -> Problem | None:
+        declared = headers.get("content-length", "0")  # at most 20 digits: h11 refuses everything else
+        if "transfer-encoding" in headers and "content-length" in headers:  # each proxy believes another one of them
+            return Problem(400, "Send either Content-Length or Transfer-Encoding.", headers=CLOSE)
+        return self._too_large() if int(declared) > self._limits.max_bytes else None
+
+    def _too_large(self) -> Problem:
         return Problem(413, f"The body is larger than {self._limits.max_bytes} bytes.", headers=CLOSE)

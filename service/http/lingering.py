@@ -8,6 +8,7 @@ and dropped until its own end, a silence or a limit (RFC 9112, section 9.6).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 LINGER_S = 20.0
@@ -15,14 +16,16 @@ SILENCE_S = 2.0
 
 
 class LingeringTransport:
-    """Stands for `transport`, but for `close` and `is_closing`."""
+    """Stands for `transport`, but for `close` and `is_closing`.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    `client_sends` says whether the client may still be sending, and so how the connection is closed.
+    """
+
+    def __init__(self, transport: asyncio.Transport, client_sends: Callable[[], bool]) -> None:
+        self._transport, self._client_sends = transport, client_sends
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
         self._heard = False
-        self.client_sends = False  # what decides how the connection is closed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -40,7 +43,7 @@ class LingeringTransport:
         """Ends what is sent, and the connection with it unless the client is still sending."""
         if self.is_closing():
             return
-        if not self.client_sends:
+        if not self._client_sends():
             self._transport.close()
             return
         self._transport.resume_reading()

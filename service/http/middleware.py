@@ -48,7 +48,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                if body.too_large:  # whoever did not read it does not want it either
+                if body.refusal:  # whoever did not read it does not want it either
                     headers["Connection"] = "close"
             await send(message)
 

@@ -44,6 +44,8 @@ class SiteGuard:
         if host is not None and not self._answers_to(host_of(host), scope["path"].removeprefix(scope["root_path"])):
             detail = f"This server does not answer as {host[:80]!r}; LDM_ALLOWED_HOSTS names the hosts it answers as."
             return Problem(421, detail)
+        if host is not None and scope["state"].get("authority", host).lower() != host.strip().lower():
+            return Problem(400, "The request's target and its Host differ.")
         if scope["method"] not in SAFE and self._is_foreign(headers):
             detail = "A page of another site may not do this here; LDM_CORS_ORIGINS names the origins that may."
             return Problem(403, detail)

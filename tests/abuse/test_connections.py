@@ -12,7 +12,8 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 
-from service.http.server import MAX_HEAD, raise_file_limit
+from service.http.connection import MAX_HEAD
+from service.http.server import raise_file_limit
 from tests.abuse.conftest import LIMIT
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
@@ -175,10 +176,14 @@ def test_nonsense_behind_a_request_does_not_get_into_its_answer(gateway: Gateway
         connection.sendall(head)
         received = connection.recv(65536)
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nBROKEN\r\n\r\n")
+        time.sleep(0.5)
+        assert httpx.delete(f"{gateway.url}{job['urls']['self']}").status_code == 200  # which ends the stream
         while part := connection.recv(65536):
             received += part
-    assert received.startswith(b"HTTP/1.1 200")
-    assert received.count(b"HTTP/1.1") == 1
+    stream, health, refusal = received.split(b"HTTP/1.1 ")[1:]  # in the order in which they were asked for
+    assert stream.startswith(b"200") and b"event: cancelled" in stream and stream.endswith(b"0\r\n\r\n")
+    assert health.startswith(b"200") and health.endswith(b'{"status":"ok"}')
+    assert refusal.startswith(b"400") and b"application/problem+json" in refusal
     assert "Traceback" not in gateway.log()
 
 
@@ -189,8 +194,18 @@ def test_nonsense_behind_a_submit_does_not_take_its_answer(gateway: Gateway) -> 
         connection.settimeout(10)
         connection.sendall(head + body + b"BROKEN\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert received.startswith(b"HTTP/1.1 202")
-    assert received.count(b"HTTP/1.1") == 1
+    made, refusal = received.split(b"HTTP/1.1 ")[1:]
+    assert made.startswith(b"202") and b'"status":"queued"' in made and made.endswith(b"}")
+    assert refusal.startswith(b"400") and b"application/problem+json" in refusal
+
+
+def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(gateway: Gateway) -> None:
+    smuggled = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    chunked = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (len(smuggled) + 5)
+    for method in (b"POST", b"GET"):
+        with gateway.connect() as connection:
+            connection.sendall(HEAD.replace(b"POST", method) + chunked + smuggled)
+            assert answer_to(connection)[0] == (400 if method == b"POST" else 405)
 
 
 @pytest.mark.parametrize("framing", ["together", "apart", "chunked"])

@@ -56,7 +56,7 @@ def test_request_ids_and_methods_make_no_line_and_no_series(gateway: Gateway, cl
         answer = client.get("/healthz", headers={b"X-Request-ID": sent})
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
     for i in range(20):
-        assert client.request(f"MADE-UP-{i}", f"/v1/jobs/{i}").status_code == 400
+        assert client.request(f"MADE-UP-{i}", f"/v1/jobs/{i}").status_code == 405
         assert client.request("PROPFIND", f"/v1/jobs/{i}").status_code == 405
         client.get(f"/nowhere/{i}")
     metrics = client.get("/metrics").text
