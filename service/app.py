@@ -16,7 +16,7 @@ from service.access.auth import KeyRing
 from service.access.origins import own_hosts, parse_origins
 from service.answers.openapi import completed, problems
 from service.broker.broker import Broker
-from service.dependencies import BEARER, guard
+from service.dependencies import BEARER, caller_of
 from service.http.bounded_body import BodyLimits
 from service.http.cors import Cors
 from service.http.head import HeadAsGet
@@ -107,7 +107,7 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         app.add_middleware(Cors, origins=origins)
     errors.install(app)
     app.include_router(docs.router)
-    guards = [Depends(guard), *([Depends(BEARER)] if ring.configured else [])]
+    guards = [Depends(caller_of), *([Depends(BEARER)] if ring.configured else [])]
     refusals = problems(401, 403) if ring.configured else {}
     for routes in (tasks, jobs, events, models):
         app.include_router(routes.router, dependencies=guards, responses=refusals)

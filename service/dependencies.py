@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Depends, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
@@ -17,40 +15,20 @@ from service.metrics import GatewayMetrics
 from worker.jobs import JobView
 from worker.store.records import UnreadableRecord
 
-# for what the service says of itself; `let_in` reads the header
+# for the OpenAPI; `caller_of` reads the header
 BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this server")
 
 
-def let_in(request: Request) -> None:
-    """Says whose request it is. Raises Unauthorized or Forbidden on a server with keys for who has none of them."""
+async def caller_of(request: Request) -> ApiKey:
+    """Whose request it is; every route under /v1 depends on this.
+
+    Raises Unauthorized or Forbidden on a server with keys for a request without a good one.
+    """
     keys: KeyRing = request.app.state.keys
     scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
-    known = scheme.lower() == "bearer" and secret
-    request.state.caller = keys.caller(secret if known else None) if keys.configured else ANYONE
-
-
-async def guard(request: Request) -> None:
-    """Every route under /v1 depends on this, but for plain ones, which let in by themselves."""
-    let_in(request)
-
-
-class PlainRoute(APIRoute):
-    """Hands its endpoint the request and nothing else: what FastAPI does around one took a tenth of a submit's time.
-
-    Dependencies of its router show in the OpenAPI alone.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        async def handle(request: Request) -> Response:
-            let_in(request)
-            response: Response = await self.endpoint(request)
-            return response
-
-        return handle
-
-
-async def _caller(request: Request) -> ApiKey:
-    caller: ApiKey = request.state.caller
+    sent = secret if scheme.lower() == "bearer" and secret else None
+    caller = keys.caller(sent) if keys.configured else ANYONE
+    request.state.caller = caller  # for the log line and the limits of the body
     return caller
 
 
@@ -64,7 +42,7 @@ async def _metrics(request: Request) -> GatewayMetrics:
     return metrics
 
 
-CallerOf = Annotated[ApiKey, Depends(_caller)]
+CallerOf = Annotated[ApiKey, Depends(caller_of)]
 BrokerOf = Annotated[Broker, Depends(_broker)]
 MetricsOf = Annotated[GatewayMetrics, Depends(_metrics)]
 

@@ -17,7 +17,7 @@ from service.answers.openapi import IMAGE_CONTENT, MADE, job_body, problems, wit
 from service.answers.waiting import ResponsePreference, answer
 from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
-from service.dependencies import PlainRoute
+from service.dependencies import BrokerOf, CallerOf, MetricsOf
 from service.http.hang_up import refuse_gone, while_connected
 from service.http.memory import LARGE
 from service.http.negotiation import refuse_encoded
@@ -26,11 +26,10 @@ from service.intake.idempotency import identify, read_key
 from service.intake.pacing import charge, paced
 from service.intake.schemas import REQUESTS
 from service.intake.submission import prepare
-from service.metrics import GatewayMetrics
 from service.settings import GatewaySettings
 from worker.jobs import CONTENT_TYPES
 
-router = APIRouter(prefix="/v1", tags=["jobs"], route_class=PlainRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"])
 
 TASKS: dict[Task, str] = {
     "txt2img": "A prompt to a picture, or a picture and a prompt to another",
@@ -64,10 +63,7 @@ HEADERS = [
 
 
 def _add_route(task: Task, summary: str) -> None:
-    async def make(request: Request) -> Response:
-        caller: ApiKey = request.state.caller
-        broker: Broker = request.app.state.broker
-        metrics: GatewayMetrics = request.app.state.metrics
+    async def make(request: Request, caller: CallerOf, broker: BrokerOf, metrics: MetricsOf) -> Response:
         try:
             caller.check_task(task)
             refuse_encoded(request.headers)
