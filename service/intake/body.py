@@ -94,14 +94,14 @@ def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Mod
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         errors = list(dict.fromkeys((_pointer(problem["loc"]), _detail(problem)) for problem in problems))
-        first = f"{errors[0][0].removeprefix('/')}: {errors[0][1]}"
+        first = f"{errors[0][0].removeprefix('/') or 'a name'}: {errors[0][1]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise Problem(422, first + more, errors=errors[:MAX_ERRORS]) from None
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     """A JSON pointer to the field; a union's branches, which pydantic adds below it, are no part of it."""
-    depth = {"metadata": 2, "neighbors": 2, "objects": 3}.get(str(location[0]), 1)
+    depth = {"metadata": 2, "neighbors": 2, "objects": 3}.get(str(location[0]), 1) if location else 0
     return "".join(f"/{pointer_part(str(part))}" for part in location[:depth])
 
 
