@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import Field, WithJsonSchema
 
 from service.answers.answers import Job, JobList, damaged_job_of, job_json, job_of
-from service.answers.cursor import decode_cursor, encode_cursor
 from service.answers.openapi import IMAGE_CONTENT, problems, with_headers
 from service.dependencies import BrokerOf, CallerOf, JobOf
 from service.errors import Problem
@@ -17,6 +17,8 @@ from worker.jobs import JobView
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
+# the time of the last job on a page; to clients a string
+Cursor = Annotated[float, Field(allow_inf_nan=False), WithJsonSchema({"type": "string"})]
 READS_A_JOB = {200: {"description": "The job", **with_headers()}, **problems(404, 503)}
 READS_AN_IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image", "content": IMAGE_CONTENT, **with_headers("ETag", "Cache-Control")},
@@ -35,13 +37,12 @@ async def list_jobs(
     caller: CallerOf,
     status: JobStatus | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the answer before")] = None,
+    cursor: Annotated[Cursor | None, Query(description="`next_cursor` of the answer before")] = None,
 ) -> JobList:
-    before = None if cursor is None else decode_cursor(cursor)
-    views, following = await broker.jobs(caller.name, status=status, limit=limit, before=before)
+    views, following = await broker.jobs(caller.name, status=status, limit=limit, before=cursor)
     root: str = request.scope["root_path"]
     page = [job_of(job, root) if isinstance(job, JobView) else damaged_job_of(job, root) for job in views]
-    return JobList(object="list", data=page, next_cursor=None if following is None else encode_cursor(following))
+    return JobList(object="list", data=page, next_cursor=None if following is None else repr(following))
 
 
 @router.get("/jobs/{job_id}", summary="The job", responses=READS_A_JOB, response_model_exclude_unset=True)
