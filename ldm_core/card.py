@@ -81,9 +81,6 @@ class ModelCard:
         names = {each.name for each in fields(cls)}
         return cls.from_json({key: value for key, value in data.items() if key in names})
 
-    def with_id(self, model_id: str) -> ModelCard:
-        return replace(self, id=model_id)
-
     def with_warnings(self, *warnings: JobWarning) -> ModelCard:
         return replace(self, warnings=(*self.warnings, *warnings))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from ldm_core.errors import RequestError
+from service import problems
 from service.access.auth import Forbidden, Unauthorized
 from service.access.quota import IdempotencyConflict, Refused, TooFast
 from service.broker.broker import BrokerUnavailable
@@ -24,7 +24,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 class Problem(Exception):
-    """An error answer. `errors` are (JSON pointer, detail) pairs, one for each field at fault."""
+    """An error answer, with a body as in `service/problems.py`. `errors`: (JSON pointer, detail) of each field."""
 
     def __init__(
         self,
@@ -38,19 +38,18 @@ class Problem(Exception):
         self.status, self.detail, self.errors, self.headers = status, detail, errors, dict(headers or {})
 
 
-def problem_response(problem: Problem, instance: str, request_id: str) -> JSONResponse:
+def problem_response(problem: Problem, instance: str, request_id: str) -> Response:
     """The answer for `problem` to a request for the path `instance`."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        "instance": instance,
-        "request_id": request_id,
-    }
-    if problem.errors:
-        body["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in problem.errors]
-    return JSONResponse(body, problem.status, problem.headers, PROBLEM_JSON)
+    body = problems.Problem(
+        type="about:blank",
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        detail=problem.detail,
+        instance=instance,
+        errors=[problems.FieldError(pointer=pointer, detail=detail) for pointer, detail in problem.errors] or None,
+        request_id=request_id,
+    )
+    return Response(body.model_dump_json(exclude_none=True), problem.status, problem.headers, PROBLEM_JSON)
 
 
 EXPECTED = (

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
+from service.problems import JobError
 from worker.jobs import JobView, LiveModel, UnreadableJob
 
 
@@ -19,30 +20,6 @@ def _rfc_3339(time: datetime) -> str:
 Time = Annotated[
     datetime, PlainSerializer(_rfc_3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-
-
-class FieldError(BaseModel):
-    """One field at fault."""
-
-    pointer: str = Field(description="a JSON pointer to the field; empty for the whole body")
-    detail: str
-
-
-class JobError(BaseModel):
-    """Why a job failed, as a problem (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    errors: list[FieldError] | None = None
-
-
-class Problem(JobError):
-    """An error answer (RFC 9457)."""
-
-    request_id: str = Field(description="under which the logs have the request")
 
 
 class JobWarning(BaseModel):
@@ -83,7 +60,7 @@ class PlacedObject(BaseModel):
 class JobParameters(BaseModel):
     """Every parameter of a job with defaults resolved, without the images that were sent."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     model: str
     prompt: str
@@ -129,6 +106,15 @@ class Job(BaseModel):
     urls: JobUrls
 
 
+class Progress(BaseModel):
+    """What a `progress` event tells."""
+
+    step: int
+    steps: int
+    progress: float
+    preview: str | None = None  # a JPEG as a data URL
+
+
 class DamagedJob(BaseModel):
     """A job whose record is damaged, or of a version that this server cannot read: null where only that would know."""
 
@@ -161,8 +147,6 @@ class JobList(BaseModel):
 
 class Model(BaseModel):
     """A model that live workers serve; sizes are of the output, in pixels."""
-
-    model_config = ConfigDict(extra="allow")
 
     id: str
     object: Literal["model"]
@@ -272,15 +256,12 @@ def _urls(path: str) -> dict[str, str]:
 
 def model_of(live: LiveModel) -> Model:
     """A model as clients see it."""
-    card = live.card.to_json()
-    del card["noise_level"], card["tile"]
-    return Model.model_validate({**card, "object": "model", "loaded": True, "workers": live.workers})
+    return Model.model_validate({**live.card.to_json(), "object": "model", "loaded": True, "workers": live.workers})
 
 
 def _parameters(view: JobView) -> dict[str, Any]:
     payload = view.payload
     params = payload.params.to_json()
-    del params["task"]
     if "objects" in params:
         params["objects"] = [{"label": label, "box": box} for label, *box in params["objects"]]
     return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from typing import Any
 
-from service.answers.answers import job_json
+from pydantic import BaseModel
+
+from service.answers.answers import Progress, job_of
 from service.broker.broker import Broker, BrokerUnavailable
 from service.broker.events import NOTHING, EventId, parse_id
 from worker.jobs import TERMINAL, JobView
@@ -52,7 +52,7 @@ async def event_stream(
                 return
             if (now := parse_id(job.event_id)) > seen:
                 seen = now
-                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_json(job, root))
+                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_of(job, root))
             if job.status in TERMINAL:
                 return
             if previews:
@@ -66,17 +66,13 @@ async def event_stream(
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
-                    progress = _progress(job, step[1])
+                    progress = Progress(step=step[1], steps=job.steps, progress=min(1.0, step[1] / job.steps))
                     if foreseen not in {b"", shown}:
                         shown = foreseen
-                        progress["preview"] = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
+                        progress.preview = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
                     yield _event(step[0], "progress", progress)
 
 
-def _progress(job: JobView, step: int) -> dict[str, Any]:
-    return {"step": step, "steps": job.steps, "progress": min(1.0, step / job.steps)}
-
-
-def _event(event_id: str, name: str, data: dict[str, Any]) -> bytes:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))  # has no line break
+def _event(event_id: str, name: str, data: BaseModel) -> bytes:
+    text = data.model_dump_json(exclude_unset=True)  # has no line break
     return f"id: {event_id}\nevent: {name}\ndata: {text}\n\n".encode()

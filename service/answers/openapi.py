@@ -8,9 +8,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from ldm_core.params import Task
-from service.answers.answers import Problem
 from service.errors import PROBLEM_JSON
 from service.intake.schemas import REQUESTS
+from service.problems import Problem
 
 REF = "#/components/schemas/{model}"
 DESCRIPTIONS = {
