@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (worker, gateway):
         command.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
     for command in (serve, worker, gateway):
-        command.add_argument("--data-dir", type=_given, metavar="DIR", help="where jobs and pictures are kept")
+        command.add_argument("--data-dir", type=_given, metavar="DIR", help="where jobs and images are kept")
     for command in (serve, worker):
         command.add_argument("--device", help="cpu, cuda, cuda:1 (the best there is)")
     for command in (serve, worker, models):

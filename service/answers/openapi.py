@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from ldm_core.params import Task
 from service.errors import PROBLEM_JSON
-from service.intake.schemas import REQUESTS
+from service.intake.schemas import IMAGE_FIELDS, REQUESTS
 from service.problems import Problem
 
 REF = "#/components/schemas/{model}"
@@ -38,7 +38,6 @@ EXAMPLES: dict[Task, dict[str, Any]] = {
     "layout2img": {"objects": [{"label": "Tree", "box": [0.1, 0.2, 0.5, 0.9]}]},
     "unconditional": {"seed": 7},
 }
-FILES = ("image", "mask", "map")  # fields that hold images
 BINARY = {"type": "string", "format": "binary"}
 IMAGE_CONTENT: dict[str, Any] = {
     kind: {"schema": {**BINARY, "contentMediaType": kind}} for kind in ("image/png", "image/jpeg", "image/webp")
@@ -133,7 +132,7 @@ def _form(request: dict[str, Any], title: str) -> dict[str, Any]:
     for name in request.get("required", ()):
         if properties[name]["type"] == "string":
             properties[name]["minLength"] = 1
-    for name in properties.keys() & {*FILES, "neighbors"}:
+    for name in properties.keys() & IMAGE_FIELDS:
         kind = {"type": "array", "minItems": 1, "items": BINARY} if name == "neighbors" else BINARY
         properties[name] = {**kind, "description": properties[name].get("description", "")}
     return {**request, "title": title, "properties": properties}

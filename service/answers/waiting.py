@@ -70,7 +70,7 @@ async def answer(
         with suppress(BrokerUnavailable):  # the job is accepted all the same
             view = await broker.wait(view.payload.id, preference.wait_s, view.event_id) or _lost()
     if view.status in TERMINAL and preference.is_image:
-        return await _picture(broker, view, headers)
+        return await _first_image(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
     if preference.wait_s > 0:
         headers["Preference-Applied"] = f"wait={preference.wait_s:.0f}"
@@ -82,7 +82,7 @@ def _lost() -> NoReturn:
     raise Problem(503, detail, headers={"Retry-After": "2"})
 
 
-async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
+async def _first_image(broker: Broker, view: JobView, headers: Mapping[str, str]) -> Response:
     job_id, seed = view.payload.id, view.payload.params.seed
     headers = {"X-Job-ID": job_id, "X-Seed": str(seed), **headers}
     data = await broker.image(view.payload.id, 0) if view.images else None
@@ -95,7 +95,7 @@ async def _picture(broker: Broker, view: JobView, headers: Mapping[str, str]) ->
             response.headers.append("X-Job-Warning", text)
         return response
     if view.status == "succeeded":
-        raise Problem(410, "The pictures of this job are no longer stored.", headers=headers)
+        raise Problem(410, "The images of this job are no longer stored.", headers=headers)
     error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
     fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
     raise Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)

@@ -11,8 +11,8 @@ from typing import Any
 from ldm_core.params import Task
 from service.access.quota import Idempotency
 from service.errors import Problem
-from service.intake.inputs import picture_bytes
-from service.intake.schemas import PICTURES, JobRequest
+from service.intake.inputs import image_bytes
+from service.intake.schemas import IMAGE_FIELDS, JobRequest
 
 VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -32,18 +32,18 @@ def identify(key: str, owner: str, task: Task, body: JobRequest) -> Idempotency:
     Raises InvalidImage for an image in base64 that is none.
     """
     sent = body.model_dump(mode="python", exclude_unset=True)
-    for field in PICTURES & sent.keys():
-        sent[field] = _digest_of_pictures(sent[field], field)
+    for field in IMAGE_FIELDS & sent.keys():
+        sent[field] = _digest_of_images(sent[field], field)
     canonical = json.dumps([task, sent], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return Idempotency(key=_sha256(f"{owner}\0{key}".encode()), fingerprint=_sha256(canonical.encode()))
 
 
-def _digest_of_pictures(value: Any, field: str) -> Any:
+def _digest_of_images(value: Any, field: str) -> Any:
     match value:
         case str() | bytes():
-            return _sha256(picture_bytes(value, field))
+            return _sha256(image_bytes(value, field))
         case list():
-            return [_digest_of_pictures(item, f"{field}/{i}") for i, item in enumerate(value)]
+            return [_digest_of_images(item, f"{field}/{i}") for i, item in enumerate(value)]
     return value
 
 

@@ -22,7 +22,7 @@ from ldm_core.images.decoding import (
     to_png,
 )
 from service.intake.schemas import (
-    NO_PICTURE,
+    NOT_AN_IMAGE,
     InpaintRequest,
     JobRequest,
     Semantic2ImgRequest,
@@ -41,7 +41,7 @@ class Inputs:
 
     width: int
     height: int
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    images: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def open_inputs(body: JobRequest, card: ModelCard) -> Inputs:
@@ -50,10 +50,10 @@ def open_inputs(body: JobRequest, card: ModelCard) -> Inputs:
         case InpaintRequest():
             return _inpainting(body, card)
         case SuperresRequest():
-            picture = flattened(open_image(picture_bytes(body.image, "image"), "image", card.check_input_size))
-            return Inputs(picture.width * card.scale, picture.height * card.scale, {"image": to_png(picture)})
+            image = flattened(open_image(image_bytes(body.image, "image"), "image", card.check_input_size))
+            return Inputs(image.width * card.scale, image.height * card.scale, {"image": to_png(image)})
         case Semantic2ImgRequest():
-            labels = open_labels(picture_bytes(body.map, "map"), "map", card.check_input_size, card.label_count)
+            labels = open_labels(image_bytes(body.map, "map"), "map", card.check_input_size, card.label_count)
             return Inputs(*labels.size, {"image": to_png(labels)})
         case Txt2ImgRequest():
             return _txt2img(body, card)
@@ -65,15 +65,15 @@ def open_inputs(body: JobRequest, card: ModelCard) -> Inputs:
 
 def _txt2img(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
     """With an image, that gives the size."""
-    pictures = {f"neighbor{i}": to_png(picture) for i, picture in enumerate(_neighbors(body, card))}
+    images = {f"neighbor{i}": to_png(image) for i, image in enumerate(_neighbors(body, card))}
     if body.image is None:
         width, height = card.native_size
-        return Inputs(body.width or width, body.height or height, pictures)
+        return Inputs(body.width or width, body.height or height, images)
     for name in ("width", "height"):
         if getattr(body, name) is not None:
             raise InvalidParameter(name, "does not go with an image, which gives the size")
-    picture = flattened(open_image(picture_bytes(body.image, "image"), "image", card.check_input_size))
-    return Inputs(*picture.size, {"image": to_png(picture), **pictures})
+    image = flattened(open_image(image_bytes(body.image, "image"), "image", card.check_input_size))
+    return Inputs(*image.size, {"image": to_png(image), **images})
 
 
 def _neighbors(body: Txt2ImgRequest, card: ModelCard) -> Iterator[Image.Image]:
@@ -84,27 +84,27 @@ def _neighbors(body: Txt2ImgRequest, card: ModelCard) -> Iterator[Image.Image]:
     if len(given) > card.max_neighbors:
         raise InvalidParameter("neighbors", f"must be at most {card.max_neighbors}, got {len(given)}")
     for i, data in enumerate(given):
-        picture = flattened(open_image(picture_bytes(data, f"neighbors/{i}"), f"neighbors/{i}", card.check_max_pixels))
-        yield central_square(picture, card.neighbor_size)
+        image = flattened(open_image(image_bytes(data, f"neighbors/{i}"), f"neighbors/{i}", card.check_max_pixels))
+        yield central_square(image, card.neighbor_size)
 
 
 def _inpainting(body: InpaintRequest, card: ModelCard) -> Inputs:
-    picture = open_image(picture_bytes(body.image, "image"), "image", card.check_input_size)
+    image = open_image(image_bytes(body.image, "image"), "image", card.check_input_size)
     mask: Image.Image | None
     if body.mask is None:
-        mask = mask_of_transparency(picture)
+        mask = mask_of_transparency(image)
         if mask is None:
             raise InvalidImage("mask", "is required, because the image has no transparent pixels")
-        known = picture.convert("RGB")
+        known = image.convert("RGB")
     else:
-        mask = open_mask(picture_bytes(body.mask, "mask"), "mask", picture.size)
-        known = flattened(picture)
+        mask = open_mask(image_bytes(body.mask, "mask"), "mask", image.size)
+        known = flattened(image)
     if mask.getextrema() == (0, 0):
         raise InvalidImage("mask", "has nothing to repaint: no pixel is at least half grey")
-    return Inputs(*picture.size, {"image": to_png(known), "mask": to_png(mask)})
+    return Inputs(*image.size, {"image": to_png(known), "mask": to_png(mask)})
 
 
-def picture_bytes(value: str | bytes, field: str) -> bytes:
+def image_bytes(value: str | bytes, field: str) -> bytes:
     """A file part as it is, base64 or a data: URL decoded. Addresses are never fetched."""
     if isinstance(value, bytes):
         return value
@@ -117,4 +117,4 @@ def picture_bytes(value: str | bytes, field: str) -> bytes:
         # never split: of many short parts, each would be an object of fifty bytes
         return base64.b64decode(value[start:].encode("ascii").translate(None, WHITESPACE), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidImage(field, NO_PICTURE) from None
+        raise InvalidImage(field, NOT_AN_IMAGE) from None

@@ -10,12 +10,12 @@ from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MA
 from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
 
 MAX_METADATA_BYTES = 2048
-PICTURES = frozenset({"image", "mask", "map", "neighbors"})  # fields that hold images
+IMAGE_FIELDS = frozenset({"image", "mask", "map", "neighbors"})
 MAX_SIDE = 2**16  # of any image of any model: a number to calculate with
 MAX_CLASS_ID = 2**16
 
-PICTURE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
-NO_PICTURE = "must be base64, a data: URL or a file part of multipart/form-data"
+IMAGE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
+NOT_AN_IMAGE = "must be base64, a data: URL or a file part of multipart/form-data"
 
 
 def _either(*kinds: type, otherwise: str) -> BeforeValidator:
@@ -30,9 +30,9 @@ def _either(*kinds: type, otherwise: str) -> BeforeValidator:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
-Picture = Annotated[
+ImageData = Annotated[
     str | bytes,
-    _either(str, bytes, otherwise=NO_PICTURE),
+    _either(str, bytes, otherwise=NOT_AN_IMAGE),
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 Label = Annotated[str | int, _either(str, int, otherwise="must be a label's name or its id, an integer")]
@@ -115,14 +115,14 @@ class Txt2ImgRequest(SizedRequest):
     """A prompt to an image; with `image`, an image to another one."""
 
     prompt: Prompt = Field()
-    image: Picture | None = Field(default=None, description="a picture to begin with; it gives the size then")
+    image: ImageData | None = Field(default=None, description="an image to begin with; it gives the size then")
     strength: float | None = Field(
         default=None, ge=0, le=1, allow_inf_nan=False, description="how far to go from `image`: 0.8 if it is left out"
     )
-    neighbors: list[Picture] | None = Field(
+    neighbors: list[ImageData] | None = Field(
         default=None,
         min_length=1,
-        description="pictures like the one wanted, up to the model's max_neighbors; "
+        description="images like the one wanted, up to the model's max_neighbors; "
         "in multipart/form-data a file part `neighbors` for each",
     )
 
@@ -130,8 +130,8 @@ class Txt2ImgRequest(SizedRequest):
 class InpaintRequest(JobRequest):
     """An image with a hole to a whole one."""
 
-    image: Picture = Field(description=PICTURE)
-    mask: Picture | None = Field(
+    image: ImageData = Field(description=IMAGE)
+    mask: ImageData | None = Field(
         default=None, description="white = repaint; without it, the transparent pixels of `image` are repainted"
     )
 
@@ -139,7 +139,7 @@ class InpaintRequest(JobRequest):
 class SuperresRequest(JobRequest):
     """A small image to a large one."""
 
-    image: Picture = Field(description=PICTURE)
+    image: ImageData = Field(description=IMAGE)
 
 
 class Class2ImgRequest(SizedRequest):
@@ -152,7 +152,7 @@ class Class2ImgRequest(SizedRequest):
 class Semantic2ImgRequest(JobRequest):
     """A semantic map to an image of its size."""
 
-    map: Picture = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
+    map: ImageData = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
 
 
 class LayoutThing(Fields):

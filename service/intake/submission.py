@@ -19,10 +19,16 @@ from service.errors import Problem
 from service.http.memory import LARGE
 from service.intake.inputs import Inputs, open_inputs
 from service.intake.job_warnings import job_warnings
-from service.intake.schemas import Class2ImgRequest, JobRequest, Layout2ImgRequest, LayoutThing, Txt2ImgRequest
+from service.intake.schemas import (
+    IMAGE_FIELDS,
+    Class2ImgRequest,
+    JobRequest,
+    Layout2ImgRequest,
+    LayoutThing,
+    Txt2ImgRequest,
+)
 from worker.jobs import JobPayload, LiveModel
 
-PICTURES = ("image", "mask", "map", "neighbors")
 IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
 
@@ -38,7 +44,7 @@ async def prepare(
     timeout_s = _timeout(body, max_timeout_s)
     card = await _find_card(broker, task, body.model, caller)
     _refuse_unused(card, body)
-    if any(getattr(body, name, None) for name in PICTURES):
+    if any(getattr(body, name, None) for name in IMAGE_FIELDS):
         inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
     else:
         inputs = open_inputs(body, card)  # at once: a thread would take a third of a submit's time
@@ -68,7 +74,7 @@ async def prepare(
         owner=caller.name,
         weight=caller.weight(body.priority),
         timeout_s=timeout_s,
-        inputs=tuple(inputs.pictures),
+        inputs=tuple(inputs.images),
         warnings=job_warnings(card, params, body, one_image=one_image, format_accepted=format_accepted),
     )
     return payload, inputs

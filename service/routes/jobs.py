@@ -56,7 +56,7 @@ async def get_job(request: Request, job: JobOf) -> Job:
 )  # fmt: skip
 async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) -> Response:
     if job.status != "succeeded":
-        raise Problem(409, f"The job is {job.status}; it has no pictures{_later(job)}.")
+        raise Problem(409, f"The job is {job.status}; it has no images{_later(job)}.")
     image = job.images[int(index)] if index.isdecimal() and len(index) < 4 and int(index) < len(job.images) else None
     if image is None:
         raise Problem(404, f"The job has no image {index[:20]!r}; it has {len(job.images)}, counted from 0.")
@@ -66,12 +66,12 @@ async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) 
         return Response(status_code=304, headers=headers)
     data = await broker.image(job.payload.id, int(index))
     if data is None:
-        raise Problem(404, "The picture is no longer stored.")
+        raise Problem(404, "The image is no longer stored.")
     return Response(data, media_type=image.content_type, headers=headers)
 
 
 @router.delete(
-    "/jobs/{job_id}", summary="Cancels an open job, deletes the pictures of a finished one",
+    "/jobs/{job_id}", summary="Cancels an open job, deletes the images of a finished one",
     responses={204: {"description": "The job had ended; its images are deleted", **with_headers()}, **READS_A_JOB},
     response_model=Job,
 )  # fmt: skip

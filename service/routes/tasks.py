@@ -32,13 +32,13 @@ from worker.jobs import CONTENT_TYPES
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 TASKS: dict[Task, str] = {
-    "txt2img": "A prompt to a picture, or a picture and a prompt to another",
-    "inpaint": "A picture with a hole to a whole one",
-    "superres": "A small picture to a large one",
-    "class2img": "A class to a picture",
-    "semantic2img": "A semantic map to a picture",
-    "layout2img": "Things and their places to a picture",
-    "unconditional": "A picture of what the model was trained on",
+    "txt2img": "A prompt to an image, or an image and a prompt to another",
+    "inpaint": "An image with a hole to a whole one",
+    "superres": "A small image to a large one",
+    "class2img": "A class to an image",
+    "semantic2img": "A semantic map to an image",
+    "layout2img": "Objects and their places to an image",
+    "unconditional": "An image of what the model was trained on",
 }
 MAKES_A_JOB: dict[int | str, dict[str, Any]] = {
     200: {
@@ -113,7 +113,7 @@ async def _submit(
     )  # fmt: skip
     async with broker.turn():
         await refuse_gone(request)
-        return await broker.submit(payload, inputs.pictures, quota=caller.quota, idempotency=idempotency)
+        return await broker.submit(payload, inputs.images, quota=caller.quota, idempotency=idempotency)
 
 
 def _headers(sent: Submitted) -> dict[str, Any]:
