@@ -1,4 +1,4 @@
-"""What FastAPI cannot see for itself: two content types on one route, headers, errors as problems."""
+"""What FastAPI cannot derive from the routes: two content types on one route, headers, the type of an error."""
 
 from __future__ import annotations
 
@@ -70,36 +70,42 @@ ERROR_HEADERS: dict[int, tuple[str, ...]] = {
 
 
 def with_headers(*names: str) -> dict[str, Any]:
-    """The `headers` of a response: these, and X-Request-ID, which every one has."""
-    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}}
+    """The `headers` of a response, beside X-Request-ID, which every response has."""
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these errors."""
-    content = {PROBLEM_JSON: {"schema": {"$ref": REF.format(model=Problem.__name__)}}}
     return {
         status: {
-            "description": DESCRIPTIONS[status], "content": content, **with_headers(*ERROR_HEADERS.get(status, ())),
+            "description": DESCRIPTIONS[status], "model": Problem, **with_headers(*ERROR_HEADERS.get(status, ())),
         }
         for status in statuses
     }  # fmt: skip
 
 
 def completed(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with our own components, and without the validation errors, which no route answers with."""
+    """FastAPI's document with the request bodies, the headers and the content type of errors."""
     for methods in document["paths"].values():
         for route in methods.values():
-            if "application/json" in route["responses"].get("422", {}).get("content", {}):
-                del route["responses"]["422"]
-    components = document.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    components["schemas"] = dict(sorted((_own_schemas() | schemas).items()))
-    components["headers"] = {
+            _complete_responses(route["responses"])
+    schemas = document["components"]["schemas"] | _request_schemas()
+    unused = {"HTTPValidationError", "ValidationError"}
+    document["components"]["schemas"] = {name: schemas[name] for name in sorted(schemas.keys() - unused)}
+    document["components"]["headers"] = {
         name: {"description": description, "schema": schema} for name, (description, schema) in HEADERS.items()
     }
     return document
+
+
+def _complete_responses(responses: dict[str, Any]) -> None:
+    if responses.get("422", {}).get("description") == "Validation Error":  # FastAPI's own, for any route with a path
+        del responses["422"]
+    for status, response in responses.items():
+        response.setdefault("headers", {}).update(with_headers("X-Request-ID")["headers"])
+        if int(status) >= 400:
+            (content,) = response["content"].values()
+            response["content"] = {PROBLEM_JSON: content}
 
 
 def job_body(task: Task) -> dict[str, Any]:
@@ -117,11 +123,9 @@ def _names(task: Task) -> tuple[str, str]:
     return name, name.replace("Request", "Form")
 
 
-def _own_schemas() -> dict[str, Any]:
-    """The problem, and every request as JSON and as a form."""
-    _, made = models_json_schema(
-        [*((model, "validation") for model in REQUESTS.values()), (Problem, "serialization")], ref_template=REF
-    )
+def _request_schemas() -> dict[str, Any]:
+    """Every request as JSON and as a form."""
+    _, made = models_json_schema([(model, "validation") for model in REQUESTS.values()], ref_template=REF)
     schemas: dict[str, Any] = made["$defs"]
     return schemas | {form: _form(schemas[name], form) for name, form in map(_names, REQUESTS)}
 

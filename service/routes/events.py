@@ -32,11 +32,8 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
         **with_headers("Cache-Control"),
     },
-    204: {
-        "description": "The client has seen the job's last event: there is nothing to reconnect for",
-        **with_headers(),
-    },
-    **problems(404, 503),
+    204: {"description": "The client has seen the job's last event: there is nothing to reconnect for"},
+    **problems(404, 422, 503),
 }
 
 

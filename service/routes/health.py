@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.answers.answers import Health, Readiness
-from service.answers.openapi import problems, with_headers
+from service.answers.openapi import problems
 from service.broker.broker import BrokerUnavailable
 from service.dependencies import BrokerOf, MetricsOf
 from service.errors import Problem
@@ -15,14 +15,13 @@ from service.errors import Problem
 router = APIRouter(tags=["service"])
 
 
-@router.get("/healthz", summary="The process lives", responses={200: with_headers()})
+@router.get("/healthz", summary="The process lives")
 async def get_health() -> Health:
     return Health(status="ok")
 
 
 @router.get(
-    "/readyz", summary="Redis answers and a live worker serves a model",
-    responses={200: with_headers(), **problems(503)},
+    "/readyz", summary="Redis answers and a live worker serves a model", responses=problems(503),
 )  # fmt: skip
 async def get_readiness(broker: BrokerOf) -> Readiness:
     if not await broker.ping():
@@ -34,10 +33,7 @@ async def get_readiness(broker: BrokerOf) -> Readiness:
     return Readiness(status="ready", models=[model.card.id for model in models])
 
 
-@router.get(
-    "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse,
-    responses={200: with_headers()},
-)  # fmt: skip
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def get_metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
     try:
         depths = await broker.queue_depths()

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 # the time of the last job on a page; to clients a string
 Cursor = Annotated[float, Field(allow_inf_nan=False), WithJsonSchema({"type": "string"})]
-READS_A_JOB = {200: {"description": "The job", **with_headers()}, **problems(404, 503)}
+READS_A_JOB: dict[int | str, dict[str, Any]] = {200: {"description": "The job"}, **problems(404, 503)}
 READS_AN_IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image", "content": IMAGE_CONTENT, **with_headers("ETag", "Cache-Control")},
     304: {"description": "Unchanged", **with_headers("ETag", "Cache-Control")},
@@ -29,7 +29,7 @@ READS_AN_IMAGE: dict[int | str, dict[str, Any]] = {
 
 @router.get(
     "/jobs", summary="The caller's own jobs, newest first", response_model_exclude_unset=True,
-    responses={200: with_headers(), **problems(422, 503)},
+    responses=problems(422, 503),
 )  # fmt: skip
 async def list_jobs(
     request: Request,
@@ -72,7 +72,7 @@ async def get_image(request: Request, job: JobOf, index: str, broker: BrokerOf) 
 
 @router.delete(
     "/jobs/{job_id}", summary="Cancels an open job, deletes the images of a finished one",
-    responses={204: {"description": "The job had ended; its images are deleted", **with_headers()}, **READS_A_JOB},
+    responses={204: {"description": "The job had ended; its images are deleted"}, **READS_A_JOB},
     response_model=Job,
 )  # fmt: skip
 async def cancel_job(request: Request, job: JobOf, broker: BrokerOf) -> Response:
