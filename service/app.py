@@ -38,7 +38,7 @@ ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/]*)(.*)", re.DOTALL)
 
 
 class Gateway(FastAPI):
-    """FastAPI under a path, which a proxy may have taken away, and with a whole description of itself."""
+    """FastAPI that answers under `root`, whether or not a proxy strips it, and completes its OpenAPI."""
 
     def __init__(self, root: str, **given: Any) -> None:
         super().__init__(**given)
@@ -62,7 +62,7 @@ class Gateway(FastAPI):
 
 
 def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: KeyRing | None = None) -> FastAPI:
-    """The ASGI application. It starts with or without Redis, and says in /readyz what is missing.
+    """The ASGI application. It starts with or without Redis; /readyz says what is missing.
 
     Raises BadKeys for API keys that cannot be read.
     """

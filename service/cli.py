@@ -120,7 +120,7 @@ def _serve() -> int:
         return 1
     from worker.process.supervisor import Supervisor
 
-    # a bad value or model shall end this before children start
+    # a bad value or model shall end the command before children start
     settings = read_settings(ServeSettings)
     directories = read_settings(WorkerSettings, redis_url=EMBEDDED).model_dirs
     _, keys = _read_gateway(redis_url=EMBEDDED)

@@ -1,4 +1,4 @@
-"""What routes take from the application and from the caller. Coroutines, so that none of them costs a thread."""
+"""Dependencies of the routes: the application's parts and the caller. FastAPI would run plain functions in threads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def _job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:
         if error.job.owner == caller.name:
             raise
         view = None
-    if view is None or view.payload.owner != caller.name:  # the same answer, so that ids of others cannot be tried out
+    if view is None or view.payload.owner != caller.name:  # the same answer, so that nobody can probe for ids
         raise Problem(404, "There is no such job; it is unknown or has expired.")
     return view
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: one table from exception class to status, one place that writes the answer."""
+"""Errors as RFC 9457 problems: one table from exception to status, one function that writes the answer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ EXPECTED = (
 
 
 def as_problem(error: Exception) -> Problem:
-    """What an exception means to a client; nothing of ours shows in the last case."""
+    """The problem that answers an exception. For an unexpected one it shows nothing internal."""
     match error:
         case Problem():
             return error
@@ -92,7 +92,7 @@ def as_problem(error: Exception) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Every expected error becomes a problem; what nobody expected is the envelope's (`service/http/middleware.py`)."""
+    """Answers every expected error with a problem; `service/http/middleware.py` answers the unexpected ones."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem, path = as_problem(error), request.scope["path"].removeprefix(request.scope["root_path"])
@@ -108,7 +108,7 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """What some route does on that path; the routes without a description are read alone. OPTIONS says this."""
+    """The methods of all routes on `path`. A route outside the OpenAPI only reads."""
     described = [routes for template, routes in app.openapi()["paths"].items() if compile_path(template)[0].match(path)]
     methods = {method.upper() for routes in described for method in routes} or {"GET"}
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))

@@ -1,4 +1,4 @@
-"""What a gateway tells Prometheus."""
+"""The gateway's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class GatewayMetrics:
         self._workers = Gauge("ldm_workers", "Live workers that serve a model", ["model"], registry=registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered; `route` is its pattern, so that ids make no series of their own."""
+        """Counts an answered request; `route` is its pattern, so that ids make no series of their own."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def submitted(self, task: str, model: str, key: str) -> None:
-        """A job was accepted; `key` is the name of the caller's API key."""
+        """Counts an accepted job; `key` is the name of the caller's API key."""
         self._submitted.labels(task, model, key).inc()
 
     def refused(self, reason: str, key: str) -> None:
-        """A job was not accepted."""
+        """Counts a job that was not accepted."""
         self._refused.labels(reason, key).inc()
 
     def listening(self) -> AbstractContextManager[object]:
-        """Around a stream of events to a client."""
+        """Counts an open event stream while the context is entered."""
         return self._listeners.track_inprogress()
 
     def exposition(self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int]) -> bytes:
         """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority), `workers` by model.
 
-        A model that has had jobs and has no workers counts as having 0.
+        Shows 0 workers for a model that has had jobs and has no worker.
         """
         self._workers.clear()
         for model in {*workers, *(model for model, _ in depths)}:

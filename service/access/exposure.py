@@ -1,4 +1,4 @@
-"""Who can reach this server, and a warning that cannot be overlooked where that is everybody."""
+"""Warns at the start of a server that everybody can reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a submission is held against beyond the queue's own limit, and what it can be refused for."""
+"""The limits of API keys, the state of a key's rate, and the errors that refuse a submission."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMEMBER_S = 24 * 3600  # an idempotency key, and the record of its job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What one API key may have; 0: any number."""
+    """The limits of one API key; 0: none."""
 
     open_jobs: int = 0  # waiting and running at the same time
     rate: int = 0  # jobs per window; all of them may come at once. Refused requests and replays count as jobs
@@ -34,8 +34,8 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Where a key stands in its rate limit after a submission: how many jobs it may send at once now, and when again
-    as many as its limit. `wait_s`: seconds until the next one."""
+    """A key's rate after a submission: it may send `remaining` jobs at once now, the next one in `wait_s` seconds and
+    as many as its limit in `reset_s`."""
 
     limit: int
     remaining: int
@@ -44,14 +44,14 @@ class Pace:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The same as a client may read it on every answer to a submission."""
+        """The headers of every answer to a submission."""
         named = {"Limit": self.limit, "Remaining": self.remaining, "Reset": math.ceil(self.reset_s)}
         return {f"RateLimit-{name}": str(value) for name, value in named.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What became of a submission; `replayed`: the job was there before, under the same idempotency key."""
+    """The job of a submission; `replayed`: it was made before, under the same idempotency key."""
 
     view: JobView
     replayed: bool = False

@@ -1,4 +1,4 @@
-"""Where API keys stand in their rates, as Redis has it."""
+"""The rates of API keys, as Redis counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this service answers with, and so describes in its OpenAPI: field names here are the promise to clients."""
+"""Models of the answers, which are also their OpenAPI: field names here are the promise to clients."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from service.broker.events import NOTHING, EventId, parse_id
 from worker.jobs import TERMINAL, JobView
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
-LOOK_AFTER = 4  # heartbeats, in case an event got lost: thousands who listen shall cost next to nothing
-AWAY_S = 2.0
+LOOK_AFTER = 4  # heartbeats without an event, then the job is read: an event may have got lost
+AWAY_S = 2.0  # between reads while Redis does not answer
 STILL_HERE = b": still here\n\n"
 
 
@@ -25,7 +25,7 @@ def all_seen(job: JobView, seen: EventId) -> bool:
 
 
 def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
-    """The event that a client has seen last; an id that no event has had yet, or none has, counts as nothing seen."""
+    """The event that a client has seen last. An id that is none, or is beyond every event so far, counts as NOTHING."""
     seen = parse_id(last_event_id)
     return seen if seen <= max(newest, parse_id(job.event_id)) else NOTHING
 
@@ -33,12 +33,12 @@ def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
 async def event_stream(
     broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, root: str = ""
 ) -> AsyncGenerator[bytes, None]:
-    """The events after `seen`. What comes faster than the client reads is left out, but never the end.
+    """Yields the events after `seen`. Drops steps that come faster than the client reads, never the end.
 
-    A comment goes out whenever nothing has happened for a while, so that whoever hung up is noticed.
-    With `previews`, some steps carry what the worker foresees of the image.
+    Yields a comment after every HEARTBEAT_S without an event, so that a client that hung up is noticed. With
+    `previews`, some steps have a preview of the image.
     """
-    shown = b""
+    sent = b""
     with broker.watch(job_id, steps=True) as watch:
         while not broker.leaving:
             watch.clear()
@@ -56,20 +56,20 @@ async def event_stream(
             if job.status in TERMINAL:
                 return
             if previews:
-                await broker.preview(job_id)  # tells the worker that somebody looks
+                await broker.preview(job_id)  # asking makes the worker draw previews
             silence = 0
             while not watch.moved and silence < LOOK_AFTER:
                 if not await watch.wait(HEARTBEAT_S):
                     yield STILL_HERE
                     silence += 1
-                foreseen = await broker.preview(job_id) if previews else b""
+                preview = await broker.preview(job_id) if previews else b""
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
                     progress = Progress(step=step[1], steps=job.steps, progress=min(1.0, step[1] / job.steps))
-                    if foreseen not in {b"", shown}:
-                        shown = foreseen
-                        progress.preview = f"data:image/jpeg;base64,{b64encode(shown).decode()}"
+                    if preview not in {b"", sent}:
+                        sent = preview
+                        progress.preview = f"data:image/jpeg;base64,{b64encode(sent).decode()}"
                     yield _event(step[0], "progress", progress)
 
 

@@ -1,4 +1,4 @@
-"""How a client wants its answer: at once, after some seconds (`Prefer: wait`), or as the image itself (`Accept`)."""
+"""Answers a submit as its client asks: at once, after some seconds (`Prefer: wait`), or with the image (`Accept`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS: Mapping[str, Format] = {content_type: name for name, content_type in CO
 
 @dataclass(frozen=True, slots=True)
 class ResponsePreference:
-    """`asked_s`: seconds to wait, None where the client does not say; `content_type`: what it wants as the answer."""
+    """`asked_s`: seconds to wait, None where the client does not say; `content_type`: of the answer that it prefers."""
 
     asked_s: float | None
     content_type: str
@@ -34,7 +34,7 @@ class ResponsePreference:
 
     @classmethod
     def of(cls, request: Request) -> ResponsePreference:
-        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where there is nothing that it takes."""
+        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where it accepts no answer."""
         asked = WAIT.search(",".join(request.headers.getlist("prefer")))
         accept = Accept(request.headers.getlist("accept"))
         chosen = accept.best([JSON, *FORMATS])

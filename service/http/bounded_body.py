@@ -1,4 +1,7 @@
-"""Bounds the body of one request: its size, its time, and the memory that all bodies have together."""
+"""Bounds the body of one request: its size, its time, and the memory that all bodies have together.
+
+Starlette's own limit bounds the size alone, and leaves the connection of a refused body open.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ CLOSE = {"Connection": "close"}  # for answers to a body that was not read to it
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """What the bodies of one gateway may have."""
+    """The limits of the bodies of one gateway."""
 
     max_bytes: int
     timeout_s: float
@@ -25,7 +28,7 @@ class BodyLimits:
 
 
 class BoundedBody:
-    """`receive` takes the place of the server's. It raises Problem: 413, 408, or 503 when the budget is spent."""
+    """Its `receive` replaces the server's, and raises Problem: 413, 408, or 503 when the budget is spent."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: BodyLimits, answered: Callable[[], bool]) -> None:
         self._scope, self._receive, self._limits, self._answered = scope, receive, limits, answered
@@ -49,7 +52,7 @@ class BoundedBody:
         return message
 
     def release(self) -> None:
-        """Gives back to the budget what this body held: it is in memory no more."""
+        """Gives back to the budget what this body held. To be called once it is out of memory."""
         self._held.release()
 
     async def _in_time(self) -> Message:
@@ -67,7 +70,7 @@ class BoundedBody:
 
     def _refusal_of(self, headers: Headers) -> Problem | None:
         declared = headers.get("content-length", "0")  # at most 20 digits: h11 refuses everything else
-        if "transfer-encoding" in headers and "content-length" in headers:  # each proxy believes another one of them
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may see another end of the body
             return Problem(400, "Send either Content-Length or Transfer-Encoding.", headers=CLOSE)
         return self._too_large() if int(declared) > self._limits.max_bytes else None
 

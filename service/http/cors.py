@@ -26,7 +26,7 @@ MAX_AGE_S = 7200  # no browser remembers a preflight for longer
 
 
 class Cors(CORSMiddleware):
-    """Outermost, so that every answer has its headers, and preflights come before anybody asks for a key."""
+    """Starlette's, with problems as refusals. Outermost: a preflight has no API key, and every answer gets headers."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Work for a client that is not begun, or ends, when the client hangs up: nobody is left to be answered."""
+"""Stops work for a client that has hung up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HEAD is GET without the body."""
+"""HEAD is GET without the body. FastAPI's routes answer HEAD only where each says so, and its OpenAPI lists both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Lets routes answer HEAD as GET. The server drops the body, because it keeps the scope that says HEAD."""
+    """Lets routes answer HEAD as GET. The server drops the body: its own scope still says HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,8 +1,8 @@
 """A transport that closes in two steps where the client still sends.
 
-A socket that is closed with bytes unread resets the connection, and the client's kernel then throws away the answer
-that it has not read yet. So the answer is followed by our end of the stream alone, and what the client sends is read
-and dropped until its own end, a silence or a limit (RFC 9112, section 9.6).
+Closing a socket with unread bytes resets the connection, and the client's kernel then drops an answer that is not read
+yet. So `close` first ends our side of the stream, and drops what the client sends until its end, a silence or a limit
+(RFC 9112, section 9.6).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SILENCE_S = 2.0
 
 
 class LingeringTransport:
-    """Stands for `transport`, but for `close` and `is_closing`.
+    """Wraps `transport`, and replaces `close` and `is_closing`.
 
     `client_sends` says whether the client may still be sending, and so how the connection is closed.
     """
@@ -32,7 +32,7 @@ class LingeringTransport:
 
     @property
     def lingers(self) -> bool:
-        """Whether all that arrives is to be dropped."""
+        """Whether arriving data is to be dropped."""
         return bool(self._timers)
 
     def is_closing(self) -> bool:
@@ -40,7 +40,7 @@ class LingeringTransport:
         return self.lingers or self._transport.is_closing()
 
     def close(self) -> None:
-        """Ends what is sent, and the connection with it unless the client is still sending."""
+        """Ends our side of the stream, and the connection unless the client is still sending."""
         if self.is_closing():
             return
         if not self._client_sends():
@@ -51,11 +51,11 @@ class LingeringTransport:
         self._timers = [self._loop.call_later(LINGER_S, self._transport.abort), self._silence()]
 
     def heard(self) -> None:
-        """Something arrived, and was dropped."""
+        """Notes that data arrived, and was dropped."""
         self._heard = True
 
     def forget(self) -> None:
-        """The connection is gone."""
+        """Stops the timers of a lost connection."""
         for timer in self._timers:
             timer.cancel()
 

@@ -1,4 +1,4 @@
-"""What keeps the gateway's memory bounded: one budget for all request bodies, and few threads for large ones."""
+"""Bounds the gateway's memory: one budget for all request bodies, and few threads for large ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class HeldBody:
             self._held += more
 
     def release(self) -> None:
-        """Nothing of the body is in memory any more. May be called twice."""
+        """Gives everything back. May be called twice."""
         if self._held:
             self._budget.give_back(self._held, self._key)
             self._held = 0

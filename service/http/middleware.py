@@ -1,4 +1,4 @@
-"""Around every request: its id, bounds on its body, its log line and metrics, and an answer when all else fails."""
+"""Wraps every request: its id, bounds on its body, its log line and metrics, and a 500 for an unexpected error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from service.metrics import GatewayMetrics
 log = logging.getLogger(__name__)
 
 SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # a made-up one shall make no series of its own
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # others share one series
 MAX_PATH_CHARS = 200  # in a log line
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds
-HUNG_UP = 499  # what logs and metrics say of a client that was gone before its answer
+HUNG_UP = 499  # in logs and metrics, for a client that hung up before its answer
 
 
 class RequestMiddleware:
-    """The outermost layer: nothing passes it without X-Request-ID, not even a 500."""
+    """Adds X-Request-ID to every answer, even to a 500."""
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics, body_limits: BodyLimits) -> None:
         self._app, self._metrics, self._body_limits = app, metrics, body_limits
@@ -48,7 +48,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                if body.refusal:  # whoever did not read it does not want it either
+                if body.refusal:  # the rest of the body is not read either
                     headers["Connection"] = "close"
             await send(message)
 
@@ -69,6 +69,6 @@ class RequestMiddleware:
             self._metrics.request(route, method, status, seconds)
             caller = scope["state"].get("caller")
             told = {"request_id": request_id, "key": caller.name if caller else ""}
-            expected = route in PROBES and (status < 500 or status == 503)  # 503: not ready, as whoever asks is told
+            expected = route in PROBES and (status < 500 or status == 503)  # 503: not ready, as the answer says
             level = logging.DEBUG if expected else logging.INFO
             log.log(level, "%s %s %d %.3f s", scope["method"], path, status, seconds, extra=told)

@@ -1,4 +1,4 @@
-"""What a client takes as an answer (`Accept`), and what it may send (`Content-Encoding`)."""
+"""The content types that a client accepts (`Accept`), and the encodings that it may send (`Content-Encoding`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MediaRange:
 
 
 class Accept:
-    """The `Accept` of a request (RFC 9110, 12.5.1). Without one, or with an empty one, everything is taken."""
+    """The `Accept` of a request (RFC 9110, 12.5.1). A missing or empty one accepts everything."""
 
     def __init__(self, values: Sequence[str]) -> None:
         parts = [part for part in parse_http_list(",".join(values)) if part.strip()][:MAX_RANGES]
@@ -44,9 +44,9 @@ class Accept:
         return self._rank(media_type) is not None
 
     def best(self, offers: Sequence[str]) -> str | None:
-        """The offer that the client likes best, None where it takes none of them.
+        """The offer that the client prefers, None where it accepts none of them.
 
-        Of equal weights the one named more precisely, then the one named first, then the first offer.
+        Of offers of one weight the one named more precisely, then the one named first, then the first offer.
         """
         ranked = [(rank, offer) for offer in offers if (rank := self._rank(offer)) is not None]
         return max(ranked, key=lambda each: each[0])[1] if ranked else None

@@ -1,4 +1,4 @@
-"""The gateway's HTTP server: uvicorn, whose stop ends every wait for a job before it ends the process."""
+"""The gateway's HTTP server: uvicorn, whose stop also ends every wait for a job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
 
 def run(app: FastAPI, settings: GatewaySettings) -> int:
-    """Serves until SIGTERM or SIGINT. The exit code: 1 where it could not even begin."""
+    """Serves until SIGTERM or SIGINT. Returns the exit code: 1 where the server could not start."""
     Connection.headers_timeout_s = settings.headers_timeout_s
     Connection.max_connections = max(1, raise_file_limit() - FILES_KEPT_FREE)
     config = uvicorn.Config(
@@ -51,14 +51,14 @@ def run(app: FastAPI, settings: GatewaySettings) -> int:
     server = Server(config, app.state.broker.leave)
     return_freed_blocks()
     gc.collect()
-    gc.freeze()  # what was imported stays: looking through it again and again took a twentieth of a submit's time
+    gc.freeze()  # the collector need not visit what was imported: that took a twentieth of a submit's time
     with suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 1
 
 
 def raise_file_limit() -> int:
-    """Takes as many open files as this process may have; how many those are. A connection is one."""
+    """Raises the limit of open files as far as allowed, and returns it. Every connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -21,8 +21,9 @@ PROBED = {"/healthz", "/readyz", "/metrics"}
 
 
 class SiteGuard:
-    """Refuses requests for hosts that are not ours, and those of other sites' pages that would change something.
+    """Refuses requests for foreign hosts, and requests by which another site's page would change something.
 
+    Starlette's TrustedHostMiddleware knows neither `Origin` nor probes, and takes a Host that its target contradicts.
     `hosts`: the names besides loopback ones, None for any; `origins`: whose pages may do everything, None for any.
     """
 

@@ -34,7 +34,7 @@ async def read_body(request: Request, model: type[Model]) -> Model:
         body = bytearray()
         async for part in request.stream():  # request.body() would keep two copies as long as the request lives
             body += part
-        # with images in it, it is megabytes; a thread for a few hundred bytes takes longer than they do
+        # a body with images is parsed in a thread; a small one shall not wait behind large ones
         data = _parsed(body) if len(body) <= SMALL else await to_thread.run_sync(_parsed, body, limiter=LARGE)
         if not isinstance(data, dict):
             raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])

@@ -27,7 +27,7 @@ def read_key(headers: Sequence[str]) -> str | None:
 
 
 def identify(key: str, owner: str, task: Task, body: JobRequest) -> Idempotency:
-    """Hashes both. Taken of what the client sent, before defaults and a random seed; the same in JSON and multipart.
+    """Hashes the key, and the request as sent, before defaults and a random seed: the same in JSON and multipart.
 
     Raises InvalidImage for an image in base64 that is none.
     """

@@ -1,4 +1,4 @@
-"""The images of a request as a worker wants them: opened, checked, upright, and PNG again."""
+"""The images of a request as a worker takes them: checked, upright, as PNG."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_inputs(body: JobRequest, card: ModelCard) -> Inputs:
 
 
 def _txt2img(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
-    """With an image, that gives the size."""
+    """The size is the image's, where there is one."""
     images = {f"neighbor{i}": to_png(image) for i, image in enumerate(_neighbors(body, card))}
     if body.image is None:
         width, height = card.native_size
@@ -77,7 +77,7 @@ def _txt2img(body: Txt2ImgRequest, card: ModelCard) -> Inputs:
 
 
 def _neighbors(body: Txt2ImgRequest, card: ModelCard) -> Iterator[Image.Image]:
-    """Images like the one that is wanted, at the size at which the model looks at them."""
+    """The neighbors, at the size at which the model sees them."""
     given = body.neighbors or []
     if given and not card.max_neighbors:
         raise InvalidParameter("neighbors", f"model {card.id!r} takes none")

@@ -1,4 +1,4 @@
-"""What a job asks for and will not get, as far as the request and the model's card tell; a worker may find more."""
+"""Warnings of what a job asks for and will not get, by its request and its model's card; a worker may add some."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_WORDS = 8  # that a warning lists
 def job_warnings(
     card: ModelCard, params: GenerationParams, body: JobRequest, *, one_image: bool, format_accepted: bool
 ) -> tuple[JobWarning, ...]:
-    """What is known at submit.
+    """The warnings that are known at submit.
 
     `one_image`: the answer to the request is the bytes of the first image; `format_accepted`: in a format that the
     request's `Accept` takes.

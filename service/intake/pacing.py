@@ -1,4 +1,4 @@
-"""What requests cost a key's rate besides the jobs that they make."""
+"""Charges requests that make no job to the rate of their API key."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ AT_FAULT = (Problem, RequestError, Forbidden, IdempotencyConflict, ClientDisconn
 
 @asynccontextmanager
 async def paced(broker: Broker, caller: ApiKey) -> AsyncIterator[None]:
-    """Around a submission. Raises TooFast where the key's rate is used up, before anything of the body is read.
+    """Wraps a submission. Raises TooFast where the key's rate is used up, before the body is read.
 
-    A request that is refused costs one job of the rate, for it costs the server as much: with 4xx, or given up in the
-    middle. What is refused with 5xx costs nothing, and keys without a rate pay nothing.
+    Charges one job for a submission that ends in a 4xx or that its client gives up, because it costs the server as
+    much. A 5xx is free, and so is everything for a key without a rate.
     """
     try:
         pace = await broker.rates.pace(caller.name, caller.quota)
@@ -40,7 +40,7 @@ async def paced(broker: Broker, caller: ApiKey) -> AsyncIterator[None]:
 
 
 async def charge(broker: Broker, caller: ApiKey) -> Pace | None:
-    """Takes one job from the key's rate, for a refused request or a replay; where the key stands then."""
+    """Takes one job from the key's rate, for a refused request or a replay, and returns where the key stands then."""
     with suppress(*AWAY):  # the answer is known all the same
         return await broker.rates.pace(caller.name, caller.quota, spend=1)
     return None

@@ -47,7 +47,7 @@ async def prepare(
     if any(getattr(body, name, None) for name in IMAGE_FIELDS):
         inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
     else:
-        inputs = open_inputs(body, card)  # at once: a thread would take a third of a submit's time
+        inputs = open_inputs(body, card)  # without images, waits for no thread
     params = GenerationParams(
         task=task,
         width=inputs.width,
@@ -81,7 +81,7 @@ async def prepare(
 
 
 async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
-    """Told by models of a moment ago; nobody is refused before those of now have been seen."""
+    """Chooses among the models read a moment ago, and reads them anew before it refuses a request."""
     try:
         return _choose(await broker.models(recent=True), task, name, caller)
     except (Problem, RequestError, Forbidden):
@@ -98,7 +98,7 @@ async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKe
 def _away(
     known: Mapping[str, frozenset[str]], live: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey
 ) -> str | None:
-    """The model that would take the job if its worker were here, None if there is none."""
+    """The id of the model that would take the job if its worker were live, None if there is none."""
     gone = known.keys() - {model.card.id for model in live}
     wanted = [
         model for model in sorted(gone) if task in known[model] and caller.may_use(model) and name in {None, model}
@@ -108,7 +108,7 @@ def _away(
 
 
 def _choose(models: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey) -> ModelCard:
-    """The model of that id; without one, of those that the caller may use, the task's default or any that does it."""
+    """The model called `name`; without a name, the task's default or any model for it among those of the caller."""
     cards = [model.card for model in models]
     if not cards:
         raise Problem(503, "No worker is there to take the job; try again soon.", headers={"Retry-After": "5"})

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page. Everything it needs comes from here, so it works without internet."""
+"""The OpenAPI document as a page. This server serves all of its files, so the page works without internet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, and how is it doing."""
+"""Whether the process lives, whether it can serve, and its metrics."""
 
 from __future__ import annotations
 
