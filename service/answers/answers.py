@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -13,7 +13,7 @@ from worker.jobs import JobView, LiveModel, UnreadableJob
 
 
 def _rfc_3339(time: datetime) -> str:
-    """In UTC, to the millisecond."""
+    """To the millisecond. pydantic reads Unix seconds as a time in UTC."""
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -220,10 +220,10 @@ def job_of(view: JobView, root: str) -> Job:
         "step": view.step,
         "steps": view.steps,
         "queue_position": view.queue_position,
-        "created_at": _time(view.created_at),
-        "started_at": _time(view.started_at),
-        "finished_at": _time(view.finished_at),
-        "expires_at": _time(view.expires_at),
+        "created_at": view.created_at,
+        "started_at": view.started_at,
+        "finished_at": view.finished_at,
+        "expires_at": view.expires_at,
         "request": _parameters(view),
         "images": [{"url": f"{path}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
         "error": {**view.error, "instance": path} if view.error else None,
@@ -241,7 +241,7 @@ def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
         "id": job.id,
         "model": job.model,
         "status": job.status,
-        "created_at": _time(job.created_at),
+        "created_at": job.created_at,
         "images": [],
         "error": {**error, "instance": path},
         "warnings": [],
@@ -272,7 +272,3 @@ def _parameters(view: JobView) -> dict[str, Any]:
         "timeout": payload.timeout_s,
         "metadata": dict(payload.metadata),
     }
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

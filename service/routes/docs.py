@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from pathlib import Path
 
 from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 
 from service.errors import Problem
@@ -18,42 +20,28 @@ FOLDER = Path(__file__).resolve().parent.parent / "swagger_ui"
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon-32x32.png": "image/png",
 }  # fmt: skip
-START = """
-const page = document.getElementById("swagger-ui");
-SwaggerUIBundle({url: page.dataset.openapi, domNode: page, deepLinking: true, validatorUrl: null});
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ldm-service</title>
-<link rel="stylesheet" href="{root}/docs/assets/swagger-ui.css?{version}">
-<link rel="icon" href="{root}/docs/assets/favicon-32x32.png?{version}">
-</head>
-<body>
-<div id="swagger-ui" data-openapi="{root}/openapi.json"></div>
-<script src="{root}/docs/assets/swagger-ui-bundle.js?{version}"></script>
-<script>{start}</script>
-</body>
-</html>
-"""
-START_HASH = b64encode(hashlib.sha256(START.encode()).digest()).decode()
-HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; script-src 'self' 'sha256-{START_HASH}'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+POLICY = (
+    "default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 FOR_A_YEAR = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
 @router.get("/docs")
 async def get_docs(request: Request) -> HTMLResponse:
-    page = PAGE.format(root=request.scope["root_path"], version=SWAGGER_UI, start=START)
-    return HTMLResponse(page, headers=HEADERS)
+    root = request.scope["root_path"]
+    script, style, icon = (f"{root}/docs/assets/{name}?{SWAGGER_UI}" for name in ASSETS)
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json", title="ldm-service", swagger_js_url=script, swagger_css_url=style,
+        swagger_favicon_url=icon, swagger_ui_parameters={"validatorUrl": None},
+    )  # fmt: skip
+    (inline,) = INLINE_SCRIPT.findall(bytes(page.body))
+    digest = b64encode(hashlib.sha256(inline).digest()).decode()
+    page.headers["Content-Security-Policy"] = POLICY.format(digest=digest)
+    page.headers["X-Content-Type-Options"] = "nosniff"
+    page.headers["Referrer-Policy"] = "no-referrer"
+    return page
 
 
 @router.get("/docs/assets/{name}")

@@ -56,7 +56,7 @@ async def test_problems_methods_and_the_document_have_it(proxied: httpx.AsyncCli
     document = (await proxied.get("/ldm/openapi.json")).json()
     assert document["servers"] == [{"url": "/ldm"}]
     assert "/v1/txt2img" in document["paths"]
-    assert 'data-openapi="/ldm/openapi.json"' in (await proxied.get("/ldm/docs")).text
+    assert "url: '/ldm/openapi.json'" in (await proxied.get("/ldm/docs")).text
     text = (await proxied.get("/ldm/metrics")).text
     assert 'route="/v1/jobs/{job_id}",status="404"' in text
 
