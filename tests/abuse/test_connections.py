@@ -19,6 +19,7 @@ from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
 
 Start = Callable[..., Gateway]
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
 HEAD = b"POST /v1/txt2img HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
@@ -211,8 +212,7 @@ def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(gateway: Gatew
 @pytest.mark.parametrize("framing", ["together", "apart", "chunked"])
 def test_an_offer_to_upgrade_is_passed_over(gateway: Gateway, framing: str) -> None:
     body = b'{"prompt": "x"}'
-    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
-    head = HEAD + offer
+    head = HEAD + OFFER
     with gateway.connect() as connection:
         connection.settimeout(10)
         if framing == "chunked":
@@ -292,10 +292,11 @@ def test_an_upload_that_is_given_up_is_no_error_of_ours(gateway: Gateway) -> Non
     assert "Traceback" not in gateway.log()
 
 
-def test_who_hangs_up_waits_no_more_and_the_job_goes_on(start_gateway: Start) -> None:
+@pytest.mark.parametrize("offer", [b"", OFFER], ids=["plain", "with an offer to upgrade"])
+def test_who_hangs_up_waits_no_more_and_the_job_goes_on(start_gateway: Start, offer: bytes) -> None:
     gateway = start_gateway()
     body = b'{"prompt":"x"}'
-    wait = HEAD + b"Prefer: wait=120\r\nX-Request-ID: gone-%d\r\nContent-Length: %d\r\n\r\n%s"
+    wait = HEAD + offer + b"Prefer: wait=120\r\nX-Request-ID: gone-%d\r\nContent-Length: %d\r\n\r\n%s"
     with ExitStack() as connections:
         for i in range(50):
             connections.enter_context(gateway.connect()).sendall(wait % (i, len(body), body))
