@@ -36,7 +36,7 @@ from ldm_core.params import GenerationParams
 from worker.engine.request import EngineJob, Event, Failed, Finished
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.settings import BUILTIN
-from worker.store import scripts
+from worker.store.keys import Key
 
 Results = dict[str, float]
 
@@ -139,8 +139,8 @@ def submits(count: int) -> Results:
         gateway = running.gateway()
         assert running.redis.process is not None
         with Redis(unix_socket_path=str(running.redis.socket)) as redis:
-            redis.set(scripts.worker_key("nobody"), json.dumps([read_card(BUILTIN / "scenes").to_json()]))
-            redis.sadd(scripts.WORKERS, "nobody")
+            redis.set(Key.CARDS.of("nobody"), json.dumps([read_card(BUILTIN / "scenes").to_json()]))
+            redis.sadd(Key.WORKERS, "nobody")
         running.wait_until_ready()
         pids = [gateway, running.redis.process.pid]
         alone, crowded, wall, cpu = apart(load_gateway, running.port, pids, submission(25), count, CONNECTIONS)

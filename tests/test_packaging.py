@@ -88,6 +88,12 @@ def test_what_the_page_of_the_api_needs_is_package_data() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "service" / "swagger_ui").iterdir()) < 2.5e6
 
 
+def test_every_script_for_redis_is_package_data() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["worker"]
+    shipped = {path for pattern in patterns for path in (ROOT / "worker").glob(pattern)}
+    assert shipped >= set(ROOT.glob("worker/**/*.lua")) and shipped > {ROOT / "worker/py.typed"}
+
+
 def test_the_built_in_weights_stay_small_enough_for_the_repository() -> None:
     weights = (ROOT / "ldm_core" / "builtin").rglob("*.safetensors")
     assert sum(path.stat().st_size for path in weights) <= 60e6

@@ -18,6 +18,6 @@ class Rates:
         """Where a key stands in its rate, of which `spend` jobs are taken first; None for a key without one."""
         if not quota.rate:
             return None
-        told = await scripts.spend.arun(self._redis, owner, quota.rate, quota.window_s, spend)
+        told = await scripts.spend.arun(self._redis, owner=owner, rate=quota.rate, window=quota.window_s, cost=spend)
         wait_s, remaining, reset_s = (float(part) for part in told)
         return Pace(limit=quota.rate, remaining=int(remaining), reset_s=reset_s, wait_s=wait_s)

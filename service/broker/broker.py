@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from redis.exceptions import RedisError, ResponseError
-from rq.defaults import RQ_KEY_PREFIX
 
 from ldm_core.errors import LdmError
 from service.access.quota import (
@@ -32,7 +32,8 @@ from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, Unread
 from worker.store import scripts
 from worker.store.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs
 from worker.store.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
-from worker.store.records import JOB_ID, new_record, new_view, view_of
+from worker.store.keys import Key
+from worker.store.records import JOB_ID, fields_of, new_record, new_view, view_of
 from worker.store.turns import Turns
 
 POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
@@ -160,26 +161,25 @@ class Broker:
         Only `submit` decides; this spares it the work where the answer is known, and works while no worker is there.
         """
         async with _available():
-            known = await self._redis.hmget(scripts.idempotency_key(owner, idempotency.key), "id", "print")
+            known = await self._redis.hmget(Key.IDEMPOTENCY.of(owner, idempotency.key), "id", "print")
         view = await self.job(known[0].decode()) if known[0] else None
         if view is not None and known[1].decode() != idempotency.fingerprint:
             raise IdempotencyConflict
         return view
 
     async def _enqueue(
-        self, payload: JobPayload, record: Mapping[str, Any], free: int, quota: Quota,
-        idempotency: Idempotency | None,
-    ) -> list[bytes]:  # fmt: skip
-        arguments = (
-            payload.id, record["origin"], self._queue_limit, payload.owner, quota.open_jobs, quota.rate, quota.window_s,
-            idempotency.key if idempotency else "", idempotency.fingerprint if idempotency else "", REMEMBER_S,
-            free,
-            *(part for pair in record.items() for part in pair),
+        self, payload: JobPayload, record: Mapping[str, Any], free: int, quota: Quota, idempotency: Idempotency | None
+    ) -> list[bytes]:
+        enqueue = partial(
+            scripts.enqueue.arun, self._redis, record["data"], id=payload.id, queue=record["origin"],
+            owner=payload.owner, limit=self._queue_limit, most=quota.open_jobs, rate=quota.rate, window=quota.window_s,
+            idem=idempotency.key if idempotency else "", print=idempotency.fingerprint if idempotency else "",
+            remember=REMEMBER_S, free=free, bytes=record["x_bytes"], record=fields_of(record),
         )  # fmt: skip
         try:
-            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+            return cast("list[bytes]", await enqueue())
         except AWAY:  # perhaps only the reply was lost; the script knows the id then and changes nothing
-            return cast("list[bytes]", await scripts.enqueue.arun(self._redis, *arguments))
+            return cast("list[bytes]", await enqueue())
 
     async def jobs(
         self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
@@ -200,14 +200,14 @@ class Broker:
         if not JOB_ID.fullmatch(job_id):
             return None
         async with self._redis.pipeline(transaction=False) as asked:
-            asked.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id}")
+            asked.hgetall(Key.JOB.of(job_id))
             asked.time()
             record, (seconds, _) = await asked.execute()
         return view_of(job_id, record, seconds) if b"data" in record else None
 
     async def preview(self, job_id: str) -> bytes:
         """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
-        key = scripts.preview_key(job_id)
+        key = Key.PREVIEW.of(job_id)
         with suppress(BrokerUnavailable):
             async with _available(), self._redis.pipeline() as asked:
                 asked.set(key, b"", nx=True, ex=scripts.PREVIEW_TTL_S)
@@ -267,7 +267,7 @@ class Broker:
         if not JOB_ID.fullmatch(job_id):
             return None
         async with _available():
-            was = await scripts.cancel.arun(self._redis, job_id)
+            was = await scripts.cancel.arun(self._redis, id=job_id)
         if was == b"started":
             return await self.wait(job_id, CANCEL_WAIT_S)
         if was == b"finished":
@@ -277,7 +277,7 @@ class Broker:
     async def _delete_images(self, job_id: str) -> None:
         async with _available():
             if names := await image_names(self._redis, job_id):
-                await self._redis.hdel(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_images")  # needs no memory
+                await self._redis.hdel(Key.JOB.of(job_id), "x_images")  # needs no memory
                 await self._delete_blobs(names)
 
     async def _delete_blobs(self, names: list[str]) -> None:

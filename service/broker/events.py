@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from worker.store import scripts
 from worker.store.connection import AWAY, connect_async
+from worker.store.keys import Key
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ class EventReader:
         while not self._closed:
             try:
                 if not self._last_id:
-                    newest = await self._redis.xrevrange(scripts.EVENTS, count=1)
+                    newest = await self._redis.xrevrange(Key.EVENTS, count=1)
                     self._last_id = newest[0][0].decode() if newest else "0-0"
-                reply = await self._redis.xread({scripts.EVENTS: self._last_id}, block=BLOCK_MS)
+                reply = await self._redis.xread({Key.EVENTS: self._last_id}, block=BLOCK_MS)
                 for entry_id, fields in reply[0][1] if reply else ():
                     self._last_id = entry_id.decode()
                     self._tell(self._last_id, fields)

@@ -13,6 +13,7 @@ from ldm_core.card import ModelCard
 from service.broker.shared import Shared
 from worker.jobs import LiveModel
 from worker.store import scripts
+from worker.store.keys import Key
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Fleet:
     async def known(self) -> Mapping[str, frozenset[str]]:
         """The tasks of every model, by its id, that a worker served in the last days, also of those that are away."""
         found: dict[str, frozenset[str]] = {}
-        for entry in await self._redis.zrange(scripts.KNOWN_MODELS, 0, -1):
+        for entry in await self._redis.zrange(Key.KNOWN_MODELS, 0, -1):
             model = json.loads(entry)
             found[model["id"]] = found.get(model["id"], frozenset()) | frozenset(model["tasks"])
         return found

@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rq.defaults import RQ_KEY_PREFIX
-
 from worker.jobs import JobView, Status, UnreadableJob
-from worker.store import scripts
 from worker.store.blobs import output_name
+from worker.store.keys import Key
 from worker.store.records import UnreadableRecord, view_of
 
 PAGE = 50  # records read at once
@@ -22,7 +20,7 @@ async def page_of_jobs(
 ) -> tuple[list[JobView | UnreadableJob], float | None]:
     """At most `limit` jobs, and what to pass as `before` for those that follow; None: there are none."""
     found: list[tuple[JobView | UnreadableJob, float]] = []
-    key = scripts.owner_jobs_key(owner)
+    key = Key.JOBS_OF_OWNER.of(owner)
     newest = "+inf" if before is None else f"({before!r}"
     for _ in range(PAGES):
         if len(found) > limit:  # one more tells whether a page follows
@@ -32,7 +30,7 @@ async def page_of_jobs(
             return [view for view, _ in found], None
         async with redis.pipeline(transaction=False) as pipeline:
             for job_id, _ in ids:
-                pipeline.hgetall(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}")
+                pipeline.hgetall(Key.JOB.of(job_id.decode()))
             pipeline.time()
             *records, (now, _) = await pipeline.execute()
         read = [(job_id, score, record) for (job_id, score), record in zip(ids, records, strict=True)]
@@ -47,7 +45,7 @@ async def page_of_jobs(
 
 async def image_names(redis: Any, job_id: str) -> list[str]:
     """The blobs of a job's images, in their order; none where there are none (any more)."""
-    execution, images = await redis.hmget(f"{RQ_KEY_PREFIX}:job:{job_id}", "x_exec", "x_images")
+    execution, images = await redis.hmget(Key.JOB.of(job_id), "x_exec", "x_images")
     return [output_name(job_id, execution.decode(), i) for i in range(len(json.loads(images)))] if images else []
 
 

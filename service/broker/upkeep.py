@@ -104,7 +104,7 @@ class Upkeep:
             try:
                 with able():
                     await self.health()
-                    await scripts.sweep.arun(self._redis, LEASE_S)
+                    await scripts.sweep.arun(self._redis, lease=LEASE_S)
             except AWAY:
                 pass  # requests say so
             except Exception:

@@ -18,7 +18,7 @@ from redis import Redis
 
 from tests.end_to_end.serving import ROOT, eventually, free_port
 from worker.process.embedded_redis import EmbeddedRedis
-from worker.store import scripts
+from worker.store.keys import Key
 
 SHARED = {"native_size": [64, 64], "size_multiple": 16, "max_pixels": 65536, "default_steps": 4,
           "default_guidance_scale": 3.0}  # fmt: skip
@@ -35,8 +35,8 @@ CARDS: list[dict[str, Any]] = [
 def announce(redis_url: str) -> None:
     """Writes what a live worker would: models for every task."""
     with Redis.from_url(redis_url) as redis:
-        redis.sadd(scripts.WORKERS, "nobody")
-        redis.set(scripts.worker_key("nobody"), json.dumps(CARDS))
+        redis.sadd(Key.WORKERS, "nobody")
+        redis.set(Key.CARDS.of("nobody"), json.dumps(CARDS))
 
 
 class Gateway:

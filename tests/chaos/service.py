@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.end_to_end.serving import ROOT, Served, eventually, parent_of
 from worker.store.connection import AWAY, connect
-from worker.store.scripts import WORKERS
+from worker.store.keys import Key
 
 # jobs of a fraction of a second in batches of a few, many more of them than the default queue takes
 SETTINGS = {"max_rows": 8, "queue_limit": 5000, "checkpoint_s": 0.3}
@@ -57,7 +57,7 @@ class Service(Served):
     def serving(self) -> list[int]:
         """The ids of the worker processes that have told Redis that they serve, and live."""
         try:
-            names = [name.decode() for name in self.redis.smembers(WORKERS)]
+            names = [name.decode() for name in self.redis.smembers(Key.WORKERS)]
             pids = [int(pid) for name in names if (pid := self.redis.hget(f"rq:worker:{name}", "pid"))]
         except AWAY:
             return []

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from worker.store.connection import AWAY, connect
-from worker.store.scripts import EVENTS
+from worker.store.keys import Key
 
 
 class StepCounter:
@@ -42,7 +42,7 @@ class StepCounter:
         last = "0-0"
         while not self._closed.is_set():
             try:
-                reply = self._redis.xread({EVENTS: last}, block=200, count=500)
+                reply = self._redis.xread({Key.EVENTS: last}, block=200, count=500)
             except AWAY:
                 time.sleep(0.1)
                 continue

@@ -16,7 +16,7 @@ from redis import Redis
 from service.app import create_app
 from service.settings import GatewaySettings
 from tests.abuse.conftest import start_gateway  # noqa: F401 - a fixture
-from worker.store import scripts
+from worker.store.keys import Key
 
 Gateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -55,8 +55,8 @@ async def http(gateway: Gateway) -> httpx.AsyncClient:
 @pytest.fixture
 def announced(redis: Redis) -> None:
     """Two models that a live worker says it serves; nobody takes their jobs."""
-    redis.sadd(scripts.WORKERS, "nobody")
-    redis.set(scripts.worker_key("nobody"), CARD)
+    redis.sadd(Key.WORKERS, "nobody")
+    redis.set(Key.CARDS.of("nobody"), CARD)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from service.broker.events import EventReader
 from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.worker.processes import WorkerProcess, payload
-from worker.store import scripts
+from worker.store.keys import Key
 
 Start = Callable[..., WorkerProcess]
 Event = tuple[str, str, dict[str, Any]]  # id, name, data
@@ -232,11 +232,11 @@ async def test_who_waits_for_the_end_is_told_of_nothing_else(redis: Redis, redis
     reader.start()
     with reader.watch("a") as every, reader.watch("a", only_end=True) as end:
         while not await every.wait(0.05):  # it follows what comes after its start
-            redis.xadd(scripts.EVENTS, {"kind": "queued", "id": "a"})
+            redis.xadd(Key.EVENTS, {"kind": "queued", "id": "a"})
         for kind in ("queued", "started", "end"):
             assert not end.moved
             every.clear()
-            redis.xadd(scripts.EVENTS, {"kind": kind, "id": "a"})
+            redis.xadd(Key.EVENTS, {"kind": kind, "id": "a"})
             assert await every.wait(10)
         assert await end.wait(10)
     await reader.close()

@@ -15,7 +15,7 @@ from redis import Redis
 from tests.service.conftest import CARD
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess
-from worker.store import scripts
+from worker.store.keys import Key
 
 Start = Callable[..., WorkerProcess]
 
@@ -48,11 +48,11 @@ async def test_a_job_from_post_to_picture(http: httpx.AsyncClient, start_worker:
 async def test_a_model_counts_from_the_moment_a_worker_serves_it(http: httpx.AsyncClient, redis: Redis) -> None:
     toy, plain = json.loads(CARD)
     assert_problem(await http.post("/v1/txt2img", json={"prompt": "x"}), 503)
-    redis.sadd(scripts.WORKERS, "first", "second")
-    redis.set(scripts.worker_key("first"), json.dumps([toy]))
+    redis.sadd(Key.WORKERS, "first", "second")
+    redis.set(Key.CARDS.of("first"), json.dumps([toy]))
     assert (await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202
     assert_problem(await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"}), 422)
-    redis.set(scripts.worker_key("second"), json.dumps([plain]))
+    redis.set(Key.CARDS.of("second"), json.dumps([plain]))
     assert (await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"})).status_code == 202
 
 
@@ -60,7 +60,7 @@ async def test_a_model_that_nobody_serves_any_more_is_soon_refused(
     http: httpx.AsyncClient, redis: Redis, announced: None
 ) -> None:
     assert (await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202
-    redis.delete(scripts.worker_key("nobody"))
+    redis.delete(Key.CARDS.of("nobody"))
     async with asyncio.timeout(10):
         while (answer := await http.post("/v1/txt2img", json={"prompt": "x"})).status_code == 202:
             await asyncio.sleep(0.05)
@@ -157,7 +157,7 @@ async def test_the_sampler_is_the_models_own_where_a_request_names_none(
 ) -> None:
     """Only DDIM has an η, so that a request for one needs no sampler."""
     card = {**json.loads(CARD)[0], "default_sampler": "euler"}
-    redis.set(scripts.worker_key("nobody"), json.dumps([card]))
+    redis.set(Key.CARDS.of("nobody"), json.dumps([card]))
     (model,) = (await http.get("/v1/models")).json()["data"]
     assert model["default_sampler"] == "euler"
     job = (await http.post("/v1/txt2img", json={"prompt": "x", **asked})).json()

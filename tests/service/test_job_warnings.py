@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from tests.service.problems import assert_refused
-from worker.store import scripts
+from worker.store.keys import Key
 
 CARD = {
     "id": "toy", "tasks": ["txt2img", "inpaint"], "native_size": [64, 64], "size_multiple": 16, "max_pixels": 128 * 128,
@@ -22,8 +22,8 @@ OF_THE_CARD = "scheduler_setting_ignored"
 
 @pytest.fixture
 def served(redis: Redis) -> None:
-    redis.sadd(scripts.WORKERS, "nobody")
-    redis.set(scripts.worker_key("nobody"), json.dumps([CARD]))
+    redis.sadd(Key.WORKERS, "nobody")
+    redis.set(Key.CARDS.of("nobody"), json.dumps([CARD]))
 
 
 async def warnings(http: httpx.AsyncClient, **fields: object) -> dict[str, tuple[str, str]]:

@@ -13,15 +13,15 @@ from redis import Redis
 from tests.service.conftest import CARD
 from tests.service.problems import assert_problem
 from tests.worker.processes import WorkerProcess, eventually
-from worker.store import scripts
+from worker.store.keys import Key
 
 Start = Callable[..., WorkerProcess]
 PLAIN = [card for card in json.loads(CARD) if card["id"] == "plain"]
 
 
 def another_lives(redis: Redis) -> None:
-    redis.sadd(scripts.WORKERS, "other")
-    redis.set(scripts.worker_key("other"), json.dumps(PLAIN))
+    redis.sadd(Key.WORKERS, "other")
+    redis.set(Key.CARDS.of("other"), json.dumps(PLAIN))
 
 
 async def test_a_model_that_was_served_is_away_until_a_worker_is_back(
@@ -47,7 +47,7 @@ async def test_a_task_that_only_an_absent_model_does_is_away_too(
     another_lives(redis)
     body = {"image": base64.b64encode(encoded()).decode()}
     assert_problem(await http.post("/v1/superres", json=body), 422)
-    redis.zadd(scripts.KNOWN_MODELS, {json.dumps({"id": "large", "tasks": ["superres"]}): 1})
+    redis.zadd(Key.KNOWN_MODELS, {json.dumps({"id": "large", "tasks": ["superres"]}): 1})
     answer = await http.post("/v1/superres", json=body)
     assert "'large'" in assert_problem(answer, 503)["detail"]
     assert answer.headers["retry-after"]
@@ -56,9 +56,9 @@ async def test_a_task_that_only_an_absent_model_does_is_away_too(
 
 
 def test_a_worker_forgets_what_was_not_served_for_long(redis: Redis, start_worker: Start) -> None:
-    redis.zadd(scripts.KNOWN_MODELS, {json.dumps({"id": "old", "tasks": []}): 1})
+    redis.zadd(Key.KNOWN_MODELS, {json.dumps({"id": "old", "tasks": []}): 1})
     start_worker()
-    known = [json.loads(entry) for entry in redis.zrange(scripts.KNOWN_MODELS, 0, -1)]
+    known = [json.loads(entry) for entry in redis.zrange(Key.KNOWN_MODELS, 0, -1)]
     assert [model["id"] for model in known] == ["toy"]
     assert known[0]["tasks"]
 
@@ -68,8 +68,8 @@ async def test_what_cannot_be_read_of_one_worker_hides_no_other(
     http: httpx.AsyncClient, redis: Redis, published: bytes
 ) -> None:
     another_lives(redis)
-    redis.sadd(scripts.WORKERS, "strange")
-    redis.set(scripts.worker_key("strange"), published)
+    redis.sadd(Key.WORKERS, "strange")
+    redis.set(Key.CARDS.of("strange"), published)
     assert [model["id"] for model in (await http.get("/v1/models")).raise_for_status().json()["data"]] == ["plain"]
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.post("/v1/txt2img", json={"prompt": "", "model": "plain"})).status_code == 202

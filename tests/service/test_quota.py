@@ -12,7 +12,6 @@ from redis import Redis
 from service.access.quota import Idempotency, IdempotencyConflict, QueueFull, Quota, Submitted, TooFast, TooManyOpen
 from service.broker.broker import Broker
 from tests.worker.processes import payload
-from worker.store.lua.prelude import PRELUDE
 from worker.store.scripts import Script, cancel
 
 KEY = Idempotency(key="k1", fingerprint="f1")
@@ -43,7 +42,7 @@ async def test_a_replay_costs_nothing_and_outlives_the_pictures(broker: Broker, 
     first = await broker.submit(payload(), quota=quota, idempotency=KEY)
     again = await broker.submit(payload(), quota=quota, idempotency=KEY)
     assert (again.view, again.replayed, again.pace) == (first.view, True, None)
-    cancel.run(redis, first.view.payload.id)
+    cancel.run(redis, id=first.view.payload.id)
     assert redis.ttl(f"rq:job:{first.view.payload.id}") > 86_000
     assert (await broker.submit(payload(), idempotency=KEY)).view.status == "cancelled"
 
@@ -54,7 +53,7 @@ async def test_an_owner_has_so_many_open_jobs_and_no_more(broker: Broker, redis:
     with pytest.raises(TooManyOpen, match="2 jobs"):
         await broker.submit(payload(owner="a"), quota=quota)
     await broker.submit(payload(owner="b"), quota=quota)
-    cancel.run(redis, sent[0].view.payload.id)
+    cancel.run(redis, id=sent[0].view.payload.id)
     await broker.submit(payload(owner="a"), quota=quota)
     redis.zrem("ldm:open", sent[1].view.payload.id)  # deleted by another program
     await broker.submit(payload(owner="a"), quota=quota)
@@ -113,7 +112,7 @@ async def test_a_rate_lets_all_come_at_once_and_then_evenly(broker: Broker) -> N
 async def test_an_owners_jobs_are_listed_newest_first_in_pages(broker: Broker, redis: Redis) -> None:
     sent = [(await broker.submit(payload(owner="a"))).view.payload.id for _ in range(5)]
     await broker.submit(payload(owner="b"))
-    cancel.run(redis, sent[3])
+    cancel.run(redis, id=sent[3])
     first, cursor = await broker.jobs("a", limit=2)
     rest, end = await broker.jobs("a", limit=10, before=cursor)
     assert [view.payload.id for view in first + rest] == sent[::-1]
@@ -130,5 +129,5 @@ async def test_an_owners_jobs_are_listed_newest_first_in_pages(broker: Broker, r
      ("sd@1.5.high@x", "sd@1.5.high")],
 )  # fmt: skip
 def test_a_queues_name_gives_its_model_and_priority(redis: Redis, queue: str, base: str) -> None:
-    assert "base_of" in PRELUDE
-    assert Script("return base_of(ARGV[1])").run(redis, queue) == base.encode()
+    script = Script("local queue = unpack(arguments)\nreturn base_of(queue)")
+    assert script.run(redis, queue=queue) == base.encode()

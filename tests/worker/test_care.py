@@ -71,7 +71,7 @@ async def test_a_job_of_a_newer_version_waits_for_a_worker_that_can_read_it(
     assert (view.status, view.payload.params.prompt) == ("queued", "a boat")
     assert redis.hmget(f"rq:job:{job_id}", "retries_left", "x_starts") == [b"6", b"0"]
     assert [each.status for each in (await broker.jobs(""))[0] if each] == ["succeeded", "queued"]
-    assert scripts.maintain.run(redis, "{}", 0, 20) == [0, 0]  # it is where it should be
+    assert scripts.maintain.run(redis, problem="{}", unlisted=0, lease=20) == [0, 0]  # it is where it should be
     assert redis.sismember("ldm:parked", job_id)
     assert "params/hue" in old.log.read_text()
     monkeypatch.setenv("LDM_TEST_NEWER", "1")
@@ -173,7 +173,7 @@ async def test_an_owners_index_loses_every_expired_job(broker: Broker, redis: Re
     kept = [await submit(broker, owner="many") for _ in range(120)]  # older than all that expires
     redis.zadd("ldm:jobs:many", {f"expired-{i}": 4e9 + i for i in range(3100)})
     for _ in range(3):
-        scripts.maintain.run(redis, "{}", 10, 20)
+        scripts.maintain.run(redis, problem="{}", unlisted=10, lease=20)
     assert redis.zcard("ldm:jobs:many") < 1.3 * len(kept)
     listed, _ = await broker.jobs("many", limit=100)
     assert len(listed) == 100

@@ -59,15 +59,15 @@ async def test_when_redis_clock_jumps_leases_and_waits_go_on(
 ) -> None:
     broker = Broker(redis_url=redis_url, data_dir=tmp_path, queue_ttl_s=3600)
     queued, held = await submit(broker, 2)
-    scripts.maintain.run(redis, "{}", 10, 20)
+    scripts.maintain.run(redis, problem="{}", unlisted=10, lease=20)
     admit(redis, "w")
     (both,) = [name for queue in redis.keys("rq:wip:*") for name in redis.zrange(queue, 0, -1)][:1]
     for key in ("ldm:clock", "ldm:due", "rq:wip:toy.normal"):  # as if they had been written before the jump
         shift(redis, key, -hours * HOUR)
-    assert scripts.maintain.run(redis, "{}", 10, 20)[0] == 0
+    assert scripts.maintain.run(redis, problem="{}", unlisted=10, lease=20)[0] == 0
     lease = redis.zscore("rq:wip:toy.normal", both) - redis.time()[0]
     assert 15 < lease <= 21
-    scripts.sweep.run(redis, 20)
+    scripts.sweep.run(redis, lease=20)
     statuses = {redis.hget(f"rq:job:{job_id}", "status") for job_id in (queued, held)}
     assert statuses == {b"started"}
     assert all(3500 < due - redis.time()[0] <= 3601 for _, due in redis.zrange("ldm:due", 0, -1, withscores=True))
@@ -82,8 +82,8 @@ def shift(redis: Redis, key: str, seconds: float) -> None:
 
 
 def test_instants_are_written_as_rq_writes_them(redis: Redis) -> None:
-    script = scripts.Script("return iso(tonumber(ARGV[1]))")
+    script = scripts.Script("local t = unpack(arguments)\nreturn iso(t)")
     for seconds in (0.0, 951782400.5, 1709164799.25, 1709251199.0, 1735689599.75, 4102444800.0):
-        written = script.run(redis, seconds)
+        written = script.run(redis, t=seconds)
         assert unix(written) == seconds
         assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", written)

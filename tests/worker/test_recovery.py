@@ -17,6 +17,7 @@ from worker.jobs import FORMAT
 from worker.leasing.leases import revoke
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store import scripts
+from worker.store.keys import Key
 from worker.store.records import LOST, result_fields
 from worker.vital import EXIT_HUNG
 
@@ -42,18 +43,25 @@ async def statuses(broker: Broker, ids: list[str]) -> list[str]:
 
 
 def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
-    return list(scripts.admit.run(redis, worker, f"token-{worker}", lease_s, 8, 0, FORMAT, 0, 8, 2, 1, "toy")[0])
+    taken, _ = scripts.admit.run(
+        redis, worker=worker, token=f"token-{worker}", lease=lease_s, room=8, turn=0, format=FORMAT, held=0, max_rows=8,
+        spare=2, models=["toy"], rows={},
+    )  # fmt: skip
+    return list(taken)
 
 
 def commit(redis: Redis, worker: str, taken: list[Any]) -> str:
     job_id, _, execution = (part.decode(errors="replace") for part in taken[:3])
     result = result_fields(job_id, [], None, worker, execution)
-    reply = scripts.commit.run(redis, worker, job_id, execution, "finished", 0, 0.1, "[]", "", "[]", *result)
+    reply = scripts.commit.run(
+        redis, worker=worker, id=job_id, exe=execution, status="finished", retry=False, seconds=0.1, images="[]",
+        problem="", warnings="[]", result=result,
+    )  # fmt: skip
     return str(reply.decode())
 
 
 def maintain(redis: Redis, unlisted_s: float = 10) -> list[int]:
-    return list(scripts.maintain.run(redis, '{"detail": "lost"}', unlisted_s, 20))
+    return list(scripts.maintain.run(redis, problem='{"detail": "lost"}', unlisted=unlisted_s, lease=20))
 
 
 async def test_jobs_of_a_killed_worker_finish_elsewhere_once(broker: Broker, start_worker: Start, redis: Redis) -> None:
@@ -112,7 +120,7 @@ async def test_the_fence_refuses_whoever_lost_the_job(broker: Broker, redis: Red
 async def test_a_cancel_that_was_accepted_wins_over_a_late_success(broker: Broker, redis: Redis) -> None:
     (job_id,) = await submit(broker, 1)
     (taken,) = admit(redis, "w")
-    scripts.cancel.run(redis, job_id)
+    scripts.cancel.run(redis, id=job_id)
     assert commit(redis, "w", taken) == "canceled"
     assert await statuses(broker, [job_id]) == ["cancelled"]
 
@@ -151,11 +159,11 @@ async def test_a_kill_costs_no_retry_where_the_job_had_moved_on(broker: Broker, 
     for start, expected in enumerate([b"6", b"6", b"5", b"5"]):
         (taken,) = admit(redis, f"w{start}")
         if start in {0, 1, 3}:  # saved further on than ever; the third one dies where the second did
-            assert scripts.saved.run(redis, job_id, taken[2], 5 * start + 5) == 1
+            assert scripts.saved.run(redis, id=job_id, exe=taken[2].decode(), step=5 * start + 5) == 1
         revoke(redis, f"w{start}")
         assert redis.hget(f"rq:job:{job_id}", "retries_left") == expected
     assert steps_done(redis, job_id) == 20  # what the next one goes on from
-    assert scripts.saved.run(redis, job_id, "of another execution", 30) == 0
+    assert scripts.saved.run(redis, id=job_id, exe="of another execution", step=30) == 0
 
 
 async def test_recovery_by_many_at_once_puts_a_job_back_once(broker: Broker, redis: Redis) -> None:
@@ -306,10 +314,10 @@ async def test_a_record_of_another_version_does_not_end_the_worker_that_cleans_u
     broker: Broker, start_worker: Start, redis: Redis
 ) -> None:
     (job_id,) = await submit(broker, 1)
-    scripts.cancel.run(redis, job_id)
+    scripts.cancel.run(redis, id=job_id)
     redis.hset(f"rq:job:{job_id}", "data", b"unreadable")
     worker = start_worker(**QUICK)
-    eventually(lambda: not redis.exists(scripts.LITTER))
+    eventually(lambda: not redis.exists(Key.ORPHANS))
     await statuses(broker, await submit(broker, 1))
     assert worker.process.poll() is None
 

@@ -29,8 +29,8 @@ from service.settings import GatewaySettings
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
 from worker.leasing.leases import revoke
 from worker.process.embedded_redis import EmbeddedRedis
-from worker.store import scripts
 from worker.store.connection import WrongDatabase, check_database, connect
+from worker.store.keys import Key
 from worker.vital import EXIT_BAD_SETTING
 
 USERS = ROOT / "deploy/redis/users.acl"
@@ -82,7 +82,7 @@ async def run_jobs(url: str, data_dir: Path) -> None:
         await eventually_running(broker, lost.id)
         workers[0].kill()
         with connect(url) as redis:
-            for name in redis.smembers(scripts.WORKERS):
+            for name in redis.smembers(Key.WORKERS):
                 revoke(redis, name.decode())
         workers.append(WorkerProcess(url, data_dir))
         ended = await broker.wait(lost.id, 30)
@@ -125,7 +125,7 @@ def refusals(url: str) -> None:
 
 def test_every_command_of_a_script_is_a_right() -> None:
     rights = {rule[1:] for rule in USERS.read_text().split() if rule.startswith("+")}
-    sources = [path.read_text() for path in (ROOT / "worker/store/lua").glob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "worker/store/lua").glob("*.lua")]
     called = {command.lower() for source in sources for command in re.findall(r"\bcall\('([A-Z]+)'", source)}
     assert len(called) > 20
     assert called <= rights

@@ -15,7 +15,8 @@ from tests.worker.scripts_model import CRASH, ENDED, KILL, MAX_ROWS, OWNERS, SPA
 from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
 from worker.leasing.leases import revoke
 from worker.store import scripts
-from worker.store.records import new_record, result_fields
+from worker.store.keys import Key
+from worker.store.records import fields_of, new_record, result_fields
 
 LIMIT = 6
 LEASE_S = 60
@@ -69,11 +70,13 @@ class Machine(RuleBasedStateMachine):
         )
         job = Job(wanted.id, queue_name("toy", priority, owner), 2 if guided else 1)
         record = new_record(wanted, timeout_s=60, result_ttl_s=600, wait_s=3600)
-        fields = [part for pair in record.items() for part in pair]
         full = self.model.full(owner, LIMIT)
         for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
-            arguments = (job.id, job.queue, LIMIT, owner, 0, 0, 60, "", "", 60, -1)
-            assert scripts.enqueue.run(self.redis, *arguments, *fields)[0] == expected
+            told = scripts.enqueue.run(
+                self.redis, record["data"], id=job.id, queue=job.queue, limit=LIMIT, owner=owner, most=0, rate=0,
+                window=60, idem="", print="", remember=60, free=-1, bytes=0, record=fields_of(record),
+            )  # fmt: skip
+            assert told[0] == expected
         if not full:
             self.model.submit(job)
 
@@ -81,7 +84,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
         job = list(self.jobs.values())[pick % len(self.jobs)]
-        assert scripts.cancel.run(self.redis, job.id) == job.status.encode()
+        assert scripts.cancel.run(self.redis, id=job.id) == job.status.encode()
         if job.status == "queued":
             if job.id in self.lists[job.queue]:
                 self.lists[job.queue].remove(job.id)
@@ -98,11 +101,14 @@ class Machine(RuleBasedStateMachine):
         if newer:
             self.model.unpark()
         reads = "newer" if newer else FORMAT
-        arguments = (worker, f"token-{next(self.number)}", LEASE_S, room, turn, reads, len(held), MAX_ROWS, SPARE)
-        rows: list[str | int] = []
-        for owner in dict.fromkeys(job.owner for job in held):
-            rows += [owner, *(sum(job.rows for job in held if job.queue == of) for of in queues_of(owner))]
-        taken, waits = scripts.admit.run(self.redis, *arguments, 1, "toy", *rows)
+        rows = {
+            owner: [sum(job.rows for job in held if job.queue == of) for of in queues_of(owner)]
+            for owner in {job.owner for job in held}
+        }
+        taken, waits = scripts.admit.run(
+            self.redis, worker=worker, token=f"token-{next(self.number)}", lease=LEASE_S, room=room, turn=turn,
+            format=reads, held=len(held), max_rows=MAX_ROWS, spare=SPARE, models=["toy"], rows=rows,
+        )  # fmt: skip
         assert ([reply[0].decode() for reply in taken], bool(waits)) == self.model.taken(room, turn, held)
         for reply in taken:
             job = self.jobs[reply[0].decode()]
@@ -115,14 +121,12 @@ class Machine(RuleBasedStateMachine):
         """Progress and beat tell a worker the same: what was cancelled, and what is no longer its own."""
         held = self.believed[worker]
         if beat:
-            reply = scripts.beat.run(self.redis, LEASE_S, *(part for pair in held for part in pair))
+            reply = scripts.beat.run(self.redis, lease=LEASE_S, held=held)
         else:
-            reply = scripts.progress.run(self.redis, *(part for pair in held for part in (*pair, 1)))
-        cancel = [pair for pair in held if self.model.owns(*pair) and self.jobs[pair[0]].cancelled]
+            reply = scripts.progress.run(self.redis, steps=[(*pair, 1) for pair in held])
+        cancel = [pair[0] for pair in held if self.model.owns(*pair) and self.jobs[pair[0]].cancelled]
         lost = [pair for pair in held if not self.model.owns(*pair) and not self.model.ended_by(*pair)]
-        assert [[both.decode() for both in part] for part in reply[:2]] == [
-            [":".join(p) for p in ps] for ps in (cancel, lost)
-        ]
+        assert [[name.decode() for name in part] for part in reply[:2]] == [cancel, [":".join(pair) for pair in lost]]
         self.believed[worker] = [pair for pair in held if pair not in lost]
 
     @precondition(any_held)
@@ -132,7 +136,7 @@ class Machine(RuleBasedStateMachine):
             return
         job_id, execution = held[pick % len(held)]
         job, owns = self.jobs[job_id], self.model.owns(job_id, execution)
-        assert scripts.saved.run(self.redis, job_id, execution, job.saved + further) == owns
+        assert scripts.saved.run(self.redis, id=job_id, exe=execution, step=job.saved + further) == owns
         job.saved += further if owns else 0
 
     @precondition(any_held)
@@ -154,8 +158,11 @@ class Machine(RuleBasedStateMachine):
     def committed(self, worker: str, job_id: str, execution: str, outcome: str) -> str:
         status, error = ("finished", None) if outcome == "finished" else ("failed", "went wrong")
         result = result_fields(job_id, [], error, worker, execution)
-        arguments = (worker, job_id, execution, status, int(outcome == "flaky"), 0.1, "[]", "{}", "[]", *result)
-        return str(scripts.commit.run(self.redis, *arguments).decode())
+        became = scripts.commit.run(
+            self.redis, worker=worker, id=job_id, exe=execution, status=status, retry=outcome == "flaky", seconds=0.1,
+            images="[]", problem="{}", warnings="[]", result=result,
+        )  # fmt: skip
+        return str(became.decode())
 
     @precondition(may_park)
     @rule(worker=st.sampled_from(WORKERS))
@@ -164,7 +171,7 @@ class Machine(RuleBasedStateMachine):
             return
         job_id, execution = held.pop()
         job, owns = self.jobs[job_id], self.model.owns(job_id, execution)
-        parked = scripts.park.run(self.redis, job_id, execution, FORMAT)
+        parked = scripts.park.run(self.redis, id=job_id, exe=execution, format=FORMAT)
         assert parked == (owns and not job.cancelled)
         if owns:
             self.model.park(job)
@@ -174,8 +181,7 @@ class Machine(RuleBasedStateMachine):
     def drain(self, worker: str) -> None:
         held = self.believed[worker]
         mine = [self.jobs[job] for job, execution in held if self.model.owns(job, execution)]
-        arguments = [part for pair in held for part in pair]
-        assert scripts.requeue.run(self.redis, *arguments) == len(mine)
+        assert scripts.requeue.run(self.redis, held=held) == len(mine)
         for job in reversed(mine):
             self.model.end(job, "canceled") if job.cancelled else self.model.to_front(job)
         self.believed[worker] = []
@@ -198,8 +204,8 @@ class Machine(RuleBasedStateMachine):
         started = [job for job in self.jobs.values() if job.status == "started"]
         job = started[pick % len(started)]
         self.redis.zadd(f"rq:wip:{job.queue}", {f"{job.id}:{job.execution}": 1})
-        assert scripts.maintain.run(self.redis, "{}", 1000, LEASE_S) == [1, 0]
-        assert scripts.maintain.run(self.redis, "{}", 0, LEASE_S) == [0, 0]
+        assert scripts.maintain.run(self.redis, problem="{}", unlisted=1000, lease=LEASE_S) == [1, 0]
+        assert scripts.maintain.run(self.redis, problem="{}", unlisted=0, lease=LEASE_S) == [0, 0]
         self.given_back([job], KILL)
 
     def given_back(self, jobs: list[Job], cost: int) -> None:
@@ -207,7 +213,7 @@ class Machine(RuleBasedStateMachine):
         for job in jobs:
             self.model.lose(job, cost)
         for base, ring in self.model.rings.items():
-            queues = [queue.decode() for queue in self.redis.lrange(scripts.ring_key(base), 0, -1)]
+            queues = [queue.decode() for queue in self.redis.lrange(Key.RING.of(base), 0, -1)]
             assert sorted(queues) == sorted(ring)
             self.model.rings[base] = queues
         for queue, expected in self.lists.items():
@@ -227,7 +233,7 @@ class Machine(RuleBasedStateMachine):
             for status in ENDED:
                 here = {job.id for job in self.jobs.values() if (job.queue, job.status) == (queue, status)}
                 assert {job_id.decode() for job_id in redis.zrange(f"rq:{status}:{queue}", 0, -1)} == here
-        assert {job_id.decode() for job_id in redis.zrange(scripts.OPEN, 0, -1)} == self.model.open()
+        assert {job_id.decode() for job_id in redis.zrange(Key.OPEN, 0, -1)} == self.model.open()
         assert {job_id.decode() for job_id in redis.smembers("ldm:open@toy")} == self.model.open()
         waiting = {job.id for job in self.jobs.values() if job.status == "queued"}
         assert waiting <= {job_id.decode() for job_id in redis.zrange("ldm:due", 0, -1)} <= self.model.open()

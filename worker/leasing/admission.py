@@ -13,7 +13,7 @@ from redis import Redis
 from ldm_core.errors import JobError
 from ldm_core.params import MAX_IMAGES
 from worker.engine.request import EngineJob
-from worker.jobs import FORMAT, PRIORITIES, OtherVersion, Priority
+from worker.jobs import FORMAT, PRIORITIES, OtherVersion
 from worker.leasing.holdings import Held, Holdings
 from worker.metrics import WorkerMetrics
 from worker.store import scripts
@@ -50,8 +50,9 @@ class Admission:
             return []
         token = uuid4().hex[:16]
         taken, waits = scripts.admit.run(
-            self._redis, self._worker, token, self._held_s, room, self._turn, FORMAT, len(holds), self._max_rows,
-            self._spare, len(self._models), *self._models, *_rows_by_owner(holds),
+            self._redis, worker=self._worker, token=token, lease=self._held_s, room=room, turn=self._turn,
+            format=FORMAT, held=len(holds), max_rows=self._max_rows, spare=self._spare, models=self._models,
+            rows=_rows_by_owner(holds),
         )  # fmt: skip
         self._turn += len(taken)
         before = self._given_back
@@ -99,31 +100,22 @@ class Admission:
         """Leaves a job to a worker of another version, at no cost."""
         log.warning("left to a worker of another version: %s", error, extra={"job_id": job_id})
         with suppress(*AWAY):  # else its lease ends
-            scripts.park.run(self._redis, job_id, execution, FORMAT)
+            scripts.park.run(self._redis, id=job_id, exe=execution, format=FORMAT)
 
     def _fail_unreadable(self, job_id: str, execution: str) -> None:
         result = result_fields(job_id, [], "the record cannot be read", self._worker, execution)
         with suppress(*AWAY):  # else its lease ends
             scripts.commit.run(
-                self._redis,
-                self._worker,
-                job_id,
-                execution,
-                "failed",
-                0,
-                0.0,
-                "[]",
-                unreadable_problem(),
-                "[]",
-                *result,
-            )
+                self._redis, worker=self._worker, id=job_id, exe=execution, status="failed", retry=False, seconds=0.0,
+                images="[]", problem=unreadable_problem(), warnings="[]", result=result,
+            )  # fmt: skip
 
     def _give_back(self, held: Held) -> None:
         """A job that cannot be begun just now, at no cost."""
         self._held.drop(held.key)
         self._given_back += 1
         with suppress(*AWAY):  # else its lease ends
-            scripts.requeue.run(self._redis, held.job_id, held.execution)
+            scripts.requeue.run(self._redis, held=[(held.job_id, held.execution)])
 
     def _engine_job(self, held: Held, deadline: float, *, began: bool) -> EngineJob:
         payload = held.payload
@@ -148,14 +140,10 @@ class Admission:
         return data
 
 
-def _rows_by_owner(holds: Sequence[Held]) -> list[str | int]:
-    """Owner, rows of its high, normal and low jobs, and so on."""
-    rows: dict[str, dict[Priority, int]] = {}
-    for held in holds:
-        payload = held.payload
-        of = rows.setdefault(payload.owner, dict.fromkeys(PRIORITIES, 0))
-        of[payload.priority] += payload.params.n * payload.params.rows_per_image
-    parts: list[str | int] = []
-    for owner, of in rows.items():
-        parts += [owner, *of.values()]
-    return parts
+def _rows_by_owner(holds: Sequence[Held]) -> dict[str, list[int]]:
+    """For each owner the rows of its high, normal and low jobs."""
+    rows: dict[str, list[int]] = {}
+    for payload in (held.payload for held in holds):
+        of_owner = rows.setdefault(payload.owner, [0] * len(PRIORITIES))
+        of_owner[PRIORITIES.index(payload.priority)] += payload.params.n * payload.params.rows_per_image
+    return rows

@@ -127,7 +127,7 @@ class BatchWorker(BaseWorker):
         """`rq`'s command to stop one execution: a cancel."""
         for held in self._held.all():
             if held.execution == execution_id:
-                scripts.cancel.run(self._redis, held.job_id)
+                scripts.cancel.run(self._redis, id=held.job_id)
 
     def _set_up(self) -> None:
         engine, settings, models = self._engine, self._settings, list(self._cards)
@@ -211,9 +211,8 @@ class BatchWorker(BaseWorker):
 
     def _heard(self, cancel: Sequence[bytes], lost: Sequence[bytes], looked: Sequence[bytes] = ()) -> None:
         """What Redis says of our executions: to be cancelled, or no longer ours."""
-        for key in (both.decode() for both in cancel):
-            self._engine.cancel(key)
-        for key in (both.decode() for both in looked):
+        self._cancel([job_id.decode() for job_id in cancel])
+        for key in self._held.keys_of(job_id.decode() for job_id in looked):
             self._engine.look(key)
         for held in [held for both in lost if (held := self._held.get(both.decode())) is not None]:
             log.warning("a job is no longer this worker's: its lease had run out", extra=held.context)
@@ -237,14 +236,14 @@ class BatchWorker(BaseWorker):
         self._doorbell.close()
         self.clerk.close(FLUSH_S)
         self._leases.close()
-        left = [part for held in self._held.all() for part in (held.job_id, held.execution)]
+        left = [(held.job_id, held.execution) for held in self._held.all()]
         try:
             with able():
                 if left:
-                    log.info("put %d jobs back", scripts.requeue.run(self._redis, *left))
+                    log.info("put %d jobs back", scripts.requeue.run(self._redis, held=left))
                 self._leases.retire()
                 with suppress(OutOfMemoryError):
                     self.register_death()  # type: ignore[no-untyped-call]
                 self.unsubscribe()  # type: ignore[no-untyped-call]
         except AWAY as error:
-            log.warning("%s: %d jobs come back when their leases end", why(error), len(left) // 2)
+            log.warning("%s: %d jobs come back when their leases end", why(error), len(left))

@@ -22,8 +22,9 @@ from worker.metrics import WorkerMetrics
 from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of, checkpoint_name, output_name
 from worker.store.connection import AWAY, able
+from worker.store.keys import Key
 from worker.store.records import problem_of, result_fields
-from worker.store.scripts import PREVIEW_TTL_S, preview_key
+from worker.store.scripts import PREVIEW_TTL_S
 from worker.vital import start_vital
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,9 @@ class Clerk:
         steps = {event.job_id: event.step for event in events}
         held = [(mine, step) for key, step in steps.items() if (mine := self._held.get(key)) is not None]
         if held:
-            arguments = [part for mine, step in held for part in (mine.job_id, mine.execution, step)]
+            told = [(mine.job_id, mine.execution, step) for mine, step in held]
             with suppress(*AWAY):  # the next step tells the same
-                self._heard(*scripts.progress.run(self._redis, *arguments))
+                self._heard(*scripts.progress.run(self._redis, steps=told))
 
     def _save(self, event: Saved) -> None:
         """Before its record says so. A checkpoint that cannot be written costs nothing but steps, should we die."""
@@ -116,14 +117,14 @@ class Clerk:
             return
         with suppress(*AWAY), able():
             self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
-            scripts.saved.run(self._redis, held.job_id, held.execution, event.step)
+            scripts.saved.run(self._redis, id=held.job_id, exe=held.execution, step=event.step)
 
     def _show(self, event: Preview) -> None:
         """If somebody still looks."""
         held = self._held.get(event.job_id)
         if held is not None:
             with suppress(*AWAY), able():
-                self._redis.set(preview_key(held.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
+                self._redis.set(Key.PREVIEW.of(held.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         held = self._held.get(event.job_id)
@@ -194,8 +195,9 @@ class Clerk:
         result = result_fields(held.job_id, stored, str(error) if error else None, self._worker, held.execution)
         seconds = time.monotonic() - held.admitted_at
         became: bytes = scripts.commit.run(
-            self._redis, self._worker, held.job_id, held.execution, status, int(retry), seconds,
-            json.dumps(stored), problem, json.dumps([warning.to_json() for warning in warnings]), *result,
+            self._redis, worker=self._worker, id=held.job_id, exe=held.execution, status=status, retry=retry,
+            seconds=seconds, images=json.dumps(stored), problem=problem,
+            warnings=json.dumps([warning.to_json() for warning in warnings]), result=result,
         )  # fmt: skip
         return became.decode()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis import Redis
 
-from worker.store import scripts
 from worker.store.connection import AWAY, able
+from worker.store.keys import Key
 
 BLOCK_S = 1.0  # how long a wait for the bell lasts; retries of other programs ring no bell
 FULL_S = 0.05  # with no room for a job, how soon to look who has a right to come in all the same
@@ -24,8 +24,8 @@ class Doorbell:
         ring: Callable[[], None], cancel: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._redis: Any = redis
-        self._commands = scripts.commands_key(worker)
-        self._bells = [scripts.bell_key(model) for model in models]
+        self._commands = Key.COMMANDS.of(worker)
+        self._bells = [Key.WAKE_UPS.of(model) for model in models]
         self._listening, self._ring, self._cancel = listening, ring, cancel
         self._closed = threading.Event()
 

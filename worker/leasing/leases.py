@@ -12,7 +12,6 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
-from rq.defaults import RQ_KEY_PREFIX
 
 from ldm_core.errors import LdmError
 from worker.leasing.holdings import Holdings
@@ -20,6 +19,7 @@ from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of
 from worker.store.connection import AWAY, DENIED, able, why
 from worker.store.health import Unusable, inspect
+from worker.store.keys import Key
 from worker.store.records import LOST, payload_of
 from worker.vital import give_up
 
@@ -63,9 +63,9 @@ class Leases:
         self._redis: Any = redis
         self._blobs, self._held, self._watchdog = blobs, held, watchdog
         self._worker, self._cards = worker, json.dumps(cards)
-        self._models = json.dumps([json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards])
+        self._models = [json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards]
         self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
-        self._weights = [part for model, told in weights.items() for part in (model, *told)]
+        self._weights = weights
         self._heard, self._register, self._give_way = heard, register, give_way
         self._allow_eviction = allow_eviction
         self._warned = ""
@@ -96,9 +96,9 @@ class Leases:
         """Our own leases first: after an outage they have run out, and our own clean-up must not take them."""
         try:
             with able():
-                held = [part for mine in self._held.all() for part in (mine.job_id, mine.execution)]
+                held = [(mine.job_id, mine.execution) for mine in self._held.all()]
                 if held:
-                    self._heard(*scripts.beat.run(self._redis, self._held_s, *held))
+                    self._heard(*scripts.beat.run(self._redis, lease=self._held_s, held=held))
                 if self._away:
                     self.inspect()
                 self.announce()
@@ -123,7 +123,14 @@ class Leases:
 
     def announce(self) -> None:
         """Enters this worker among the living. Raises OtherWeights, and what Redis raises."""
-        told = scripts.announce.run(self._redis, self._worker, self._cards, self._lease_s, self._models, *self._weights)
+        told = scripts.announce.run(
+            self._redis,
+            worker=self._worker,
+            cards=self._cards,
+            lease=self._lease_s,
+            models=self._models,
+            weights=self._weights,
+        )
         difference, *where = (part.decode() for part in told) if told else ("",)
         if difference == "weights":
             raise OtherWeights(self._other_weights(*where))
@@ -133,7 +140,7 @@ class Leases:
             self._register()
 
     def _other_weights(self, model: str, theirs: str, other: str) -> str:
-        ours = self._weights[self._weights.index(model) + 1]
+        ours, _ = self._weights[model]
         return (
             f"model {model!r}: worker {other} serves other weights or settings under this id (digest {theirs[:12]}, "
             f"ours are {ours[:12]}); stop it first, or rename this model's directory"
@@ -148,17 +155,17 @@ class Leases:
     def retire(self) -> None:
         """Takes this worker from the living. Raises what Redis raises."""
         with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis queues up no transaction
-            pipeline.delete(
-                *(key(self._worker) for key in (scripts.worker_key, scripts.weights_key, scripts.commands_key))
-            )
-            pipeline.srem(scripts.WORKERS, self._worker)
+            pipeline.delete(*(key.of(self._worker) for key in (Key.CARDS, Key.WEIGHTS, Key.COMMANDS)))
+            pipeline.srem(Key.WORKERS, self._worker)
             pipeline.execute()
 
     def _clean_up(self) -> None:
-        recovered, healed = scripts.maintain.run(self._redis, json.dumps(LOST), UNLISTED_S, self._lease_s)
+        recovered, healed = scripts.maintain.run(
+            self._redis, problem=json.dumps(LOST), unlisted=UNLISTED_S, lease=self._lease_s
+        )
         if recovered or healed:
             log.warning("took up %d jobs of lost workers and %d that were in no list", recovered, healed)
-        self._delete_litter()
+        self._delete_orphans()
 
     def _sweep_files(self) -> None:
         """Whatever Redis does: it may be the expired files that keep it from writing."""
@@ -167,10 +174,10 @@ class Leases:
             with suppress(OSError):
                 self._blobs.sweep()
 
-    def _delete_litter(self) -> None:
+    def _delete_orphans(self) -> None:
         """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
-        for job_id in self._redis.lpop(scripts.LITTER, 100) or ():
-            data = self._redis.hget(f"{RQ_KEY_PREFIX}:job:{job_id.decode()}", "data")
+        for job_id in self._redis.lpop(Key.ORPHANS, 100) or ():
+            data = self._redis.hget(Key.JOB.of(job_id.decode()), "data")
             try:
                 names = blobs_of(payload_of(data)) if data is not None else []
             except Exception:  # a record of another version
@@ -184,4 +191,4 @@ def revoke(redis: Redis, worker: str, *, crashed: bool = False) -> int:
 
     `crashed`: it ended itself, and one of them may be the cause.
     """
-    return int(scripts.revoke.run(redis, worker, json.dumps(LOST), int(crashed)))
+    return int(scripts.revoke.run(redis, worker=worker, problem=json.dumps(LOST), crashed=crashed))

@@ -30,8 +30,8 @@ from worker.logs import set_up_logging
 from worker.process.embedded_redis import die_with_parent
 from worker.process.main import main as work
 from worker.settings import WorkerSettings, read_settings
-from worker.store import scripts
 from worker.store.connection import connect
+from worker.store.keys import Key
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
 log = logging.getLogger("worker.process.keeper")  # also when it runs as __main__
@@ -109,7 +109,7 @@ class Keeper:
         with suppress(RedisError, OSError):
             while self._dead:
                 name, crashed = self._dead[0]
-                served = bool(self._redis.sismember(scripts.WORKERS, name))
+                served = bool(self._redis.sismember(Key.WORKERS, name))
                 revoke(self._redis, name, crashed=crashed)
                 self._dead.pop(0)
         return served

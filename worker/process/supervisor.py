@@ -18,9 +18,9 @@ from typing import Any
 from worker.leasing.leases import revoke
 from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.settings import ServeSettings
-from worker.store import scripts
 from worker.store.blobs import DirectoryBlobs
 from worker.store.connection import AWAY, able, connect
+from worker.store.keys import Key
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,7 +199,7 @@ class Supervisor:
     def _revoke_all(self) -> None:
         """The Redis is ours alone, so whoever was working when it last stopped is gone."""
         redis: Any = connect(self._url)
-        for name in redis.smembers(scripts.WORKERS):
+        for name in redis.smembers(Key.WORKERS):
             revoke(redis, name.decode())
         redis.close()
 

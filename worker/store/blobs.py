@@ -22,6 +22,7 @@ from redis.exceptions import OutOfMemoryError
 from worker.jobs import JobPayload
 from worker.store import scripts
 from worker.store.connection import connect
+from worker.store.keys import Key
 
 DISK_RESERVE = (0.1, 256 * 2**20)  # of the disk, and bytes: the less of both is kept free of new jobs' inputs
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -169,23 +170,23 @@ class RedisBlobs:
     in_redis = True
 
     def put(self, name: str, data: bytes, ttl_s: float, *, dear: bool = False) -> None:
-        key, ttl_ms = f"ldm:blob:{checked(name)}", max(1, int(ttl_s * 1000))
+        key, ttl_ms = Key.BLOB.of(checked(name)), max(1, int(ttl_s * 1000))
         try:
             self.redis.set(key, data, px=ttl_ms)
         except OutOfMemoryError:
             if not dear:
                 raise
-            scripts.put.run(self.redis, key, data, ttl_ms)
+            scripts.put.run(self.redis, data, key=key, ttl_ms=ttl_ms)
 
     def full(self) -> str:
         return ""  # Redis' memory is looked after by whoever makes jobs
 
     def get(self, name: str) -> bytes | None:
-        return cast("bytes | None", self.redis.get(f"ldm:blob:{checked(name)}"))
+        return cast("bytes | None", self.redis.get(Key.BLOB.of(checked(name))))
 
     def delete(self, *names: str) -> None:
         if names:
-            self.redis.unlink(*(f"ldm:blob:{checked(name)}" for name in names))
+            self.redis.unlink(*(Key.BLOB.of(checked(name)) for name in names))
 
     def sweep(self) -> int:
         return 0

@@ -20,7 +20,7 @@ from ldm_core.errors import DeadlineExceeded, LdmError, RequestError
 from ldm_core.job_warning import warnings_from_json
 from worker.jobs import FUNCTION, JobPayload, JobView, OtherVersion, Status, StoredImage, UnreadableJob, queue_name
 
-MAX_RETRIES = 6  # what a death or an error costs of them: `worker/store/lua/prelude.py`
+MAX_RETRIES = 6  # what a death or an error costs of them: `worker/store/lua/prelude.lua`
 FAILURE_TTL_S = 86400
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STATUSES: Mapping[str, Status] = {
@@ -70,6 +70,11 @@ def new_record(
         "x_wait_s": wait_s,
         "x_bytes": image_bytes,
     }
+
+
+def fields_of(record: Mapping[str, Any]) -> list[Any]:
+    """Its fields and values by turns, without `data`, whose bytes are no text."""
+    return [part for field, value in record.items() if field != "data" for part in (field, value)]
 
 
 @cache
@@ -185,7 +190,7 @@ def result_fields(job_id: str, value: Any, error: str | None, worker: str, execu
         serializer=JSONSerializer,
         execution_id=execution,
     )
-    return [part for pair in result.serialize().items() for part in pair]
+    return fields_of(result.serialize())
 
 
 def problem_of(error: BaseException) -> dict[str, Any]:

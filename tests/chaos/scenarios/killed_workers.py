@@ -13,7 +13,7 @@ from tests.chaos.trouble import Trouble
 from tests.chaos.workload import orders
 from tests.chaos.world import World
 from worker.store.connection import AWAY
-from worker.store.scripts import WORKERS
+from worker.store.keys import Key
 
 NAME = "worker kills"
 PAUSES_S = (0.2, 2.0)  # such that the kills are over before the jobs are
@@ -52,7 +52,7 @@ def jobs_of(service: Service, pid: int) -> list[str]:
     """The ids of the jobs that it has leased."""
     redis = service.redis
     with suppress(*AWAY):
-        names = [name.decode() for name in redis.smembers(WORKERS)]
+        names = [name.decode() for name in redis.smembers(Key.WORKERS)]
         mine = [name for name in names if redis.hget(f"rq:worker:{name}", "pid") == str(pid).encode()]
         held = [both.decode() for name in mine for both in redis.smembers(f"rq:worker:{name}:executions")]
         return [both.partition(":")[0] for both in held]

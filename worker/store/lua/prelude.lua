@@ -1,9 +1,6 @@
-"""The small functions that every script starts with."""
-
-PRELUDE = """
-local RQ = '@RQ@'
-local call = redis.call
-local REGISTRY = {finished = RQ..':finished:', failed = RQ..':failed:', canceled = RQ..':canceled:'}
+-- The small functions that every script begins with. Names in capitals are keys of `keys.py`.
+local call, arguments = redis.call, cjson.decode(ARGV[1])
+local REGISTRY = {finished = FINISHED, failed = FAILED, canceled = CANCELED}
 
 local function now() local t = call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1000000 end
 local function stamp(seconds) return string.format('%.6f', seconds) end
@@ -23,13 +20,12 @@ local function iso(seconds)
 end
 -- At maxmemory Redis refuses a script only if the first command that it writes with may need memory. Scripts that end
 -- jobs, give them back or keep them alive begin with this: they need next to none, and free more.
-local function beyond_maxmemory() call('DEL', 'ldm:none') end
-local function job_key(id) return RQ..':job:'..id end
-local function get(id, field) return call('HGET', job_key(id), field) end
+local function beyond_maxmemory() call('DEL', NONE) end
+local function get(id, field) return call('HGET', JOB..id, field) end
 -- the record keeps the id of its job's last event, so that a stream of events can be resumed after it
 local function event(...)
-  local at, _, _, field, id = call('XADD', 'ldm:events', 'MAXLEN', '~', 10000, '*', ...), ...
-  if field == 'id' and call('EXISTS', job_key(id)) == 1 then call('HSET', job_key(id), 'x_event', at) end
+  local at, _, _, field, id = call('XADD', EVENTS, 'MAXLEN', '~', 10000, '*', ...), ...
+  if field == 'id' and call('EXISTS', JOB..id) == 1 then call('HSET', JOB..id, 'x_event', at) end
   return at
 end
 local function mine(id, exe) return get(id, 'status') == 'started' and get(id, 'x_exec') == exe end
@@ -38,26 +34,26 @@ local function ended(id, exe) return REGISTRY[get(id, 'status')] and get(id, 'x_
 -- MODEL.PRIORITY of MODEL.PRIORITY@OWNER
 local function base_of(queue) return string.match(queue, '^(.*)@[%w_-]+$') or queue end
 local function model_of(queue) return string.match(base_of(queue), '^(.*)%.') or queue end
-local function open_of_model(queue) return 'ldm:open@'..model_of(queue) end -- its open jobs, a set
+local function open_of_model(queue) return OPEN_OF_MODEL..model_of(queue) end -- its open jobs, a set
+local function queue_of(key) return string.sub(key, #QUEUE + 1) end
 local function owner_in(queue) return string.match(queue, '@([%w_-]+)$') or '' end
 
 -- Each owner's jobs of a model and priority are a queue of their own; the ring of that model and priority has every
 -- queue once that has jobs, so that owners take turns.
 local function in_ring(queue, push)
-  local ring = 'ldm:ring:'..base_of(queue)
+  local ring = RING..base_of(queue)
   if not call('LPOS', ring, queue) then call(push, ring, queue) end
 end
 
 -- from a job's place in its own queue to its position, 1 for the one that the next free worker takes: more urgent jobs
 -- of its owner and model go first, and owners take turns, so that of every other one as many are ahead
-local PRIORITIES = {'high', 'normal', 'low'}
 local function positions_in(queue)
   local model, priority = string.match(base_of(queue), '^(.*)%.(.*)$')
   local urgent, passed, others = 0, false, {}
   for _, other in ipairs(PRIORITIES) do
     passed = passed or other == priority
-    for _, beside in ipairs(call('LRANGE', 'ldm:ring:'..model..'.'..other, 0, -1)) do
-      local owner, length = owner_in(beside), call('LLEN', RQ..':queue:'..beside)
+    for _, beside in ipairs(call('LRANGE', RING..model..'.'..other, 0, -1)) do
+      local owner, length = owner_in(beside), call('LLEN', QUEUE..beside)
       if owner ~= owner_in(queue) then others[owner] = (others[owner] or 0) + length
       elseif not passed then urgent = urgent + length end
     end
@@ -69,88 +65,91 @@ local function positions_in(queue)
   end
 end
 
-local function ring_bell(queue)
-  local bell = 'ldm:bell:'..model_of(queue)
-  if call('LLEN', bell) < 64 then call('RPUSH', bell, '1') end
+-- a token for one of the idle workers, which block on this list
+local function wake_up(queue)
+  local tokens = WAKE_UPS..model_of(queue)
+  if call('LLEN', tokens) < 64 then call('RPUSH', tokens, '1') end
 end
+
+-- RQ's set of the executions of a worker
+local function held_by(worker) return RQ_WORKER..worker..':executions' end
 
 -- what `rq info` shows of a worker
 local function set_state(worker, state)
-  local key = RQ..':worker:'..worker
+  local key = RQ_WORKER..worker
   if call('EXISTS', key) == 1 then call('HSET', key, 'state', state) end
 end
 
 local function drop_execution(id, exe, queue, worker)
-  call('DEL', RQ..':execution:'..id..':'..exe)
-  call('ZREM', RQ..':executions:'..id, exe)
-  call('ZREM', RQ..':wip:'..queue, id..':'..exe)
+  call('DEL', EXECUTION..id..':'..exe)
+  call('ZREM', EXECUTIONS..id, exe)
+  call('ZREM', LEASES..queue, id..':'..exe)
   if not worker then return end
-  local held = RQ..':worker:'..worker..':executions'
-  call('SREM', held, id..':'..exe)
-  if call('EXISTS', held) == 0 then set_state(worker, 'idle') end
+  call('SREM', held_by(worker), id..':'..exe)
+  if call('EXISTS', held_by(worker)) == 0 then set_state(worker, 'idle') end
 end
 
 -- bytes of Redis that open jobs will want for their images
-local function reserve(bytes) if tonumber(bytes or 0) > 0 then call('INCRBY', 'ldm:reserved', bytes) end end
+local function reserve(bytes) if tonumber(bytes or 0) > 0 then call('INCRBY', RESERVED, bytes) end end
 local function release(bytes)
-  if tonumber(bytes or 0) > 0 then call('DECRBY', 'ldm:reserved', bytes) end
-  if call('EXISTS', 'ldm:open') == 0 then call('DEL', 'ldm:reserved') end
+  if tonumber(bytes or 0) > 0 then call('DECRBY', RESERVED, bytes) end
+  if call('EXISTS', OPEN) == 0 then call('DEL', RESERVED) end
 end
 
 -- a queued job waits no longer than `x_wait_s` for a worker to take it
 local function must_be_taken(id, t)
   local patience = tonumber(get(id, 'x_wait_s') or 0)
-  if patience > 0 then call('ZADD', 'ldm:due', stamp(t + patience), id) end
+  if patience > 0 then call('ZADD', DUE, stamp(t + patience), id) end
 end
 
 -- failed jobs are kept for failure_ttl, all others for result_ttl
 local function finish(id, status)
   local t, queue = now(), get(id, 'origin')
   local ttl = tonumber(get(id, status == 'failed' and 'failure_ttl' or 'result_ttl'))
-  ttl = math.max(ttl, tonumber(get(id, 'x_keep') or 0)) -- under an idempotency key the record outlives its pictures
-  call('HSET', job_key(id), 'status', status, 'ended_at', iso(t))
-  call('EXPIRE', job_key(id), ttl)
-  call('EXPIRE', RQ..':results:'..id, ttl)
+  ttl = math.max(ttl, tonumber(get(id, 'x_keep') or 0)) -- under an idempotency key the record outlives its images
+  call('HSET', JOB..id, 'status', status, 'ended_at', iso(t))
+  call('EXPIRE', JOB..id, ttl)
+  call('EXPIRE', RESULTS..id, ttl)
   call('ZADD', REGISTRY[status]..queue, stamp(t + ttl), id)
-  call('ZREM', 'ldm:open', id)
-  call('ZREM', 'ldm:due', id)
+  call('ZREM', OPEN, id)
+  call('ZREM', DUE, id)
   call('SREM', open_of_model(queue), id)
-  call('SREM', 'ldm:open:'..(get(id, 'x_owner') or ''), id)
+  call('SREM', OPEN_OF_OWNER..(get(id, 'x_owner') or ''), id)
   if status ~= 'canceled' then
-    call('LPUSH', 'ldm:ended', stamp(t))
-    call('LTRIM', 'ldm:ended', 0, 63)
+    call('LPUSH', ENDED, stamp(t))
+    call('LTRIM', ENDED, 0, 63)
   end
   release(get(id, 'x_bytes'))
   event('kind', 'end', 'id', id, 'status', status)
 end
 
--- ended by no worker: its input pictures and its checkpoint are still there, for a worker's next clean-up
+-- ended by no worker: its input images and its checkpoint are still there, for a worker's next clean-up
 local function end_alone(id, status)
   finish(id, status)
-  call('RPUSH', 'ldm:litter', id)
+  call('RPUSH', ORPHANS, id)
 end
 
 local function to_front(id)
   local queue, t = get(id, 'origin'), now()
   if get(id, 'status') == 'started' then must_be_taken(id, t) end
-  call('HSET', job_key(id), 'status', 'queued', 'x_since', stamp(t), 'x_step', get(id, 'x_saved') or 0,
+  call('HSET', JOB..id, 'status', 'queued', 'x_since', stamp(t), 'x_step', get(id, 'x_saved') or 0,
     'started_at', '', 'worker_name', '')
-  call('LPUSH', RQ..':queue:'..queue, id)
+  call('LPUSH', QUEUE..queue, id)
   in_ring(queue, 'LPUSH')
   event('kind', 'queued', 'id', id)
-  ring_bell(queue)
+  wake_up(queue)
 end
 
 -- a started job whose worker is gone, or whose try went wrong through no fault of its own
 local function try_again(id, err, cost)
-  if call('HEXISTS', job_key(id), 'x_cancel') == 1 then end_alone(id, 'canceled') return 'canceled' end
+  if call('HEXISTS', JOB..id, 'x_cancel') == 1 then end_alone(id, 'canceled') return 'canceled' end
   local left = tonumber(get(id, 'retries_left') or 0) - cost
   if left >= 0 then
-    call('HSET', job_key(id), 'retries_left', left)
+    call('HSET', JOB..id, 'retries_left', left)
     to_front(id)
     return 'queued'
   end
-  call('HSET', job_key(id), 'x_error', err)
+  call('HSET', JOB..id, 'x_error', err)
   end_alone(id, 'failed')
   return 'failed'
 end
@@ -166,4 +165,3 @@ local function abandon(id, exe, queue, err, cost)
   local moved = tonumber(get(id, 'x_saved') or 0) > tonumber(get(id, 'x_resumed') or 0)
   return try_again(id, err, (cost == KILL and moved) and 0 or cost)
 end
-"""
