@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import hiredis
 from redis import Redis
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -72,15 +71,13 @@ def check_database(url: str) -> None:
 
 def connect(url: str) -> Redis:
     """A client for threads. redis-py would resend a command whose reply was lost, pushing a job twice: not here."""
-    client = Redis.from_url(
+    return Redis.from_url(
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        redis_connect_func=_introduce,
     )
-    pool = client.connection_pool
-    pool.connection_class = type("Connection", (_Plain, pool.connection_class), {})
-    return client
 
 
 def connect_async(url: str) -> aioredis.Redis:
@@ -92,7 +89,6 @@ def connect_async(url: str) -> aioredis.Redis:
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=AsyncRetry(NoBackoff(), 0),
     )
-    pool.connection_class = type("Connection", (_Swift, pool.connection_class), {})
     return aioredis.Redis.from_pool(pool)
 
 
@@ -112,7 +108,8 @@ class _FairPool(aioredis.ConnectionPool):
         await self._turns.take()
         connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
         try:
-            await self.ensure_connection(connection)
+            with _introduction(connection):
+                await self.ensure_connection(connection)
         except BaseException:
             await self.release(connection)
             raise
@@ -130,56 +127,21 @@ def _introduction(connection: Any) -> Iterator[None]:
     """Around the first words on a connection: a refusal is said in terms of LDM_REDIS_URL, and repeats no secret."""
     try:
         yield
-    except AuthenticationError:
-        given = connection.username or connection.password
-        lacks = "refuses the name or password of LDM_REDIS_URL" if given else "wants a password, LDM_REDIS_URL has none"
-        raise AuthenticationError(f"Redis {lacks}") from None
-    except ResponseError as error:
-        if not (connection.db and NO_DATABASE.search(str(error))):
-            raise
-        detail = "there is none of this number, or the user has no right to SELECT; database 0 needs none"
-        raise WrongDatabase(f"Redis refuses database {connection.db} of LDM_REDIS_URL: {detail}") from None
+    except (RedisError, OSError) as error:
+        refusal = error.__cause__ or error  # an asyncio connection through a unix socket wraps it
+        if isinstance(refusal, AuthenticationError):
+            given = connection.username or connection.password
+            lacks = (
+                "refuses the name or password of LDM_REDIS_URL" if given else "wants a password, LDM_REDIS_URL has none"
+            )
+            raise AuthenticationError(f"Redis {lacks}") from None
+        if isinstance(refusal, ResponseError) and connection.db and NO_DATABASE.search(str(refusal)):
+            detail = "there is none of this number, or the user has no right to SELECT; database 0 needs none"
+            raise WrongDatabase(f"Redis refuses database {connection.db} of LDM_REDIS_URL: {detail}") from None
+        raise
 
 
-class _Plain:
-    """Over redis-py's connections for threads."""
-
-    def on_connect_check_health(self, check_health: bool = True) -> None:
-        with _introduction(self):
-            super().on_connect_check_health(check_health)  # type: ignore[misc]
-
-
-class _Swift:
-    """Over redis-py's asyncio connections: what they do at every command in Python took a tenth of a submit's time."""
-
-    is_connected: bool
-    health_check_interval: float
-    _writer: Any
-
-    async def connect(self) -> None:
-        try:
-            await super().connect()  # type: ignore[misc]
-        except ConnectionError as error:
-            if isinstance(error.__cause__, DENIED):  # as connections through a unix socket raise it
-                raise error.__cause__ from None
-            raise
-
-    async def on_connect_check_health(self, check_health: bool = True) -> None:
-        with _introduction(self):
-            await super().on_connect_check_health(check_health)  # type: ignore[misc]
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """In C, as redis-py's connections for threads have it."""
-        if isinstance(args[0], str) and " " not in args[0]:  # else it is several words
-            return [hiredis.pack_command(args)]
-        packed: list[bytes] = super().pack_command(*args)  # type: ignore[misc]
-        return packed
-
-    async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-        """A write that is taken at once needs no timeout, for which redis-py would begin a task."""
-        if self.is_connected and isinstance(command, list) and not self.health_check_interval:
-            self._writer.writelines(command)
-            if not self._writer.transport.get_write_buffer_size():
-                return
-            command = []
-        await super().send_packed_command(command, check_health)  # type: ignore[misc]
+def _introduce(connection: Any) -> None:
+    """What a connection for threads says first."""
+    with _introduction(connection):
+        connection.on_connect()
