@@ -30,7 +30,9 @@ from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
 from worker.engine import openmp
-from worker.engine.engine import Engine, EngineJob, Event, Failed, Finished, Progress
+from worker.engine.engine import Engine
+from worker.engine.request import Event, Failed, Finished, Progress, Request
+from worker.jobs import JobPayload
 from worker.vital import start_vital
 
 BUILTIN = Path(__file__).parents[1] / "ldm_core/builtin"
@@ -69,31 +71,31 @@ class Bench:
         self._engine = Engine(models, rows=rows, max_rows=max_rows, emit=self._hear, metrics=self.metrics)
         start_vital("device", self._engine.run)
 
-    def time_of(self, jobs: Sequence[EngineJob], together: bool) -> float:
+    def time_of(self, jobs: Sequence[Request], together: bool) -> float:
         """Seconds until all of them are finished."""
         started = time.perf_counter()
         for group in [jobs] if together else [[job] for job in jobs]:
             with self._ended:
-                self._left = {job.id for job in group}
+                self._left = {job.key for job in group}
                 for job in group:
-                    self._engine.submit(job)
+                    self._engine.submit(replace(job))
                 self._ended.wait_for(lambda: not self._left)
         return time.perf_counter() - started
 
-    def steps_until_begun(self, long: Sequence[EngineJob], short: Sequence[EngineJob]) -> list[int]:
+    def steps_until_begun(self, long: Sequence[Request], short: Sequence[Request]) -> list[int]:
         """For each short job, in turn: steps of the device from its arrival to its own first, that one included."""
         with self._ended:
-            self._left, self._begun = {job.id for job in (*long, *short)}, {}
+            self._left, self._begun = {job.key for job in (*long, *short)}, {}
             for job in long:
-                self._engine.submit(job)
+                self._engine.submit(replace(job))
             self._ended.wait_for(lambda: len(self._begun) == len(long))
             waited = []
             for job in short:
                 before = self.metrics.steps
-                self._engine.submit(job)
-                self._ended.wait_for(lambda job=job: job.id in self._begun)  # type: ignore[misc]
-                waited.append(self._begun[job.id] - before)
-            assert {job.id for job in long} <= self._left, "the long jobs were too short"
+                self._engine.submit(replace(job))
+                self._ended.wait_for(lambda job=job: job.key in self._begun)  # type: ignore[misc]
+                waited.append(self._begun[job.key] - before)
+            assert {job.key for job in long} <= self._left, "the long jobs were too short"
             self._ended.wait_for(lambda: not self._left)
         return waited
 
@@ -101,24 +103,24 @@ class Bench:
         for event in events:
             if isinstance(event, Failed):
                 raise event.error
-            if isinstance(event, Progress) and event.job_id not in self._begun:
+            if isinstance(event, Progress) and event.key not in self._begun:
                 with self._ended:
-                    self._begun[event.job_id] = self.metrics.steps
+                    self._begun[event.key] = self.metrics.steps
                     self._ended.notify_all()
             if isinstance(event, Finished):
                 with self._ended:
-                    self._left.discard(event.job_id)
+                    self._left.discard(event.key)
                     self._ended.notify_all()
 
 
-def workload(models: dict[str, LatentDiffusion], count: int) -> list[EngineJob]:
+def workload(models: dict[str, LatentDiffusion], count: int) -> list[Request]:
     """`count` jobs over all tasks that the models do, seeded."""
     rng = random.Random(0)
     kinds = [(model, task) for model in models.values() for task in model.card.tasks]
     return [_job(f"{i}", *kinds[i % len(kinds)], rng) for i in range(count)]
 
 
-def _job(job_id: str, model: LatentDiffusion, task: Task, rng: random.Random) -> EngineJob:
+def _job(key: str, model: LatentDiffusion, task: Task, rng: random.Random) -> Request:
     card = model.card
     width, height = card.native_size
     picture = Image.effect_noise((width // card.scale, height // card.scale), 80).convert("RGB")
@@ -135,14 +137,17 @@ def _job(job_id: str, model: LatentDiffusion, task: Task, rng: random.Random) ->
         eta=rng.choice([0.0, 0.0, 1.0]),
     )
     pictures = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
-    return EngineJob(id=job_id, model=card.id, params=params, pictures=pictures)
+    return Request(key, JobPayload(id=key, model=card.id, params=params), encoded=pictures)
 
 
-def late_arrivals(model: LatentDiffusion) -> tuple[list[EngineJob], list[EngineJob]]:
+def late_arrivals(model: LatentDiffusion) -> tuple[list[Request], list[Request]]:
     """16 jobs of 40 steps, and 8 of 5 that come while those run."""
     rng = random.Random(1)
     jobs = [_job(f"late {i}", model, model.card.tasks[0], rng) for i in range(24)]
-    sized = [replace(job, params=replace(job.params, steps=40 if i < 16 else 5)) for i, job in enumerate(jobs)]
+    sized = [
+        replace(job, payload=replace(job.payload, params=replace(job.params, steps=40 if i < 16 else 5)))
+        for i, job in enumerate(jobs)
+    ]
     return sized[:16], sized[16:]
 
 
@@ -163,7 +168,9 @@ def main() -> None:
     dtype = torch.float16 if args.device == "cuda" else torch.float32
     shared: dict[str, torch.nn.Module] = {}
     directories = [path for path in args.models if (path / "model_index.json").exists()]
-    models = openmp.apart(lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories})
+    models = openmp.run_in_thread(
+        lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories}
+    )
     rows = {name: args.rows or model.default_rows() for name, model in models.items()}
     bench = Bench(models, rows, args.max_rows)
     jobs = workload(models, args.jobs)

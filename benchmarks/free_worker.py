@@ -1,7 +1,8 @@
 """A worker whose networks cost nothing, so that what is left is everything else. `benchmarks.overhead` starts it.
 
-It is `ldm worker` without its keeper, over the built-in `scenes`: tokenizer, noise, samplers, scheduling, PNG and Redis
-are the real ones. With FREE_STEP_S set, every U-Net call sleeps so long, as the processor does while a device works.
+It is `ldm worker` without its prefork master, over the built-in `scenes`: tokenizer, noise, samplers, scheduling, PNG
+and Redis are the real ones. With FREE_STEP_S set, every U-Net call sleeps so long, as the processor does while a
+device works.
 
     FREE_STEP_S=0.04 LDM_REDIS_URL=unix://... python -m benchmarks.free_worker
 """

@@ -33,7 +33,8 @@ from benchmarks.bare_client import apart, listen, load_gateway, send
 from benchmarks.serving import free_port, wait_until_ready
 from ldm_core.model_directory.card_reader import read_card
 from ldm_core.params import GenerationParams
-from worker.engine.request import EngineJob, Event, Failed, Finished
+from worker.engine.request import Event, Failed, Finished, Request
+from worker.jobs import JobPayload
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.settings import BUILTIN
 from worker.store.keys import Key
@@ -173,7 +174,7 @@ def fan_out(listeners: int) -> Results:
 
 
 def steps_in_worker() -> Results:
-    """The same with few jobs, for the time of a step in which clerk and control loop go about their work."""
+    """The same with few jobs, for the time of a step in which result writer and control loop go about their work."""
     _, steps, wall, _ = follow(ROWS)
     return {"step_in_worker_ms": (wall * ROWS / steps - STEP_S) * 1e3}
 
@@ -237,7 +238,8 @@ def engine(call_s: float) -> Results:
             params = GenerationParams(
                 task="txt2img", width=64, height=64, steps=STEPS, guidance_scale=1.0, seed=seed, prompt=PROMPT
             )
-            engine.submit(EngineJob(id=f"{turn}.{seed}", model=model.card.id, params=params))
+            key = f"{turn}.{seed}"
+            engine.submit(Request(key, JobPayload(id=key, model=model.card.id, params=params)))
         for _ in range(ROWS):
             times.ended.acquire()
     engine.stop(0)

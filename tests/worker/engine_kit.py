@@ -14,7 +14,9 @@ from PIL import Image
 
 from ldm_core.params import GenerationParams
 from tests.tiny import tiny_models
-from worker.engine.engine import Engine, EngineJob, Event, Finished
+from worker.engine.engine import Engine
+from worker.engine.request import Event, Finished, Request
+from worker.jobs import JobPayload
 
 ROWS = {"scenes": 2, "scenes-superres": 1}
 TXT2IMG = GenerationParams(
@@ -45,6 +47,10 @@ class Kept:
     def rows_running(self, model: str, n: int) -> None:
         self.running[model] = n
 
+    def submit(self, request: Request) -> None:
+        """Submits a copy: a request has the state of one engine."""
+        self.engine.submit(replace(request))
+
     def run_all(self) -> None:
         """Steps and finishes until nothing is left to do, all on this thread."""
         while self.engine.step():
@@ -58,32 +64,35 @@ class Kept:
             assert run is not None
             finisher.do(run)
 
-    def outcome(self, job_id: str) -> Event:
+    def outcome(self, key: str) -> Event:
         """The one terminal event of a job."""
-        (event,) = [e for e in self.events if e.job_id == job_id and type(e).__name__ != "Progress"]
+        (event,) = [e for e in self.events if e.key == key and type(e).__name__ != "Progress"]
         return event
 
-    def images(self, job_id: str) -> list[bytes]:
-        event = self.outcome(job_id)
+    def images(self, key: str) -> list[bytes]:
+        event = self.outcome(key)
         assert isinstance(event, Finished), event
         return [image.data for image in event.images]
 
 
-def job(job_id: str = "job", **changes: Any) -> EngineJob:
-    """A text-to-image job; parameters and job fields may be changed."""
-    fields = {name: changes.pop(name) for name in list(changes) if name in EngineJob.__slots__}
-    return EngineJob(**{"id": job_id, "model": "scenes", "params": replace(TXT2IMG, **changes), **fields})
+def job(key: str = "job", **changes: Any) -> Request:
+    """A text-to-image job; its parameters and the fields of its payload and of the request may be changed."""
+    of_payload, of_request = (
+        {name: changes.pop(name) for name in list(changes) if name in kind.__slots__} for kind in (JobPayload, Request)
+    )
+    payload = JobPayload(**{"id": key, "model": "scenes", "params": replace(TXT2IMG, **changes), **of_payload})
+    return Request(key, payload, **of_request)
 
 
-def inpaint(job_id: str = "inpaint", **changes: Any) -> EngineJob:
+def inpaint(key: str = "inpaint", **changes: Any) -> Request:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (8, 16, 40, 64))
-    return job(job_id, task="inpaint", pictures={"image": png(picture(64)), "mask": png(mask)}, **changes)
+    return job(key, task="inpaint", encoded={"image": png(picture(64)), "mask": png(mask)}, **changes)
 
 
-def superres(job_id: str = "superres", **changes: Any) -> EngineJob:
+def superres(key: str = "superres", **changes: Any) -> Request:
     defaults = {"task": "superres", "guidance_scale": 1.0, "prompt": "", **changes}
-    return job(job_id, model="scenes-superres", pictures={"image": png(picture(16))}, **defaults)
+    return job(key, model="scenes-superres", encoded={"image": png(picture(16))}, **defaults)
 
 
 def picture(side: int) -> Image.Image:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from ldm_core.card import ModelCard
 from ldm_core.errors import JobError
-from worker.engine.request import Cancelled, EncodedImage, EngineJob, Event, Failed, Finished, Progress
+from worker.engine.request import Cancelled, EncodedImage, Event, Failed, Finished, Progress, Request
 from worker.leasing import admission
 from worker.leasing.batch_worker import BatchWorker
 from worker.logs import set_up_logging
@@ -35,7 +35,7 @@ CARD = ModelCard(
 
 @dataclass
 class Row:
-    job: EngineJob
+    request: Request
     step: int = 0
     cancelled: bool = field(default=False)
 
@@ -50,21 +50,21 @@ class ScriptedEngine:
         self._stopped = False
         self.last_step_at = time.monotonic()
 
-    def submit(self, job: EngineJob) -> None:
+    def submit(self, request: Request) -> None:
         with self._condition:
-            self._rows[job.id] = Row(job)
+            self._rows[request.key] = Row(request)
             self._condition.notify()
 
-    def look(self, job_id: str) -> None:
+    def request_preview(self, key: str) -> None:
         """Makes no previews."""
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, key: str) -> None:
         with self._condition:
-            if job_id in self._rows:
-                self._rows[job_id].cancelled = True
+            if key in self._rows:
+                self._rows[key].cancelled = True
 
     def free_rows(self) -> int:
-        running = [row.job.params for row in self._rows.copy().values()]
+        running = [row.request.params for row in self._rows.copy().values()]
         return self._max_rows - sum(params.n * params.rows_per_image for params in running)
 
     def unfinished(self) -> list[str]:
@@ -87,7 +87,7 @@ class ScriptedEngine:
         return []
 
     def _step(self, rows: list[Row]) -> None:
-        scripts = {row.job.params.prompt for row in rows}
+        scripts = {row.request.params.prompt for row in rows}
         if "crash" in scripts:
             os.kill(os.getpid(), signal.SIGSEGV)
         if "eats all memory" in scripts:  # and the system ends the process, which looks like any kill
@@ -99,21 +99,21 @@ class ScriptedEngine:
         self.last_step_at = time.monotonic()
         for event in events:
             if not isinstance(event, Progress):
-                self._rows.pop(event.job_id)
+                self._rows.pop(event.key)
         self._emit(events)
 
     def _advance(self, row: Row) -> Event:
-        job = row.job
+        key, params = row.request.key, row.request.params
         row.step += 1
         if row.cancelled:
-            return Cancelled(job.id)
-        if job.params.prompt in {"break", "flaky"}:
-            return Failed(job.id, JobError(f"told to {job.params.prompt}"), retryable=job.params.prompt == "flaky")
-        if row.step < job.params.steps:
-            return Progress(job.id, row.step)
-        data = job.pictures.get("image", b"") + f"{job.params.prompt}:{job.params.seed}".encode()
-        images = tuple(EncodedImage(data, job.params.image_seed(i), 8, 8) for i in range(job.params.n))
-        return Finished(job.id, images)
+            return Cancelled(key)
+        if params.prompt in {"break", "flaky"}:
+            return Failed(key, JobError(f"told to {params.prompt}"), retryable=params.prompt == "flaky")
+        if row.step < params.steps:
+            return Progress(key, row.step)
+        data = row.request.encoded.get("image", b"") + f"{params.prompt}:{params.seed}".encode()
+        images = tuple(EncodedImage(data, params.image_seed(i), 8, 8) for i in range(params.n))
+        return Finished(key, images)
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ class Device:
         self._left: dict[str, int] = {}
 
     def submit(self, name: str, **changes: Any) -> Request:
-        request = Request(job(name, **changes))
+        request = job(name, **changes)
         self._left[name] = len(request.runs)
         self.scheduler.add(request)
         return request
@@ -54,16 +54,16 @@ class Device:
     def step(self) -> None:
         began = self.now
         for run in self.scheduler.choose(4):
-            params = run.request.job.params
+            params = run.request.params
             run.sample = cast(Sample, Steps((params.width, params.height), params.steps))
             self._spend(BEGIN_S)
-            self.used[run.request.job.owner] += BEGIN_S
+            self.used[run.request.payload.owner] += BEGIN_S
             self.scheduler.charge_begin(run, BEGIN_S)
-        self.steps.append([run.request.job.id for run in self.scheduler.running])
+        self.steps.append([run.request.key for run in self.scheduler.running])
         for batch in self.scheduler.batches():
             self._step(batch)
         for run in self.scheduler.retire():
-            self._finisher.put(run.request.job.owner, run)
+            self._finisher.put(run.request.payload.owner, run)
         if not self.scheduler.running:
             self._spend(DECODE_S)
         self.longest_s = max(self.longest_s, self.now - began)
@@ -92,7 +92,7 @@ class Device:
         self._spend(seconds)
         self.scheduler.charge_step(batch, seconds)
         for run in batch:
-            self.used[run.request.job.owner] += seconds * run.rows / rows
+            self.used[run.request.payload.owner] += seconds * run.rows / rows
             cast(Steps, run.sample).left -= 1
 
     def _spend(self, seconds: float) -> None:
@@ -102,8 +102,8 @@ class Device:
             run = self._finisher.get()
             assert run is not None
             self._decoding_until = max(self._decoding_until, self.now - DECODE_S) + DECODE_S
-            self.used[run.request.job.owner] += DECODE_S
+            self.used[run.request.payload.owner] += DECODE_S
             self.scheduler.finished(run, DECODE_S)
-            self._left[run.request.job.id] -= 1
-            if not self._left[run.request.job.id]:
-                self.ended[run.request.job.id] = self._decoding_until
+            self._left[run.request.key] -= 1
+            if not self._left[run.request.key]:
+                self.ended[run.request.key] = self._decoding_until

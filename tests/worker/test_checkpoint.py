@@ -13,7 +13,7 @@ from ldm_core.acceleration import native
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
 from worker.engine.checkpoint import Checkpoint, fingerprint
-from worker.engine.engine import EngineJob, Saved
+from worker.engine.request import Request, Saved
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,21 +34,21 @@ JOBS = {
 }
 
 
-def undisturbed(of: EngineJob) -> list[bytes]:
+def undisturbed(of: Request) -> list[bytes]:
     kept = Kept()
-    kept.engine.submit(of)
+    kept.submit(of)
     kept.run_all()
-    return kept.images(of.id)
+    return kept.images(of.key)
 
 
-def saved_after(of: EngineJob, steps: int) -> bytes:
+def saved_after(of: Request, steps: int) -> bytes:
     """What the first of two engines leaves; another job shares its batches."""
     kept = Kept(checkpoint_s=0.0)
-    kept.engine.submit(of)
+    kept.submit(of)
     kept.engine.submit(job("mate", steps=20, seed=99))
     for _ in range(steps):
         kept.engine.step()
-    saved = [event for event in kept.events if isinstance(event, Saved) and event.job_id == of.id]
+    saved = [event for event in kept.events if isinstance(event, Saved) and event.key == of.key]
     assert saved[-1].step == steps - (of.params.sampler == "plms")  # which evaluates once more than it counts
     return saved[-1].encode()
 
@@ -60,7 +60,7 @@ def test_the_second_engine_ends_in_the_same_bytes(name: str, steps: int) -> None
     kept = Kept()
     kept.engine.submit(replace(of, checkpoint=saved_after(of, steps)))
     kept.run_all()
-    assert kept.images(of.id) == undisturbed(of)
+    assert kept.images(of.key) == undisturbed(of)
     models = [model for model, _, _ in kept.batches]
     evaluations = of.params.steps + (of.params.sampler == "plms")
     assert len(models) == evaluations - steps, "it began over"
@@ -69,7 +69,7 @@ def test_the_second_engine_ends_in_the_same_bytes(name: str, steps: int) -> None
 def test_pictures_that_were_done_are_kept() -> None:
     of = job(n=2, steps=3)
     kept = Kept(max_rows=2, checkpoint_s=0.0)  # one image after the other
-    kept.engine.submit(of)
+    kept.submit(of)
     for _ in range(4):
         kept.engine.step()
         kept.finish()
@@ -84,7 +84,7 @@ def test_pictures_that_were_done_are_kept() -> None:
 def test_what_is_saved_at_the_end_of_a_drain_can_be_resumed() -> None:
     of = job(steps=6)
     first, second = Kept(), Kept()
-    first.engine.submit(of)
+    first.submit(of)
     first.engine.submit(job("not begun", steps=6))
     first.engine._cancelled.add("not begun")
     for _ in range(3):

@@ -21,9 +21,8 @@ from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.engine.encode import encode, parameters_of
-from worker.engine.engine import Cancelled, EngineJob, Failed, Finished, Progress
-from worker.engine.request import ImageRun, Request
-from worker.leasing.leases import Watchdog
+from worker.engine.request import Cancelled, Failed, Finished, ImageRun, Progress, Request
+from worker.leasing.heartbeat import Watchdog
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,14 +30,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def alone(of: EngineJob) -> list[bytes]:
+def alone(of: Request) -> list[bytes]:
     kept = Kept()
-    kept.engine.submit(of)
+    kept.submit(of)
     kept.run_all()
-    return kept.images(of.id)
+    return kept.images(of.key)
 
 
-def mixed(seed: int) -> list[EngineJob]:
+def mixed(seed: int) -> list[Request]:
     """Fifteen jobs of every kind."""
     rng = random.Random(seed)
     kinds = [job, inpaint, superres]
@@ -69,7 +68,7 @@ def mixed(seed: int) -> list[EngineJob]:
     ],
     ids=["txt2img", "eta-n2", "unguided", "wide-webp", "inpaint", "superres", "superres-guided"],
 )
-def test_bytes_do_not_depend_on_who_shares_the_batch(of: EngineJob) -> None:
+def test_bytes_do_not_depend_on_who_shares_the_batch(of: Request) -> None:
     expected = alone(of)
     for seed in range(2):
         kept = Kept()
@@ -77,19 +76,19 @@ def test_bytes_do_not_depend_on_who_shares_the_batch(of: EngineJob) -> None:
         for mate in mates[:8]:
             kept.engine.submit(mate)
         kept.engine.step()
-        kept.engine.submit(of)
+        kept.submit(of)
         for mate in mates[8:]:
             kept.engine.submit(mate)
             kept.engine.step()
         kept.run_all()
-        assert kept.images(of.id) == expected
-        assert all(isinstance(kept.outcome(mate.id), Finished) for mate in mates)
+        assert kept.images(of.key) == expected
+        assert all(isinstance(kept.outcome(mate.key), Finished) for mate in mates)
 
 
 def test_the_engine_gives_what_the_reference_loop_gives() -> None:
     of = job(n=2)
     pictures = generate(tiny_models()["scenes"], of.params, rows=2)
-    assert alone(of) == [encode(p, "png", parameters_of(of, i)) for i, p in enumerate(pictures)]
+    assert alone(of) == [encode(p, "png", parameters_of(of.payload, i)) for i, p in enumerate(pictures)]
 
 
 def test_image_i_has_the_bytes_of_a_job_of_its_own() -> None:
@@ -150,8 +149,8 @@ def test_a_job_past_its_deadline_fails_and_is_not_tried_again() -> None:
 
 def test_bad_input_fails_alone() -> None:
     kept = Kept()
-    kept.engine.submit(replace(inpaint("no mask"), pictures={"image": png(picture(64))}))
-    kept.engine.submit(replace(superres("no picture"), pictures={"image": b"not a picture"}))
+    kept.engine.submit(replace(inpaint("no mask"), encoded={"image": png(picture(64))}))
+    kept.engine.submit(replace(superres("no picture"), encoded={"image": b"not a picture"}))
     kept.engine.submit(job("mate"))
     kept.run_all()
     missing = kept.outcome("no mask")
@@ -189,7 +188,7 @@ def test_an_error_of_the_whole_call_is_narrowed_down_to_its_cause() -> None:
     assert sample is not None
     sample.context = sample.context[:, :, :5]  # the network cannot multiply this
     kept.run_all()
-    outcomes = {one.id: kept.outcome(one.id) for one in jobs}
+    outcomes = {one.key: kept.outcome(one.key) for one in jobs}
     assert isinstance(outcomes.pop("3"), Failed)
     assert all(isinstance(event, Finished) for event in outcomes.values())
 
@@ -274,7 +273,7 @@ def test_many_windows_are_no_hang_and_one_that_does_not_end_is(slow: str, monkey
     kept, model, go_on = Kept(), tiny_models()["scenes-superres"], threading.Event()
     large: dict[str, Any] = {
         "model": "scenes-superres", "task": "superres", "guidance_scale": 1.0, "prompt": "", "steps": 2,
-        "width": 256, "height": 256, "pictures": {"image": png(picture(64))},
+        "width": 256, "height": 256, "encoded": {"image": png(picture(64))},
     }  # fmt: skip
     owner, name = (model.unet, "forward") if slow == "unet" else (model.autoencoder, "decode")
     quick, count = getattr(owner, name), itertools.count(1)
@@ -289,7 +288,7 @@ def test_many_windows_are_no_hang_and_one_that_does_not_end_is(slow: str, monkey
     monkeypatch.setattr(owner, name, call)
     kept.engine.submit(job("first", **large))
     kept.engine.submit(job("next", **large))
-    watchdog = Watchdog(1.5, lambda: bool(kept.engine.unfinished()), lambda: kept.engine.last_step_at)
+    watchdog = Watchdog(1.5, kept.engine)
     device = threading.Thread(target=kept.run_all)
     started = time.monotonic()
     device.start()
@@ -300,7 +299,7 @@ def test_many_windows_are_no_hang_and_one_that_does_not_end_is(slow: str, monkey
     go_on.set()
     device.join()
     assert hung_after_s > 9 * 0.3 + 1.5
-    assert {event.job_id for event in kept.events if isinstance(event, Finished)} == {"first", "next"}
+    assert {event.key for event in kept.events if isinstance(event, Finished)} == {"first", "next"}
 
 
 def test_encoding_a_large_picture_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,8 +319,8 @@ def test_encoding_a_large_picture_is_no_hang(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(block), "forward", slow)
     mask = Image.new("L", (112, 112), 255)
     images = {"image": png(picture(112)), "mask": png(mask)}
-    kept.engine.submit(job("inpaint", task="inpaint", width=112, height=112, steps=1, pictures=images))
-    watchdog = Watchdog(1.5, lambda: bool(kept.engine.unfinished()), lambda: kept.engine.last_step_at)
+    kept.engine.submit(job("inpaint", task="inpaint", width=112, height=112, steps=1, encoded=images))
+    watchdog = Watchdog(1.5, kept.engine)
     device = threading.Thread(target=kept.run_all)
     device.start()
     hung = False
@@ -343,19 +342,24 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
+def requests_and_samples() -> set[int]:
+    return {id(thing) for thing in gc.get_objects() if type(thing) in {Request, ImageRun, Sample}}
+
+
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_what_has_ended_frees_its_pictures_and_latents_at_once() -> None:
     """However it ended. Waiting for the garbage collector, a worker keeps thousands of them, on the device as well."""
-    kept = Kept()
-    for one in (job(n=2), inpaint(), superres(), job("bad", task="inpaint", pictures={"image": b"", "mask": b""})):
+    kept, before = Kept(), requests_and_samples()
+    for one in (job(n=2), inpaint(), superres(), job("bad", task="inpaint", encoded={"image": b"", "mask": b""})):
         kept.engine.submit(one)
+    del one
     kept.engine.submit(job("cancelled"))
     kept.engine.step()
     kept.engine.cancel("cancelled")
     kept.run_all()
     kept.events.clear()
     assert kept.engine.unfinished() == []
-    assert [thing for thing in gc.get_objects() if type(thing) in {Request, ImageRun, Sample}] == []
+    assert requests_and_samples() == before
 
 
 def test_tokens_that_are_cut_stand_in_the_outcome() -> None:

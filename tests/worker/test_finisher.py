@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from tests.worker.engine_kit import Kept, job
-from worker.engine.engine import Finished
 from worker.engine.owner_queue import OwnerQueue
+from worker.engine.request import Finished
 
 
 def test_owners_take_turns_and_keep_their_order() -> None:
@@ -46,7 +46,7 @@ def test_one_owners_many_images_hold_up_anothers_by_one_decode() -> None:
     kept.engine.submit(job("b", owner="b", steps=1))
     kept.engine.step()
     kept.finish()
-    ended = [event.job_id for event in kept.events if isinstance(event, Finished)]
+    ended = [event.key for event in kept.events if isinstance(event, Finished)]
     assert ended.index("b") == 1
     assert [name for name in ended if name != "b"] == [f"a{i}" for i in range(12)]
 

@@ -14,7 +14,7 @@ from service.broker.broker import Broker, BrokerUnavailable
 from service.broker.upkeep import NoRoom
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 from worker.jobs import FORMAT
-from worker.leasing.leases import revoke
+from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store import scripts
 from worker.store.keys import Key

@@ -27,7 +27,7 @@ from service.answers.event_stream import event_stream
 from service.broker.broker import Broker
 from service.settings import GatewaySettings
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
-from worker.leasing.leases import revoke
+from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store.connection import WrongDatabase, check_database, connect
 from worker.store.keys import Key

@@ -57,8 +57,8 @@ def test_the_more_urgent_ones_are_begun_first() -> None:
     device = warm(max_rows=6)
     for name, priority in (("l", "low"), ("n", "normal"), ("h", "high")):
         device.submit(name, priority=priority)
-    assert [run.request.job.id for run in device.scheduler.choose(2)] == ["h", "n"]
-    assert [run.request.job.id for run in device.scheduler.running] == ["h", "n"]
+    assert [run.request.key for run in device.scheduler.choose(2)] == ["h", "n"]
+    assert [run.request.key for run in device.scheduler.running] == ["h", "n"]
 
 
 def test_high_pushes_low_aside_from_one_step_to_the_next_and_low_still_gets_its_steps() -> None:

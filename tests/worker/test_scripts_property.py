@@ -13,7 +13,7 @@ from redis import Redis
 from tests.worker.processes import payload
 from tests.worker.scripts_model import CRASH, ENDED, KILL, MAX_ROWS, OWNERS, SPARE, Job, Jobs, queues_of
 from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
-from worker.leasing.leases import revoke
+from worker.leasing.heartbeat import revoke
 from worker.store import scripts
 from worker.store.keys import Key
 from worker.store.records import fields_of, new_record, result_fields

@@ -55,13 +55,13 @@ class DeviceTime:
 
     def end(self, run: ImageRun) -> float:
         """The virtual time of its owner once the image has done its next step."""
-        return self.account(run.owner).used + self.cost(run) / run.request.job.weight
+        return self.account(run.owner).used + self.cost(run) / run.request.payload.weight
 
     def charge(self, runs: Sequence[ImageRun], seconds: float) -> None:
         """Owners pay what their images, or work for these, took: each by its rows."""
         rows = sum(run.rows for run in runs)
         for run in runs:
-            self.account(run.owner).used += seconds * run.rows / rows / run.request.job.weight
+            self.account(run.owner).used += seconds * run.rows / rows / run.request.payload.weight
 
     def charge_begin(self, run: ImageRun, seconds: float) -> None:
         """Charges what came before an image's first step, and remembers it for others of its kind."""

@@ -8,8 +8,7 @@ import json
 from PIL import Image
 
 from worker.engine.png import png
-from worker.engine.request import EngineJob
-from worker.jobs import Format
+from worker.jobs import Format, JobPayload
 
 PREVIEW_SIDE = 128  # pixels
 
@@ -34,7 +33,7 @@ def encode_preview(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def parameters_of(job: EngineJob, index: int) -> str:
+def parameters_of(job: JobPayload, index: int) -> str:
     """The parameters of image `index` as a job of its own, so that both give the same bytes."""
     alone = {**job.params.to_json(), "model": job.model, "seed": job.params.image_seed(index)}
     del alone["n"]

@@ -1,7 +1,7 @@
 """Step-level continuous batching: every denoising step is batched afresh over whatever is running.
 
 `step()` is admit → begin → one U-Net pass over all rows → retire → finish. One thread owns the device and calls it;
-others submit, cancel and look. Events leave through `emit`, which must be quick.
+others submit, cancel and request previews. Events leave through `emit`, which must be quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from worker.engine.finisher import Finisher
 from worker.engine.request import (
     Cancelled,
     EncodedImage,
-    EngineJob,
     Event,
     Failed,
     Finished,
@@ -30,10 +29,6 @@ from worker.engine.request import (
 from worker.engine.runner import Runner
 from worker.engine.scheduler import STEP_S, Scheduler
 from worker.vital import start_vital
-
-__all__ = [
-    "Cancelled", "EncodedImage", "Engine", "EngineJob", "Event", "Failed", "Finished", "Preview", "Progress", "Saved",
-]  # fmt: skip
 
 BEGIN_PER_STEP = 4  # images: encoding the input of many new ones must not keep those that run waiting
 PREVIEW_S = 0.5  # between two previews of a job
@@ -75,26 +70,25 @@ class Engine:
         self._stopped = False
         self.last_step_at = time.monotonic()
 
-    def submit(self, job: EngineJob) -> None:
+    def submit(self, request: Request) -> None:
         """Takes a job; it joins at the next step if there are rows for it."""
-        request = Request(job)
         self._runner.resume(request)
         with self._changed:
-            self._requests[job.id] = request
+            self._requests[request.key] = request
             self._scheduler.add(request)
             self._changed.notify_all()
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, key: str) -> None:
         """The job leaves before the next step. One that is unknown or done is left alone."""
         with self._changed:
-            if job_id in self._requests:
-                self._cancelled.add(job_id)
+            if key in self._requests:
+                self._cancelled.add(key)
                 self._changed.notify_all()
 
-    def look(self, job_id: str) -> None:
-        """Somebody watches the job: previews of its first image leave with its progress, from now on."""
+    def request_preview(self, key: str) -> None:
+        """From now on previews of the job's first image leave with its progress."""
         with self._changed:
-            if (request := self._requests.get(job_id)) is not None:
+            if (request := self._requests.get(key)) is not None:
                 request.preview_requested = True
 
     def free_rows(self) -> int:
@@ -103,7 +97,7 @@ class Engine:
             return self._scheduler.free_rows()
 
     def unfinished(self) -> list[str]:
-        """The ids of all jobs that have no outcome yet."""
+        """The keys of all jobs that have no outcome yet."""
         with self._changed:
             return list(self._requests)
 
@@ -120,7 +114,7 @@ class Engine:
         finisher.join()
 
     def stop(self, drain_s: float) -> list[str]:
-        """Ends `run`, after up to `drain_s` seconds in which what is here may finish; returns the ids that did not."""
+        """Ends `run`, after up to `drain_s` seconds in which jobs may finish; the keys of those that did not."""
         with self._changed:
             self._changed.wait_for(lambda: not self._requests, drain_s)
             self._stopped = True
@@ -154,15 +148,14 @@ class Engine:
     def _drop_ended(self) -> None:
         now = time.monotonic()
         for request in list(self._requests.values()):
-            job = request.job
-            if job.id in self._cancelled:
-                self._end(request, Cancelled(job.id))
-            elif job.deadline is not None and now > job.deadline:
-                late = DeadlineExceeded(f"The job's time was up at step {request.step} of {job.params.steps}.")
-                self._end(request, Failed(job.id, late, retryable=False))
+            if request.key in self._cancelled:
+                self._end(request, Cancelled(request.key))
+            elif request.deadline is not None and now > request.deadline:
+                late = DeadlineExceeded(f"The job's time was up at step {request.step} of {request.params.steps}.")
+                self._end(request, Failed(request.key, late, retryable=False))
 
     def _begin(self, run: ImageRun) -> None:
-        if run.request.job.id not in self._requests:  # another image of it has just failed
+        if run.request.key not in self._requests:  # another image of it has just failed
             return
         started = time.perf_counter()
         try:
@@ -189,7 +182,7 @@ class Engine:
         with self._changed:
             self._scheduler.charge_step(batch, seconds)
         rows = sum(run.rows for run in batch)
-        self._metrics.step(batch[0].request.job.model, rows, max(0, sum(computed) - rows), seconds)
+        self._metrics.step(batch[0].request.payload.model, rows, max(0, sum(computed) - rows), seconds)
         self._metrics.stage("step", seconds)
         for request, error in failed.items():
             self._fail(request, error)
@@ -202,9 +195,9 @@ class Engine:
         """One call for everybody's progress. Under the lock: a job that ends meanwhile has no images any more."""
         now = time.monotonic()
         with self._changed:
-            alive = [request for request in requests if request.job.id in self._requests]
+            alive = [request for request in requests if request.key in self._requests]
             if alive:
-                self._emit([Progress(request.job.id, request.step) for request in alive])
+                self._emit([Progress(request.key, request.step) for request in alive])
             due = [request for request in alive if now - request.saved_at >= self._checkpoint_s]
             if due:
                 self._emit([self._runner.save(request) for request in due])
@@ -218,9 +211,9 @@ class Engine:
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
 
-    def _show(self, job_id: str, data: bytes) -> None:
+    def _show(self, key: str, data: bytes) -> None:
         """Called on the finisher's thread."""
-        self._emit([Preview(job_id, data)])
+        self._emit([Preview(key, data)])
 
     def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
         """Called on the finisher's thread."""
@@ -234,22 +227,22 @@ class Engine:
             return
         with self._changed:
             request.done[run.index] = result
-            if len(request.done) == len(request.runs) and request.job.id in self._requests:
+            if len(request.done) == len(request.runs) and request.key in self._requests:
                 images = tuple(request.done[index] for index in range(len(request.runs)))
-                warnings = self._models[request.job.model].condition.warnings(request.job.params)
-                self._end(request, Finished(request.job.id, images, warnings))
+                warnings = self._models[request.payload.model].condition.warnings(request.params)
+                self._end(request, Finished(request.key, images, warnings))
 
     def _fail(self, request: Request, error: Exception) -> None:
         """The job's own fault is final, and so is what we foresaw; an unforeseen error may be worth another try."""
         retryable = getattr(error, "retryable", not isinstance(error, LdmError))
         with self._changed:
-            if request.job.id in self._requests:
-                self._end(request, Failed(request.job.id, error, retryable))
+            if request.key in self._requests:
+                self._end(request, Failed(request.key, error, retryable))
 
     def _end(self, request: Request, event: Event) -> None:
         """Takes a job out, whatever state its images are in, and says why. The lock is held."""
-        del self._requests[request.job.id]
-        self._cancelled.discard(request.job.id)
+        del self._requests[request.key]
+        self._cancelled.discard(request.key)
         self._scheduler.remove(request)
         request.runs.clear()  # a cycle would keep its images and latents until the next full garbage collection
         self._emit([event])

@@ -21,7 +21,7 @@ from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.sample import Sample
 from worker.engine.encode import encode, encode_preview, parameters_of
-from worker.engine.openmp import apart
+from worker.engine.openmp import run_in_thread
 from worker.engine.owner_queue import OwnerQueue
 from worker.engine.request import EncodedImage, ImageRun
 
@@ -35,7 +35,7 @@ Stage = Callable[[str, float], None]
 class PreviewJob:
     """An image as it is foreseen in the middle of its steps."""
 
-    job_id: str
+    key: str
     model: str
     x0: Tensor
 
@@ -63,14 +63,14 @@ class Finisher:
 
     def put(self, run: ImageRun) -> None:
         """Hands over an image that has done its last step."""
-        self._queue.put(run.request.job.owner, run)
+        self._queue.put(run.request.payload.owner, run)
 
     def preview(self, run: ImageRun) -> bool:
         """Makes a preview of an image under way, unless there is something else to do; whether it will."""
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
-        job = run.request.job
-        self._queue.put(job.owner, PreviewJob(job.id, job.model, run.sample.x0))
+        payload = run.request.payload
+        self._queue.put(payload.owner, PreviewJob(run.request.key, payload.model, run.sample.x0))
         return True
 
     def hangs(self, limit_s: float) -> bool:
@@ -98,9 +98,9 @@ class Finisher:
     def _preview(self, preview_job: PreviewJob) -> None:
         try:
             picture = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
-            self._show(preview_job.job_id, encode_preview(picture))
+            self._show(preview_job.key, encode_preview(picture))
         except Exception:  # the image itself is what counts
-            log.warning("no preview of job %s", preview_job.job_id, exc_info=True)
+            log.warning("no preview of job %s", preview_job.key, exc_info=True)
 
     def _finish(self, run: ImageRun) -> None:
         started = time.perf_counter()
@@ -111,16 +111,16 @@ class Finisher:
         self._done(run, result, time.perf_counter() - started)
 
     def _encoded(self, run: ImageRun) -> EncodedImage:
-        job, sample = run.request.job, run.sample
+        payload, sample = run.request.payload, run.sample
         assert sample is not None
         started = time.perf_counter()
-        picture = _beside_the_steps(self._decoded, self._models[job.model], sample)
+        picture = _beside_the_steps(self._decoded, self._models[payload.model], sample)
         decoded = time.perf_counter()
-        parameters = parameters_of(job, run.index) if self._png_metadata else None
-        data = encode(picture, job.format, parameters)
+        parameters = parameters_of(payload, run.index) if self._png_metadata else None
+        data = encode(picture, payload.format, parameters)
         self._stage("finish", decoded - started)
         self._stage("encode", time.perf_counter() - decoded)
-        return EncodedImage(data, job.params.image_seed(run.index), *picture.size)
+        return EncodedImage(data, payload.params.image_seed(run.index), *picture.size)
 
     @torch.inference_mode()
     def _decoded(self, model: LatentDiffusion, sample: Sample) -> Image.Image:
@@ -134,7 +134,7 @@ class Finisher:
 def _beside_the_steps(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
     """In a thread of its own where that would keep a pool of helpers: on a CPU of which more than one is used."""
     if model.device.type == "cpu" and torch.get_num_threads() > 1:
-        return apart(lambda: work(model, of))
+        return run_in_thread(lambda: work(model, of))
     return work(model, of)
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def apart(work: Callable[[], T]) -> T:
+def run_in_thread(work: Callable[[], T]) -> T:
     """Runs `work` in a thread that ends with it, and waits.
 
     Each thread that computes on a CPU keeps a pool of helpers until it ends. With more of them than cores GNU's OpenMP
@@ -25,7 +25,7 @@ def apart(work: Callable[[], T]) -> T:
         except BaseException as error:  # it is raised where it is waited for
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, name="apart", daemon=True)
+    thread = threading.Thread(target=run, name="run-in-thread", daemon=True)
     thread.start()
     thread.join()
     return outcome.result()

@@ -10,29 +10,12 @@ from typing import TYPE_CHECKING
 
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
-from worker.jobs import Format, Priority
+from worker.jobs import JobPayload
 
 if TYPE_CHECKING:
     from ldm_core.images.decoding import Images
     from ldm_core.sampling.sample import Sample
     from worker.engine.saved_sample import SavedSample
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineJob:
-    """One job as the engine knows it. `pictures` are encoded; `deadline` is of the monotonic clock."""
-
-    id: str
-    model: str
-    params: GenerationParams
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    checkpoint: bytes | None = None  # of an execution before this one
-    format: Format = "png"
-    priority: Priority = "normal"
-    owner: str = ""
-    weight: float = 1.0  # of its share of the device, against other owners' jobs
-    deadline: float | None = None
-    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +32,7 @@ class EncodedImage:
 class Progress:
     """`step` counts the steps of the job's slowest image."""
 
-    job_id: str
+    key: str
     step: int
 
 
@@ -57,7 +40,7 @@ class Progress:
 class Saved:
     """What the job has become by `step`; `encode` makes the bytes, and takes its time."""
 
-    job_id: str
+    key: str
     step: int
     encode: Callable[[], bytes]
 
@@ -66,7 +49,7 @@ class Saved:
 class Preview:
     """What the job's first image is going to be, as a small JPEG."""
 
-    job_id: str
+    key: str
     data: bytes
 
 
@@ -74,7 +57,7 @@ class Preview:
 class Finished:
     """The job's images, in order, and what of its request the networks could not take."""
 
-    job_id: str
+    key: str
     images: tuple[EncodedImage, ...]
     warnings: tuple[JobWarning, ...] = ()
 
@@ -83,7 +66,7 @@ class Finished:
 class Failed:
     """`retryable` says whether another try could end differently."""
 
-    job_id: str
+    key: str
     error: Exception
     retryable: bool
 
@@ -92,7 +75,7 @@ class Failed:
 class Cancelled:
     """The job was cancelled and has left the batch."""
 
-    job_id: str
+    key: str
 
 
 Event = Progress | Saved | Preview | Finished | Failed | Cancelled
@@ -100,24 +83,38 @@ Event = Progress | Saved | Preview | Finished | Failed | Cancelled
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A job inside the engine: its images, and those of them that are done."""
+    """A job inside the engine: what it asks for, its images, and those of them that are done.
 
-    job: EngineJob
+    `key` names it in events, `encoded` are its input images, and `deadline` is of the monotonic clock.
+
+    A job has four shapes on its way in: `service.intake.schemas.JobRequest` is what a client wrote, `JobPayload` has
+    every default and is stored, this one is what is under way, and `ImageRun` is one row or two of a step.
+    """
+
+    key: str
+    payload: JobPayload
+    encoded: Mapping[str, bytes] = field(default_factory=dict)
+    checkpoint: bytes | None = None  # of an execution before this one
+    deadline: float | None = None
     runs: list[ImageRun] = field(init=False)
-    inputs: Images | None = None  # decoded once, for all its images
-    done: dict[int, EncodedImage] = field(default_factory=dict)
-    resumes: Mapping[int, SavedSample] = field(default_factory=dict)
-    saved_at: float = field(default_factory=time.monotonic)
-    preview_requested: bool = False  # by a client that wants to see previews
-    shown_at: float = -math.inf
+    inputs: Images | None = field(init=False, default=None)  # decoded once, for all its images
+    done: dict[int, EncodedImage] = field(init=False, default_factory=dict)
+    resumes: Mapping[int, SavedSample] = field(init=False, default_factory=dict)
+    saved_at: float = field(init=False, default_factory=time.monotonic)
+    preview_requested: bool = field(init=False, default=False)  # by a client that wants to see previews
+    shown_at: float = field(init=False, default=-math.inf)
 
     def __post_init__(self) -> None:
-        self.runs = [ImageRun(self, index) for index in range(self.job.params.n)]
+        self.runs = [ImageRun(self, index) for index in range(self.params.n)]
+
+    @property
+    def params(self) -> GenerationParams:
+        return self.payload.params
 
     @property
     def step(self) -> int:
         """Steps done by the slowest image."""
-        steps = self.job.params.steps
+        steps = self.params.steps
         return min(steps if run.index in self.done else run.step for run in self.runs)
 
 
@@ -133,18 +130,18 @@ class ImageRun:
     kind: tuple[str, int, int] = field(init=False)  # model and size: what the time of a row depends on
 
     def __post_init__(self) -> None:
-        job = self.request.job
-        self.rows = job.params.rows_per_image
-        self.kind = job.model, job.params.width, job.params.height
+        params = self.request.params
+        self.rows = params.rows_per_image
+        self.kind = self.request.payload.model, params.width, params.height
 
     @property
     def owner(self) -> str:
-        return self.request.job.owner
+        return self.request.payload.owner
 
     @property
     def step(self) -> int:
         """Steps done or left out."""
         if self.sample is None:
             saved = self.request.resumes.get(self.index)
-            return min(saved.step, self.request.job.params.steps) if saved else 0
-        return self.sample.steps_done(self.request.job.params.steps)
+            return min(saved.step, self.request.params.steps) if saved else 0
+        return self.sample.steps_done(self.request.params.steps)

@@ -14,7 +14,8 @@ from ldm_core import denoise, tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.model import LatentDiffusion
 from worker.engine.checkpoint import Checkpoint, fingerprint
-from worker.engine.request import EngineJob, ImageRun, Request, Saved
+from worker.engine.request import ImageRun, Request, Saved
+from worker.jobs import JobPayload
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +32,27 @@ class Runner:
 
         Calls `moved` after every block of the encoder: over a large image all of them together may take minutes.
         """
-        job = run.request.job
-        model = self._models[job.model]
-        if run.request.inputs is None:
-            run.request.inputs = {name: _decoded(data) for name, data in job.pictures.items()}
+        request = run.request
+        model = self._models[request.payload.model]
+        if request.inputs is None:
+            request.inputs = {name: _decoded(data) for name, data in request.encoded.items()}
         with torch.inference_mode(), _telling(model.autoencoder.encoder, moved):
-            sample = tasks.begin(model, job.params, run.index, run.request.inputs)
-        if run.index in run.request.resumes:
-            run.request.resumes[run.index].restore(sample)
+            sample = tasks.begin(model, request.params, run.index, request.inputs)
+        if run.index in request.resumes:
+            request.resumes[run.index].restore(sample)
         run.sample = sample
 
     def resume(self, request: Request) -> None:
         """Takes up what an execution before this one has left, if that can be gone on with here."""
         model, rows = self._of(request)
-        saved = Checkpoint.from_bytes(request.job.checkpoint or b"", fingerprint(model, rows))
+        saved = Checkpoint.from_bytes(request.checkpoint or b"", fingerprint(model, rows))
         if saved is not None:
             request.resumes, request.done = saved.samples, dict(saved.done)
 
     def save(self, request: Request) -> Saved:
         """The request as it is now."""
         checkpoint = Checkpoint.of(request, fingerprint(*self._of(request)))
-        return Saved(request.job.id, request.step, checkpoint.to_bytes)
+        return Saved(request.key, request.step, checkpoint.to_bytes)
 
     def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
         """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
@@ -66,7 +67,7 @@ class Runner:
             if _device_is_lost(error):
                 raise
             if len(batch) == 1:
-                return {batch[0].request: _as_job_error(error, batch[0].request.job)}
+                return {batch[0].request: _as_job_error(error, batch[0].request.payload)}
             half = len(batch) // 2
             return self.step(batch[:half], called) | self.step(batch[half:], called)
         return {
@@ -76,7 +77,7 @@ class Runner:
         }
 
     def _of(self, request: Request) -> tuple[LatentDiffusion, int]:
-        model = request.job.model
+        model = request.payload.model
         return self._models[model], self._rows[model]
 
 
@@ -98,7 +99,7 @@ def _decoded(data: bytes) -> Image.Image:
     return picture
 
 
-def _as_job_error(error: Exception, job: EngineJob) -> Exception:
+def _as_job_error(error: Exception, job: JobPayload) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory("The job does not fit into the device's memory, even alone.")
     log.error("a job could not be stepped", exc_info=error, extra={"job_id": job.id, "request_id": job.request_id})

@@ -48,7 +48,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Every image of a request waits for rows of its own."""
-        self._time.account(request.job.owner)
+        self._time.account(request.payload.owner)
         self._runs.extend(run for run in request.runs if run.index not in request.done)
 
     def choose(self, begin_limit: int) -> list[ImageRun]:
@@ -87,7 +87,7 @@ class Scheduler:
             chosen[run] = None
             room, seconds = room - run.rows, seconds + cost
             line.rotate(-1)
-            heapreplace(due, (end + self._time.cost(line[0]) / line[0].request.job.weight, owner))
+            heapreplace(due, (end + self._time.cost(line[0]) / line[0].request.payload.weight, owner))
         return list(chosen)
 
     def _lines(self) -> dict[str, deque[ImageRun]]:
@@ -108,7 +108,7 @@ class Scheduler:
         for priority in order:
             first = len(line)
             for run in runs:
-                if run.request.job.priority != priority:
+                if run.request.payload.priority != priority:
                     continue
                 if run.rows > room and line:
                     break
@@ -157,7 +157,7 @@ class Scheduler:
             assert run.sample is not None
             if run.sample.done:  # resumed after its last step
                 continue
-            groups.setdefault((run.request.job.model, run.sample.batch_key), []).append(run)
+            groups.setdefault((run.request.payload.model, run.sample.batch_key), []).append(run)
         return list(groups.values())
 
     def retire(self) -> list[ImageRun]:
@@ -177,7 +177,7 @@ class Scheduler:
 
     def rows(self, model: str) -> int:
         """Rows of `model` in the present step."""
-        return self._rows(run for run in self.running if run.request.job.model == model)
+        return self._rows(run for run in self.running if run.request.payload.model == model)
 
     def free_rows(self) -> int:
         """Rows that nobody here can use; negative when images rest."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import NoReturn
 from uuid import uuid4
 
 from redis import Redis
@@ -23,13 +23,15 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
 from ldm_core.card import ModelCard
-from worker.engine.request import EngineJob, Event
+from worker.engine.request import Event
 from worker.jobs import PRIORITIES, queue_name
 from worker.leasing.admission import Admission
-from worker.leasing.commit import Clerk
-from worker.leasing.doorbell import Doorbell
-from worker.leasing.holdings import Holdings
-from worker.leasing.leases import Leases, OtherWeights, Watchdog
+from worker.leasing.engine import Engine
+from worker.leasing.heartbeat import Heartbeat, OtherWeights, Watchdog
+from worker.leasing.in_flight import InFlight
+from worker.leasing.inbox import Announced, Cancel, Inbox, Lost, Message, PreviewRequested, Settled, Stop, WakeUp
+from worker.leasing.result_writer import ResultWriter
+from worker.leasing.wake_ups import WakeUps
 from worker.metrics import WorkerMetrics
 from worker.settings import WorkerSettings
 from worker.store import scripts
@@ -40,27 +42,15 @@ from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS, start_vital
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 1.0  # how often an idle worker looks at the queues without a bell
+IDLE_S = 1.0  # how often an idle worker looks at the queues unasked
 FLUSH_S = 3.0  # at the end: how long an outcome may wait for a Redis that is away
 
 
-class Engine(Protocol):
-    """What this module needs of `worker.engine.Engine`. Thread-safe."""
-
-    last_step_at: float
-
-    def submit(self, job: EngineJob) -> None: ...
-    def cancel(self, job_id: str) -> None: ...
-    def look(self, job_id: str) -> None: ...
-    def free_rows(self) -> int: ...
-    def unfinished(self) -> list[str]: ...
-    def run(self) -> None: ...
-    def stop(self, drain_s: float) -> list[str]: ...
-    def save(self) -> Sequence[Event]: ...
-
-
 class BatchWorker(BaseWorker):
-    """The control loop. Threads: this one, the device (the engine's), the clerk, the leases, the doorbell."""
+    """The control loop: acts on its inbox, and fills the engine from the queues.
+
+    Beside it run the engine's device thread, the result writer, the heartbeat and the wake-ups.
+    """
 
     def __init__(
         self, redis: Redis, blobs: BlobStore, cards: Mapping[str, ModelCard], metrics: WorkerMetrics,
@@ -71,19 +61,20 @@ class BatchWorker(BaseWorker):
         # RQ would speak to Redis here, which may not be up yet: what it would find out, we do, at the first heartbeat
         super().__init__(queues, name=name, connection=redis, serializer=JSONSerializer, prepare_for_work=False)
         self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self._redis, self._blobs, self._cards = redis, blobs, dict(cards)
         self._settings = settings
         self._weights = weights or {}  # of each model the digest of its weights, and its dtype
-        self._held = Holdings()
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._signals = 0
-        self._closed = False  # when it last looked for jobs, it could take no more
-        self._pause = 0.0
-        self._redis, self._blobs, self._cards, self._metrics = redis, blobs, dict(cards), metrics
-        self.clerk = Clerk(
-            redis, blobs, self._held, metrics,
-            worker=name, heard=self._heard,
-            settled=self._settled,
+        self._inbox = Inbox()
+        self._in_flight = InFlight()
+        self._results = ResultWriter(redis, blobs, self._in_flight, self._inbox, metrics, worker=name)
+        self._admission = Admission(
+            redis, blobs, self._in_flight, self._results, metrics,
+            worker=name, models=list(cards), max_rows=settings.max_rows, held_s=settings.held_s,
         )  # fmt: skip
+        self._stops = 0  # how often it was told to
+        self._closed = False  # when it last looked for jobs, it could take no more
+        self._look_at = 0.0  # when to look again (monotonic)
+        self._pause = 0.0  # until then, where Redis was away
 
     @property
     def connection_timeout(self) -> int:
@@ -91,79 +82,60 @@ class BatchWorker(BaseWorker):
         return int(SOCKET_TIMEOUT_S)
 
     def emit(self, events: Sequence[Event]) -> None:
-        """What the engine calls."""
-        self.clerk.emit(events)
-        self._settled()
-
-    def _settled(self) -> None:
-        """Something has moved or gone: where no job could come in, one may now. Else the bells tell of new ones."""
+        """What the engine calls. Where no job could come in, one may now; else the wake-ups tell of new ones."""
+        self._results.emit(events)
         if self._closed:
-            self._wake.put(None)
+            self._inbox.put(WakeUp())
 
     def serve(self, engine: Engine) -> None:
         """Works until SIGTERM or SIGINT, then drains. A second signal ends the drain at once."""
         self._engine = engine
-        self._set_up()
+        self._wake_ups = WakeUps(self._redis, self._inbox, engine, worker=self.name, models=list(self._cards))
+        self._heartbeat = Heartbeat(
+            self._redis, self._blobs, self._in_flight, self._inbox, Watchdog(self._settings.step_timeout_s, engine),
+            self._settings, worker=self.name, cards=list(self._cards.values()), weights=self._weights,
+        )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)
         if not self._wait_for_redis():
             return
-        self.clerk.start()
+        self._results.start()
         device = start_vital("device", engine.run)
-        start_vital("leases", self._leases.run)
-        start_vital("doorbell", self._doorbell.run)
+        start_vital("heartbeat", self._heartbeat.run)
+        start_vital("wake-ups", self._wake_ups.run)
         log.info("worker %s serves %s", self.name, ", ".join(self._cards))
-        while not self._signals:
-            self._sleep(self._pause or IDLE_S)
-            self._look()
+        while not self._stops:
+            self._receive(self._look_at - time.monotonic())
+            if not self._stops and time.monotonic() >= self._look_at:
+                self._look()
         self._drain(device)
 
     def request_stop(self, signum: int | None = None, frame: FrameType | None = None) -> None:
         """Asks `serve` to end; safe in a signal handler."""
-        self._signals += 1
-        self._wake.put(None)
+        self._inbox.put(Stop())
 
     def request_stop_execution(self, execution_id: str) -> None:
         """`rq`'s command to stop one execution: a cancel."""
-        for held in self._held.all():
-            if held.execution == execution_id:
-                scripts.cancel.run(self._redis, id=held.job_id)
-
-    def _set_up(self) -> None:
-        engine, settings, models = self._engine, self._settings, list(self._cards)
-        self._admission = Admission(
-            self._redis, self._blobs, self._held, self._metrics,
-            worker=self.name, models=models, max_rows=settings.max_rows, held_s=settings.held_s, fail=self.clerk.fail,
-        )  # fmt: skip
-        self._doorbell = Doorbell(
-            self._redis, worker=self.name, models=models,
-            listening=lambda: engine.free_rows() > 0 and not self._signals,
-            ring=lambda: self._wake.put(None), cancel=lambda job_id: self._cancel([job_id]),
-        )  # fmt: skip
-        watchdog = Watchdog(settings.step_timeout_s, lambda: bool(engine.unfinished()), lambda: engine.last_step_at)
-        self._leases = Leases(
-            self._redis, self._blobs, self._held, watchdog,
-            worker=self.name, cards=[card.to_json() for card in self._cards.values()],
-            lease_s=settings.lease_s, held_s=settings.held_s, beat_s=settings.beat_s,
-            weights=self._weights, heard=self._heard, register=self._register, give_way=self._give_way,
-            allow_eviction=settings.allow_eviction,
-        )  # fmt: skip
+        for lease in self._in_flight.all():
+            if lease.execution == execution_id:
+                scripts.cancel.run(self._redis, id=lease.job_id)
 
     def _wait_for_redis(self) -> bool:
         """A worker may be up before its Redis. Whether it is registered there: it may be told to stop before."""
         pause, said = 0.1, ""
-        while not self._signals:
+        while not self._stops:
             try:
                 with able():
-                    self._leases.inspect()
-                    self._leases.announce()
+                    self._heartbeat.inspect()
+                    self._heartbeat.announce()
+                    self._register()
                 self.subscribe()  # type: ignore[no-untyped-call]
                 return True
             except AWAY as error:
                 if why(error) != said:
                     said = why(error)
                     log.warning("%s; trying again until it lets this worker in", said)
-                self._sleep(pause)
+                self._receive(pause)
                 pause = min(2 * pause, 2.0)
             except Unusable as error:
                 self._refuse(error, EXIT_BAD_SETTING)
@@ -175,73 +147,98 @@ class BatchWorker(BaseWorker):
         log.critical("%s", error)
         raise SystemExit(code)
 
-    def _give_way(self, reason: str) -> None:
-        """What was in order at the start no longer is: ends as if told to."""
-        if not self._signals:
-            log.critical("%s", reason)
-            self.request_stop()
-
     def _register(self) -> None:
         """RQ's heartbeat; its register_birth where Redis does not know us, as after a restart without its data."""
-        if self.birth_date is None or not self.connection.exists(self.key):
-            self._set_ip_address(self.connection)
-            self.register_birth()  # type: ignore[no-untyped-call]
-            self.set_state(WorkerStatus.IDLE)
-        self.heartbeat()
+        with suppress(OutOfMemoryError):  # what `rq info` shows can wait until there is memory
+            if self.birth_date is None or not self.connection.exists(self.key):
+                self._set_ip_address(self.connection)
+                self.register_birth()  # type: ignore[no-untyped-call]
+                self.set_state(WorkerStatus.IDLE)
+            self.heartbeat()
 
-    def _sleep(self, seconds: float) -> None:
-        """Until somebody wakes us, at most `seconds`."""
+    def _receive(self, patience_s: float) -> None:
+        """Acts on everything in the inbox; waits for a first message, at most `patience_s`."""
         with suppress(queue.Empty):
-            self._wake.get(timeout=seconds)
+            self._act(self._inbox.get(timeout=max(0.0, patience_s)))
             while True:
-                self._wake.get_nowait()
+                self._act(self._inbox.get_nowait())
+
+    def _act(self, message: Message) -> None:
+        match message:
+            case WakeUp():
+                self._wake_up()
+            case Cancel(job_id):
+                for key in self._in_flight.keys_of(job_id):
+                    self._engine.cancel(key)
+            case PreviewRequested(job_id):
+                for key in self._in_flight.keys_of(job_id):
+                    self._engine.request_preview(key)
+            case Lost(key):
+                self._lose(key)
+            case Settled(key):
+                self._in_flight.drop(key)
+                if self._closed:
+                    self._wake_up()
+            case Announced():
+                with suppress(*AWAY), able():  # else after the next beat
+                    self._register()
+            case Stop(reason):
+                self._stop(reason)
+
+    def _wake_up(self) -> None:
+        if not self._pause:
+            self._look_at = 0.0
+
+    def _lose(self, key: str) -> None:
+        lease = self._in_flight.drop(key)
+        if lease is not None:
+            log.warning("a job is no longer this worker's: its lease had run out", extra=lease.context)
+            self._engine.cancel(key)
+
+    def _stop(self, reason: str) -> None:
+        """Ends as if told to where there is a reason; one more, while it ends already, is no second signal."""
+        if reason and self._stops:
+            return
+        if reason:
+            log.critical("%s", reason)
+        self._stops += 1
 
     def _look(self) -> None:
         """Fills the engine's free rows from the queues."""
-        room = self._engine.free_rows()
         try:
             with able():
-                if not self._signals:
-                    for job in self._admission.admit(room):
-                        self._engine.submit(job)
+                for request in self._admission.admit(self._engine.free_rows()):
+                    self._engine.submit(request)
             self._closed = self._admission.closed or self._engine.free_rows() <= 0
             self._pause = 0.0
         except AWAY:
-            self._pause = min(max(2 * self._pause, 0.1), 2.0)  # the leases say it in the log
-
-    def _heard(self, cancel: Sequence[bytes], lost: Sequence[bytes], looked: Sequence[bytes] = ()) -> None:
-        """What Redis says of our executions: to be cancelled, or no longer ours."""
-        self._cancel([job_id.decode() for job_id in cancel])
-        for key in self._held.keys_of(job_id.decode() for job_id in looked):
-            self._engine.look(key)
-        for held in [held for both in lost if (held := self._held.get(both.decode())) is not None]:
-            log.warning("a job is no longer this worker's: its lease had run out", extra=held.context)
-            self._held.drop(held.key)
-            self._engine.cancel(held.key)
-
-    def _cancel(self, job_ids: list[str]) -> None:
-        for key in self._held.keys_of(job_ids):
-            self._engine.cancel(key)
+            self._pause = min(max(2 * self._pause, 0.1), 1.0)  # the heartbeat says it in the log
+        self._look_at = time.monotonic() + (self._pause or IDLE_S)
 
     def _drain(self, device: threading.Thread) -> None:
         """No new jobs; what runs may go on for a while; the rest is saved and goes back to the front of its queue."""
         self._shutdown_requested_date = now()
+        self._wake_ups.draining = True
         deadline = time.monotonic() + self._settings.drain_s
-        while self._engine.unfinished() and self._signals < 2 and time.monotonic() < deadline:
-            self._sleep(0.05)
+        while self._engine.unfinished() and self._stops < 2 and time.monotonic() < deadline:
+            self._receive(0.05)
         self._engine.stop(0.0)
         device.join(FLUSH_S)
         if not device.is_alive():
-            self.clerk.emit(self._engine.save())
-        self._doorbell.close()
-        self.clerk.close(FLUSH_S)
-        self._leases.close()
-        left = [(held.job_id, held.execution) for held in self._held.all()]
+            self._results.emit(self._engine.save())
+        self._wake_ups.close()
+        self._results.close(FLUSH_S)
+        self._heartbeat.close()
+        self._receive(0.0)
+        self._leave([(lease.job_id, lease.execution) for lease in self._in_flight.all()])
+
+    def _leave(self, left: list[tuple[str, str]]) -> None:
+        """Puts the executions that are left back, and takes this worker from the living."""
         try:
             with able():
                 if left:
                     log.info("put %d jobs back", scripts.requeue.run(self._redis, held=left))
-                self._leases.retire()
+                self._heartbeat.retire()
                 with suppress(OutOfMemoryError):
                     self.register_death()  # type: ignore[no-untyped-call]
                 self.unsubscribe()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Says that this worker lives: leases, entry among RQ's workers, model cards. And watches that it really does."""
+"""Says that this worker lives: renews its leases, publishes its model cards. And watches that it really does."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
 
+from ldm_core.card import ModelCard
 from ldm_core.errors import LdmError
-from worker.leasing.holdings import Holdings
+from worker.leasing.engine import Engine
+from worker.leasing.in_flight import InFlight
+from worker.leasing.inbox import Announced, Inbox, Stop, messages_of
+from worker.settings import WorkerSettings
 from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of
 from worker.store.connection import AWAY, DENIED, able, why
@@ -36,38 +39,33 @@ class OtherWeights(LdmError):
 class Watchdog:
     """Tells a device that hangs from one that is idle."""
 
-    def __init__(self, limit_s: float, busy: Callable[[], bool], last_step_at: Callable[[], float]) -> None:
-        self._limit_s, self._busy, self._last_step_at = limit_s, busy, last_step_at
+    def __init__(self, limit_s: float, engine: Engine) -> None:
+        self._limit_s, self._engine = limit_s, engine
         self._busy_since: float | None = None
 
     def hangs(self) -> bool:
         """Whether there is work and nothing has moved for too long."""
-        if not self._busy():
+        if not self._engine.unfinished():
             self._busy_since = None
             return False
         now = time.monotonic()
         self._busy_since = self._busy_since or now
-        return now - max(self._busy_since, self._last_step_at()) > self._limit_s
+        return now - max(self._busy_since, self._engine.last_step_at) > self._limit_s
 
 
-class Leases:
+class Heartbeat:
     """A thread that beats. It stops beating, and ends the process, when the watchdog says that the device hangs."""
 
     def __init__(
-        self, redis: Redis, blobs: BlobStore, held: Holdings, watchdog: Watchdog,
-        *, worker: str, cards: list[dict[str, Any]], weights: Mapping[str, tuple[str, str]],
-        lease_s: int, held_s: float, beat_s: float,
-        heard: Callable[[list[bytes], list[bytes]], None], register: Callable[[], None],
-        give_way: Callable[[str], None], allow_eviction: bool = False,
+        self, redis: Redis, blobs: BlobStore, in_flight: InFlight, inbox: Inbox, watchdog: Watchdog,
+        settings: WorkerSettings, *, worker: str, cards: Sequence[ModelCard], weights: Mapping[str, tuple[str, str]],
     ) -> None:  # fmt: skip
         self._redis: Any = redis
-        self._blobs, self._held, self._watchdog = blobs, held, watchdog
-        self._worker, self._cards = worker, json.dumps(cards)
-        self._models = [json.dumps({"id": card["id"], "tasks": card["tasks"]}) for card in cards]
-        self._lease_s, self._held_s, self._beat_s = lease_s, held_s, beat_s
+        self._blobs, self._in_flight, self._inbox, self._watchdog = blobs, in_flight, inbox, watchdog
+        self._worker, self._cards = worker, json.dumps([card.to_json() for card in cards])
+        self._models = [json.dumps({"id": card.id, "tasks": card.tasks}) for card in cards]
+        self._settings, self._beat_s = settings, settings.beat_s
         self._weights = weights
-        self._heard, self._register, self._give_way = heard, register, give_way
-        self._allow_eviction = allow_eviction
         self._warned = ""
         self._closed = threading.Event()
         self._away = ""  # why, while it is
@@ -96,18 +94,21 @@ class Leases:
         """Our own leases first: after an outage they have run out, and our own clean-up must not take them."""
         try:
             with able():
-                held = [(mine.job_id, mine.execution) for mine in self._held.all()]
+                held = [(lease.job_id, lease.execution) for lease in self._in_flight.all()]
                 if held:
-                    self._heard(*scripts.beat.run(self._redis, lease=self._held_s, held=held))
+                    reply = scripts.beat.run(self._redis, lease=self._settings.held_s, held=held)
+                    for message in messages_of(*reply):
+                        self._inbox.put(message)
                 if self._away:
                     self.inspect()
                 self.announce()
+                self._inbox.put(Announced())
                 if self._away:  # other workers' leases have run out too: let them come back first
-                    self._patient_until = time.monotonic() + self._lease_s
+                    self._patient_until = time.monotonic() + self._settings.lease_s
                 if time.monotonic() >= self._patient_until:
                     self._clean_up()
         except (OtherWeights, Unusable) as error:
-            self._give_way(str(error))
+            self._inbox.put(Stop(str(error)))
         except AWAY as error:
             if not self._away or (isinstance(error, DENIED) and str(error) != self._away):
                 log.warning("%s; running jobs go on", why(error))
@@ -119,7 +120,7 @@ class Leases:
 
     def inspect(self) -> None:
         """Looks at how Redis is set up. Raises Unusable where it would lose or refuse jobs, and what Redis raises."""
-        inspect(self._redis, allow_eviction=self._allow_eviction)
+        inspect(self._redis, allow_eviction=self._settings.allow_eviction)
 
     def announce(self) -> None:
         """Enters this worker among the living. Raises OtherWeights, and what Redis raises."""
@@ -127,7 +128,7 @@ class Leases:
             self._redis,
             worker=self._worker,
             cards=self._cards,
-            lease=self._lease_s,
+            lease=self._settings.lease_s,
             models=self._models,
             weights=self._weights,
         )
@@ -136,8 +137,6 @@ class Leases:
             raise OtherWeights(self._other_weights(*where))
         if difference == "dtype":
             self._warn("model %s is computed in %s by worker %s: its images differ from ours", *where)
-        with suppress(OutOfMemoryError):  # what `rq info` shows can wait until there is memory
-            self._register()
 
     def _other_weights(self, model: str, theirs: str, other: str) -> str:
         ours, _ = self._weights[model]
@@ -161,7 +160,7 @@ class Leases:
 
     def _clean_up(self) -> None:
         recovered, healed = scripts.maintain.run(
-            self._redis, problem=json.dumps(LOST), unlisted=UNLISTED_S, lease=self._lease_s
+            self._redis, problem=json.dumps(LOST), unlisted=UNLISTED_S, lease=self._settings.lease_s
         )
         if recovered or healed:
             log.warning("took up %d jobs of lost workers and %d that were in no list", recovered, healed)

@@ -1,17 +1,15 @@
-"""What a worker holds at this moment: executions of jobs that it has leased and not yet committed."""
+"""The jobs that a worker has leased and that have not ended here."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from worker.jobs import JobPayload
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One execution of a job that this worker has leased."""
+class Lease:
+    """One execution of a job, this worker's until it ends or the lease runs out."""
 
     job_id: str
     execution: str
@@ -31,36 +29,31 @@ class Held:
         return {"job_id": self.job_id, "request_id": self.payload.request_id}
 
 
-class Holdings:
-    """Every execution that this worker holds, oldest first. Thread-safe."""
+class InFlight:
+    """Every lease of this worker, oldest first. The control loop alone adds and drops; any thread looks up.
+
+    Each method is one operation of a dict, which no other thread interrupts.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
-        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
 
-    def add(self, held: Held) -> None:
+    def add(self, lease: Lease) -> None:
         """Notes a fresh lease."""
-        with self._lock:
-            self._held[held.key] = held
+        self._leases[lease.key] = lease
 
-    def get(self, key: str) -> Held | None:
-        """The execution with this key, if it is still ours."""
-        return self._held.get(key)
+    def drop(self, key: str) -> Lease | None:
+        """Forgets an execution that ended or was taken from this worker; the lease, if there was one."""
+        return self._leases.pop(key, None)
 
-    def drop(self, key: str) -> None:
-        """Forgets an execution that ended or was taken from us."""
-        with self._lock:
-            self._held.pop(key, None)
+    def get(self, key: str) -> Lease | None:
+        """The lease of the execution with this key."""
+        return self._leases.get(key)
 
-    def all(self) -> list[Held]:
+    def all(self) -> list[Lease]:
         """A copy."""
-        with self._lock:
-            return list(self._held.values())
+        return list(self._leases.values())
 
-    def keys_of(self, job_ids: Iterable[str]) -> list[str]:
-        """The keys under which these jobs are held."""
-        wanted = set(job_ids)
-        return [held.key for held in self.all() if held.job_id in wanted]
-
-    def __len__(self) -> int:
-        return len(self._held)
+    def keys_of(self, job_id: str) -> list[str]:
+        """The keys under which a job runs here."""
+        return [lease.key for lease in self.all() if lease.job_id == job_id]

@@ -17,7 +17,8 @@ from redis import Redis
 from ldm_core.job_warning import JobWarning
 from worker.engine.request import Cancelled, EncodedImage, Event, Failed, Finished, Preview, Progress, Saved
 from worker.jobs import CONTENT_TYPES, StoredImage
-from worker.leasing.holdings import Held, Holdings
+from worker.leasing.in_flight import InFlight, Lease
+from worker.leasing.inbox import Inbox, Settled, messages_of
 from worker.metrics import WorkerMetrics
 from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of, checkpoint_name, output_name
@@ -39,24 +40,22 @@ class Abandoned(Exception):
     """Redis stayed away until the worker had to end."""
 
 
-class Clerk:
-    """One thread that takes the engine's events. `emit` only puts them in line, so the device never waits for Redis."""
+class ResultWriter:
+    """One thread that takes the engine's events. `emit` only queues them, so the device never waits for Redis."""
 
     def __init__(
-        self, redis: Redis, blobs: BlobStore, held: Holdings, metrics: WorkerMetrics,
-        *, worker: str, heard: Callable[[list[bytes], list[bytes], list[bytes]], None],
-        settled: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self._redis, self._blobs, self._held, self._metrics = redis, blobs, held, metrics
-        self._worker, self._heard, self._settled = worker, heard, settled
+        self, redis: Redis, blobs: BlobStore, in_flight: InFlight, inbox: Inbox, metrics: WorkerMetrics, *, worker: str
+    ) -> None:
+        self._redis, self._blobs, self._in_flight, self._inbox = redis, blobs, in_flight, inbox
+        self._metrics, self._worker = metrics, worker
         self._events: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
-        self._urgent = threading.Event()  # there is more in line than steps
+        self._urgent = threading.Event()  # more is queued than steps
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts the thread."""
-        self._thread = start_vital("clerk", self._run)
+        self._thread = start_vital("results", self._run)
 
     def emit(self, events: Sequence[Event]) -> None:
         """Takes events from the engine."""
@@ -64,12 +63,12 @@ class Clerk:
         if not _steps_alone(events):
             self._urgent.set()
 
-    def fail(self, held: Held, error: Exception) -> None:
-        """A job that failed before the engine saw it."""
-        self.emit([Failed(held.key, error, retryable=False)])
+    def fail(self, lease: Lease, error: Exception) -> None:
+        """Ends a job that failed before the engine saw it."""
+        self.emit([Failed(lease.key, error, retryable=False)])
 
     def close(self, patience_s: float) -> None:
-        """Writes what is in line, for `patience_s` more seconds should Redis be away."""
+        """Writes what is queued, for `patience_s` more seconds should Redis be away."""
         self._events.put(None)
         self._urgent.set()
         if self._thread is not None:
@@ -90,8 +89,8 @@ class Clerk:
                     batches.append(self._events.get_nowait())
             open_ = None not in batches
             events = [event for batch in batches if batch for event in batch]
-            done = {event.job_id for event in events if isinstance(event, Finished)}  # the commit says as much
-            self._progress(event for event in events if isinstance(event, Progress) and event.job_id not in done)
+            done = {event.key for event in events if isinstance(event, Finished)}  # the commit says as much
+            self._progress(event for event in events if isinstance(event, Progress) and event.key not in done)
             told_at = time.monotonic()
             for event in events:
                 if isinstance(event, Saved):
@@ -103,44 +102,45 @@ class Clerk:
 
     def _progress(self, events: Iterable[Progress]) -> None:
         """One script for everybody's latest step; it also says who was cancelled and who is no longer ours."""
-        steps = {event.job_id: event.step for event in events}
-        held = [(mine, step) for key, step in steps.items() if (mine := self._held.get(key)) is not None]
-        if held:
-            told = [(mine.job_id, mine.execution, step) for mine, step in held]
-            with suppress(*AWAY):  # the next step tells the same
-                self._heard(*scripts.progress.run(self._redis, steps=told))
+        steps = {event.key: event.step for event in events}
+        held = [(lease, step) for key, step in steps.items() if (lease := self._in_flight.get(key)) is not None]
+        if not held:
+            return
+        with suppress(*AWAY):  # the next step tells the same
+            arguments = [(lease.job_id, lease.execution, step) for lease, step in held]
+            for message in messages_of(*scripts.progress.run(self._redis, steps=arguments)):
+                self._inbox.put(message)
 
     def _save(self, event: Saved) -> None:
         """Before its record says so. A checkpoint that cannot be written costs nothing but steps, should we die."""
-        held = self._held.get(event.job_id)
-        if held is None:
+        lease = self._in_flight.get(event.key)
+        if lease is None:
             return
         with suppress(*AWAY), able():
-            self._blobs.put(checkpoint_name(held.job_id), event.encode(), CHECKPOINT_TTL_S)
-            scripts.saved.run(self._redis, id=held.job_id, exe=held.execution, step=event.step)
+            self._blobs.put(checkpoint_name(lease.job_id), event.encode(), CHECKPOINT_TTL_S)
+            scripts.saved.run(self._redis, id=lease.job_id, exe=lease.execution, step=event.step)
 
     def _show(self, event: Preview) -> None:
         """If somebody still looks."""
-        held = self._held.get(event.job_id)
-        if held is not None:
+        lease = self._in_flight.get(event.key)
+        if lease is not None:
             with suppress(*AWAY), able():
-                self._redis.set(Key.PREVIEW.of(held.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
+                self._redis.set(Key.PREVIEW.of(lease.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
-        held = self._held.get(event.job_id)
-        if held is None:  # taken over by another worker meanwhile
+        lease = self._in_flight.get(event.key)
+        if lease is None:  # taken over by another worker meanwhile
             return
         try:
-            became = self._patiently(lambda: self._commit(held, event))
+            became = self._patiently(lambda: self._commit(lease, event))
         except Abandoned:
-            log.error("Redis stayed away: the outcome is lost and the job will run again", extra=held.context)
+            log.error("Redis stayed away: the outcome is lost and the job will run again", extra=lease.context)
             return
-        self._held.drop(held.key)
-        self._settled()
-        seconds = time.monotonic() - held.admitted_at
-        payload = held.payload
+        self._inbox.put(Settled(lease.key))
+        seconds = time.monotonic() - lease.admitted_at
+        payload = lease.payload
         self._metrics.job_ended(payload.params.task, payload.model, OUTCOMES[became], seconds)
-        log.info("%s %s after %.2f s", payload.params.task, OUTCOMES[became], seconds, extra=held.context)
+        log.info("%s %s after %.2f s", payload.params.task, OUTCOMES[became], seconds, extra=lease.context)
 
     def _patiently(self, write: Callable[[], T]) -> T:
         """Repeats `write`, which must bear repeating, until Redis takes it."""
@@ -156,28 +156,28 @@ class Clerk:
                 self._ending.wait(pause)
                 pause = min(2 * pause, 2.0)
 
-    def _commit(self, held: Held, event: Finished | Failed | Cancelled) -> str:
+    def _commit(self, lease: Lease, event: Finished | Failed | Cancelled) -> str:
         if isinstance(event, Finished):
-            images = self._store(held, event.images)
-            became = self._write(held, "finished", images=images, warnings=event.warnings)
+            images = self._store(lease, event.images)
+            became = self._write(lease, "finished", images=images, warnings=event.warnings)
             if became != "finished":
-                self._blobs.delete(*(output_name(held.job_id, held.execution, i) for i in range(len(images))))
+                self._blobs.delete(*(output_name(lease.job_id, lease.execution, i) for i in range(len(images))))
         elif isinstance(event, Failed):
-            log.warning("failed: %s", event.error, extra=held.context, exc_info=event.error)
-            became = self._write(held, "failed", error=event.error, retry=event.retryable)
+            log.warning("failed: %s", event.error, extra=lease.context, exc_info=event.error)
+            became = self._write(lease, "failed", error=event.error, retry=event.retryable)
         else:
-            became = self._write(held, "canceled")
+            became = self._write(lease, "canceled")
         if became in {"finished", "failed", "canceled"}:
-            self._blobs.delete(*blobs_of(held.payload))
+            self._blobs.delete(*blobs_of(lease.payload))
         return became
 
-    def _store(self, held: Held, images: Sequence[EncodedImage]) -> list[StoredImage]:
+    def _store(self, lease: Lease, images: Sequence[EncodedImage]) -> list[StoredImage]:
         """Before the commit, so that a job never says it is done without its images."""
         for index, image in enumerate(images):
             self._blobs.put(
-                output_name(held.job_id, held.execution, index), image.data, held.result_ttl_s + 60, dear=True
+                output_name(lease.job_id, lease.execution, index), image.data, lease.result_ttl_s + 60, dear=True
             )
-        content_type = CONTENT_TYPES[held.payload.format]
+        content_type = CONTENT_TYPES[lease.payload.format]
         return [
             StoredImage(
                 seed=image.seed, width=image.width, height=image.height, content_type=content_type,
@@ -187,15 +187,15 @@ class Clerk:
         ]  # fmt: skip
 
     def _write(
-        self, held: Held, status: str, *, images: Sequence[StoredImage] = (), error: Exception | None = None,
+        self, lease: Lease, status: str, *, images: Sequence[StoredImage] = (), error: Exception | None = None,
         warnings: Sequence[JobWarning] = (), retry: bool = False,
     ) -> str:  # fmt: skip
         stored = [image.to_json() for image in images]
         problem = json.dumps(problem_of(error)) if error else ""
-        result = result_fields(held.job_id, stored, str(error) if error else None, self._worker, held.execution)
-        seconds = time.monotonic() - held.admitted_at
+        result = result_fields(lease.job_id, stored, str(error) if error else None, self._worker, lease.execution)
+        seconds = time.monotonic() - lease.admitted_at
         became: bytes = scripts.commit.run(
-            self._redis, worker=self._worker, id=held.job_id, exe=held.execution, status=status, retry=retry,
+            self._redis, worker=self._worker, id=lease.job_id, exe=lease.execution, status=status, retry=retry,
             seconds=seconds, images=json.dumps(stored), problem=problem,
             warnings=json.dumps([warning.to_json() for warning in warnings]), result=result,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from worker.leasing.leases import revoke
+from worker.leasing.heartbeat import revoke
 from worker.logs import set_up_logging
 from worker.process.embedded_redis import die_with_parent
 from worker.process.main import main as work

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from worker.leasing.leases import revoke
+from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.settings import ServeSettings
 from worker.store.blobs import DirectoryBlobs

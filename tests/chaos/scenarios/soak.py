@@ -13,7 +13,7 @@ from tests.chaos.service import Service, rss_mib
 from tests.chaos.workload import orders
 from tests.chaos.world import World
 from tests.end_to_end.serving import eventually
-from worker.leasing.leases import SWEEP_EVERY
+from worker.leasing.heartbeat import SWEEP_EVERY
 
 NAME = "soak"
 GROWTH = 0.05
