@@ -134,7 +134,7 @@ def _worker() -> int:
         return 1
     if _refuses_one(read_settings(WorkerSettings).model_dirs):  # before torch is imported
         return EXIT_BROKEN_MODEL
-    return int(import_module("worker.process.keeper").main())
+    return int(import_module("worker.process.prefork").main())
 
 
 def _refuses_one(directories: Sequence[Path]) -> bool:

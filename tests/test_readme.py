@@ -119,7 +119,7 @@ def test_every_setting_that_the_readme_lists_is_read_and_every_one_that_is_read_
     }
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `LDM_")]
     listed = set(re.findall(r"`(LDM_[A-Z_0-9]+)`", " ".join(row.split("|")[1] for row in rows)))
-    assert listed == read - {"LDM_WORKER_NAME"}  # which the keeper gives its worker
+    assert listed == read - {"LDM_WORKER_NAME"}  # which the prefork master gives its worker
 
 
 def test_the_built_in_model_knows_as_many_words_as_the_readme_says() -> None:

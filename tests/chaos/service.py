@@ -66,19 +66,19 @@ class Service(Served):
     def wait_for_workers(self, count: int = 1) -> None:
         eventually(lambda: len(self.serving()) >= count)
 
-    def keeper_of(self, worker: int) -> int:
+    def master_of(self, worker: int) -> int:
         return parent_of(worker)
 
-    def supervised_keeper(self) -> int:
-        """The id of the keeper that is the supervisor's child."""
-        (keeper,) = [pid for pid in self.processes("worker.process.keeper") if parent_of(pid) == self.process.pid]
-        return keeper
+    def supervised_master(self) -> int:
+        """The id of the prefork master that is the supervisor's child."""
+        (master,) = [pid for pid in self.processes("worker.process.prefork") if parent_of(pid) == self.process.pid]
+        return master
 
     def worker(self) -> int:
         """The supervised worker; there may be others beside it."""
-        keeper = self.supervised_keeper()
+        master = self.supervised_master()
         return eventually(
-            lambda: next((p for p in self.processes("worker.process.keeper") if parent_of(p) == keeper), 0)
+            lambda: next((p for p in self.processes("worker.process.prefork") if parent_of(p) == master), 0)
         )
 
     def gateway_pid(self) -> int | None:

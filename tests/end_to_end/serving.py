@@ -121,8 +121,8 @@ class Served:
         return found
 
     def worker(self) -> int:
-        """The id of the process that owns the device: the child of the keeper, which has the same command line."""
-        pids = self.processes("worker.process.keeper")
+        """The id of the process that owns the device: the child of the master, which has the same command line."""
+        pids = self.processes("worker.process.prefork")
         (worker,) = [pid for pid in pids if parent_of(pid) in pids]
         return worker
 

@@ -80,7 +80,7 @@ def test_when_the_service_is_killed_outright_nothing_of_it_stays(serve: Serve) -
 
 def test_a_stop_while_models_load_is_a_stop(serve: Serve) -> None:
     service = serve()
-    eventually(lambda: service.processes("worker.process.keeper"))
+    eventually(lambda: service.processes("worker.process.prefork"))
     assert service.stop() == 0, service.log()
     assert service.processes() == []
 
@@ -90,7 +90,7 @@ def test_only_the_worker_has_torch_in_memory(served: Served) -> None:
         maps = [Path(f"/proc/{pid}/maps").read_text() for pid in served.processes(part)]
         return any("libtorch" in text for text in maps)
 
-    assert holds_torch("worker.process.keeper")
+    assert holds_torch("worker.process.prefork")
     assert not holds_torch("service\0gateway")
     assert not holds_torch("service\0serve")
 

@@ -36,15 +36,15 @@ def seen(module: str, **given: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["worker.process.keeper", "worker.process.main", "ldm_core.model", "benchmarks.step"]
+    "module", ["worker.process.prefork", "worker.process.main", "ldm_core.model", "benchmarks.step"]
 )
 def test_settings_are_there_before_torch(module: str) -> None:
     assert seen(module) == ["-", SPINS, REPRODUCIBLE]
 
 
 def test_an_operators_own_values_stay() -> None:
-    assert seen("worker.process.keeper", GOMP_SPINCOUNT="7", MKL_CBWR="COMPATIBLE") == ["-", "7", "COMPATIBLE"]
-    assert seen("worker.process.keeper", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE]
+    assert seen("worker.process.prefork", GOMP_SPINCOUNT="7", MKL_CBWR="COMPATIBLE") == ["-", "7", "COMPATIBLE"]
+    assert seen("worker.process.prefork", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE]
 
 
 def test_nothing_is_set_that_would_have_no_effect() -> None:

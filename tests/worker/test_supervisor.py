@@ -12,7 +12,8 @@ import pytest
 
 from tests.worker.processes import eventually
 from worker.process import supervisor
-from worker.process.supervisor import BACK_OFF_S, Child
+from worker.process.restarts import BACK_OFF_S
+from worker.process.supervisor import Child
 
 
 def child(tmp_path: Path, program: str) -> Child:
@@ -34,6 +35,7 @@ def test_a_child_that_dies_at_once_is_given_longer_and_longer_pauses(tmp_path: P
 def test_a_child_that_had_been_up_starts_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "LONG_LIFE_S", 0.0)
     mortal = child(tmp_path, "raise SystemExit(5)")
+    mortal.restarts.ever_served = True
     for _ in range(2):
         mortal.start()
         assert eventually(mortal.exit_code) == 5

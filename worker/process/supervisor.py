@@ -17,15 +17,14 @@ from typing import Any
 
 from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
+from worker.process.restarts import Restarts, how_it_ended
 from worker.settings import ServeSettings
 from worker.store.blobs import DirectoryBlobs
 from worker.store.connection import AWAY, able, connect
 from worker.store.keys import Key
-from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG_LIFE_S = 2.0  # a child that lived this long starts again at once
-BACK_OFF_S = (0.5, 4.0)
+LONG_LIFE_S = 2.0  # a child of a service that was ready counts as one that served if it lived this long
 GATEWAY_STOP_S = 5.0
 SWEEP_S = 60.0
 
@@ -37,8 +36,8 @@ class Child:
         self.name, self._command, self._env = name, command, env
         self.process: subprocess.Popen[bytes] | None = None
         self.not_before = 0.0
+        self.restarts = Restarts()
         self._started_at = 0.0
-        self._back_off = BACK_OFF_S[0]
 
     def start(self) -> None:
         """Starts it in a session of its own: Ctrl-C reaches only the supervisor, which ends them in order."""
@@ -54,10 +53,8 @@ class Child:
         if code is not None:
             self.process = None
             now = time.monotonic()
-            if now - self._started_at > LONG_LIFE_S:
-                self.not_before, self._back_off = now, BACK_OFF_S[0]
-            else:
-                self.not_before, self._back_off = now + self._back_off, min(2 * self._back_off, BACK_OFF_S[1])
+            served = self.restarts.ever_served and now - self._started_at > LONG_LIFE_S
+            self.not_before = now + self.restarts.pause_s(served=served)
         return code
 
     def terminate(self) -> None:
@@ -94,7 +91,7 @@ class Supervisor:
             "LDM_METRICS_PORT": str(settings.metrics_port), "LDM_DRAIN_S": str(settings.drain_s),
         }  # fmt: skip
         self._gateway = Child("gateway", ["service", "gateway"], environment)
-        self._worker = Child("worker", ["worker.process.keeper"], environment)
+        self._worker = Child("worker", ["worker.process.prefork"], environment)
         self._files = DirectoryBlobs(settings.data_dir.expanduser() / "blobs")
         self._swept_at = 0.0
         self._stop = False
@@ -153,14 +150,14 @@ class Supervisor:
                 self._sweep()
             for child in (self._gateway, self._worker):
                 code = child.exit_code()
-                if code in {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS} and not ready:
-                    return code  # it would fail again; its error stays the last line
+                if code is not None and child.restarts.is_final(code):
+                    return code  # its error stays the last line
                 if code is not None:
                     say(f"the {child.name} ended with {how_it_ended(code)}; starting it again")
                 if child.process is None and time.monotonic() >= child.not_before:
                     child.start()
             if not ready and self._is_ready():
-                ready = True
+                ready = self._gateway.restarts.ever_served = self._worker.restarts.ever_served = True
                 say(self._welcome())
             with suppress(queue.Empty):
                 self._wake.get(timeout=0.5 if ready else 0.1)
@@ -235,11 +232,6 @@ class Supervisor:
         self._gateway.wait(GATEWAY_STOP_S)
         if self._redis is not None:
             self._redis.stop()
-
-
-def how_it_ended(code: int) -> str:
-    """A child's exit code in words."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def say(text: str) -> None:

@@ -19,7 +19,7 @@ LONG = (400, 500)  # steps: such jobs run for as long as this takes
 
 
 def supervised(world: World) -> list[Figure]:
-    """The only worker dies; its keeper gives the jobs back and forks another, which takes them."""
+    """The only worker dies; its master gives the jobs back and forks another, which takes them."""
     name = "recovery"
     queued, running = [], []
     with world.service(lease_s=60) as service:
@@ -36,14 +36,14 @@ def supervised(world: World) -> list[Figure]:
 
 
 def alone(world: World) -> list[Figure]:
-    """A worker and its keeper die together, as with their host: the lease must end first."""
+    """A worker and its master die together, as with their host: the lease must end first."""
     name = "recovery, unseen"
     with world.service(**LEASES) as service:
         process = service.add_worker(**LEASES)
         service.wait_for_workers(2)
         clients = Clients(service.url, retry_unclear=False)
         clients.submit_all(orders(20, world.seed, LONG))
-        (worker,) = [pid for pid in service.serving() if service.keeper_of(pid) == process.pid]
+        (worker,) = [pid for pid in service.serving() if service.master_of(pid) == process.pid]
         eventually(lambda: holds_jobs(service, worker))
         kill(process.pid)
         at, jobs, steps = kill_holder(service, worker)

@@ -33,7 +33,7 @@ def run(world: World) -> list[Figure]:
                 return False
             gateway = service.gateway_pid()
             assert gateway is not None
-            os.kill(gateway if next(turn) % 2 else service.supervised_keeper(), signal.SIGTERM)
+            os.kill(gateway if next(turn) % 2 else service.supervised_master(), signal.SIGTERM)
             return True
 
         with Trouble(restart_next, rounds, rng=world.rng(NAME), pauses_s=(0.5, 2.0)) as trouble:

@@ -1,4 +1,4 @@
-"""`ldm worker`: keeps one worker alive. Imports once what they all need, forks one, and the next when that one dies.
+"""`ldm worker`: the prefork master. Imports once what workers need, forks one, and the next when that one dies.
 
 The imports are most of a worker's start, so a new one serves within a second. A dead one's jobs go back to the queues
 at once, where nobody else could know before its leases end.
@@ -29,18 +29,16 @@ from worker.leasing.heartbeat import revoke
 from worker.logs import set_up_logging
 from worker.process.embedded_redis import die_with_parent
 from worker.process.main import main as work
+from worker.process.restarts import Restarts, how_it_ended
 from worker.settings import WorkerSettings, read_settings
 from worker.store.connection import connect
 from worker.store.keys import Key
-from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS
 
-log = logging.getLogger("worker.process.keeper")  # also when it runs as __main__
+log = logging.getLogger("worker.process.prefork")  # also when it runs as __main__
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FINAL = {EXIT_BAD_SETTING, EXIT_BROKEN_MODEL, EXIT_OTHER_WEIGHTS}  # the worker has said why, and would say it again
 # how a process ends that ends itself; any other signal came from outside
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
-BACK_OFF_S = (0.5, 30.0)  # only for workers that die before they serve
 LOOK_S = 1.0
 VMSTAT = Path("/proc/vmstat")
 FLUSH_S = 8.0  # at the end, beyond the drain: what a worker may take to write its outcomes
@@ -48,7 +46,7 @@ FLUSH_S = 8.0  # at the end, beyond the drain: what a worker may take to write i
 PROCESSES = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
 
 
-class Keeper:
+class PreforkMaster:
     """One process that owns no device, and the worker that does."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -65,22 +63,20 @@ class Keeper:
         gc.freeze()  # or the first collection in each worker would copy every page that it shares with this process
         for each in SIGNALS:
             signal.signal(each, self._on_stop)
-        pause, ever_served = 0.0, False
+        restarts = Restarts()
         for number in count(1):
-            code, served = self._keep(f"{self._name}-{number}")
-            ever_served |= served
+            code, served = self._run_worker(f"{self._name}-{number}")
+            pause_s = restarts.pause_s(served=served)
             if self._stopping():
                 return 0
-            if code == 0 or (code in FINAL and not ever_served):  # what it once could it may be able to do again
+            if code == 0 or restarts.is_final(code):
                 return code
-            pause = 0.0 if served else min(2 * pause or BACK_OFF_S[0], BACK_OFF_S[1])
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            log.error("the worker ended with %s; starting it again", how)
+            log.error("the worker ended with %s; starting it again", how_it_ended(code))
             with suppress(queue.Empty):
-                self._wake.get(timeout=pause or 0.001)
+                self._wake.get(timeout=pause_s)
         raise AssertionError("there is always a next number")
 
-    def _keep(self, name: str) -> tuple[int, bool]:
+    def _run_worker(self, name: str) -> tuple[int, bool]:
         """Runs one worker to its end: its exit code, and whether it ever served."""
         # a stop reaches this process or the worker, never half of both
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -92,7 +88,7 @@ class Keeper:
         while worker.exitcode is None:
             before = out_of_memory_kills()
             worker.join(LOOK_S)
-            self._bury()
+            self._revoke_dead()
             if time.monotonic() > self._stop_by:
                 worker.kill()
         self._worker = None
@@ -101,9 +97,9 @@ class Keeper:
             return 0, True
         crashed = code > 0 or -code in CRASHES or (code == -signal.SIGKILL and out_of_memory_kills() > before)
         self._dead.append((name, crashed))
-        return code, self._bury()
+        return code, self._revoke_dead()
 
-    def _bury(self) -> bool:
+    def _revoke_dead(self) -> bool:
         """Gives the jobs of dead workers back, as soon as Redis answers; whether the last of them had ever served."""
         served = False
         with suppress(RedisError, OSError):
@@ -118,7 +114,7 @@ class Keeper:
         return self._stop_by < math.inf
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Every signal goes on to the worker: the first lets it drain, a second ends that."""
+        """Forwards SIGTERM and SIGINT: the first starts a drain, the second ends it."""
         self._stop_by = min(self._stop_by, time.monotonic() + self._settings.drain_s + FLUSH_S)
         if self._worker is not None:
             self._worker.terminate()
@@ -135,7 +131,7 @@ def out_of_memory_kills() -> int:
 
 
 def _work(name: str) -> None:
-    """In the worker's process. A session of its own, so that Ctrl-C comes from the keeper alone, once."""
+    """In the worker's process. A session of its own, so that Ctrl-C comes from the master alone, once."""
     os.setsid()
     die_with_parent()
     for number in SIGNALS:
@@ -149,7 +145,7 @@ def main() -> int:
     """Exit codes are those of `worker.main`."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
-    return Keeper(settings).run()
+    return PreforkMaster(settings).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The keeper with real workers: what it does when one dies, and when it is told to stop."""
+"""The prefork master with real workers: what it does when one dies, and when it is told to stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis import Redis
 
 from tests.tiny import write_tiny_models
 from tests.worker.processes import ROOT, eventually
-from worker.process import keeper
+from worker.process import prefork
 from worker.vital import EXIT_BROKEN_MODEL
 
 if sys.platform != "linux":
@@ -28,7 +28,7 @@ def start(redis_url: str, data_dir: Path, model: Path, **settings: Any) -> subpr
         "worker_name": "kept", "drain_s": 1, "log_format": "text", **settings,
     }  # fmt: skip
     env = os.environ | {f"LDM_{key.upper()}": str(value) for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "worker.process.keeper"], cwd=ROOT, env=env)
+    return subprocess.Popen([sys.executable, "-m", "worker.process.prefork"], cwd=ROOT, env=env)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_dead_worker_is_forgotten_and_the_next_one_serves_under_a_new_name(
     assert not serving(redis)
 
 
-def test_a_worker_ends_with_its_keeper(kept: subprocess.Popen[bytes], redis: Redis) -> None:
+def test_a_worker_ends_with_its_master(kept: subprocess.Popen[bytes], redis: Redis) -> None:
     (worker,) = eventually(lambda: serving(redis), 60).values()
     kept.kill()
     kept.wait()
@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_again(redis_url: str, tmp_pa
 
 
 def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
-    module = "worker.process.keeper"
+    module = "worker.process.prefork"
     program = f"import {module}, torch, threading; print(torch.cuda.is_initialized(), threading.active_count())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "1"]
@@ -81,8 +81,8 @@ def test_what_is_forked_has_touched_no_device_and_started_no_thread() -> None:
 
 def test_the_kernel_says_how_often_it_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it kills a worker cannot be brought about here without hurting others."""
-    assert keeper.out_of_memory_kills() >= 0
-    monkeypatch.setattr(keeper, "VMSTAT", tmp_path / "vmstat")
-    assert keeper.out_of_memory_kills() == 0
+    assert prefork.out_of_memory_kills() >= 0
+    monkeypatch.setattr(prefork, "VMSTAT", tmp_path / "vmstat")
+    assert prefork.out_of_memory_kills() == 0
     (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
-    assert keeper.out_of_memory_kills() == 3
+    assert prefork.out_of_memory_kills() == 3
