@@ -12,8 +12,9 @@ import pytest
 
 from tests.worker.processes import eventually
 from worker.process import supervisor
-from worker.process.restarts import BACK_OFF_S
+from worker.process.restarts import BACK_OFF_S, Restarts
 from worker.process.supervisor import Child
+from worker.vital import EXIT_BAD_SETTING
 
 
 def child(tmp_path: Path, program: str) -> Child:
@@ -40,6 +41,14 @@ def test_a_child_that_had_been_up_starts_again_at_once(tmp_path: Path, monkeypat
         mortal.start()
         assert eventually(mortal.exit_code) == 5
         assert mortal.not_before <= time.monotonic()
+
+
+def test_a_bad_setting_is_final_only_where_the_child_never_served() -> None:
+    restarts = Restarts()
+    assert restarts.pause_s(served=False) == BACK_OFF_S[0]
+    assert restarts.is_final(EXIT_BAD_SETTING) and not restarts.is_final(1)
+    assert [restarts.pause_s(served=True), restarts.pause_s(served=False)] == [0.0, BACK_OFF_S[0]]
+    assert not restarts.is_final(EXIT_BAD_SETTING)
 
 
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
 from redis import Redis
@@ -26,7 +26,6 @@ from ldm_core.card import ModelCard
 from worker.engine.request import Event
 from worker.jobs import PRIORITIES, queue_name
 from worker.leasing.admission import Admission
-from worker.leasing.engine import Engine
 from worker.leasing.heartbeat import Heartbeat, OtherWeights, Watchdog
 from worker.leasing.in_flight import InFlight
 from worker.leasing.inbox import Announced, Cancel, Inbox, Lost, Message, PreviewRequested, Settled, Stop, WakeUp
@@ -39,6 +38,9 @@ from worker.store.blobs import BlobStore
 from worker.store.connection import AWAY, SOCKET_TIMEOUT_S, able, why
 from worker.store.health import Unusable
 from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS, start_vital
+
+if TYPE_CHECKING:
+    from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

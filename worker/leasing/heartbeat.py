@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
 from ldm_core.card import ModelCard
 from ldm_core.errors import LdmError
-from worker.leasing.engine import Engine
 from worker.leasing.in_flight import InFlight
 from worker.leasing.inbox import Announced, Inbox, Stop, messages_of
 from worker.settings import WorkerSettings
@@ -25,6 +24,9 @@ from worker.store.health import Unusable, inspect
 from worker.store.keys import Key
 from worker.store.records import LOST, payload_of
 from worker.vital import give_up
+
+if TYPE_CHECKING:
+    from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class WakeUp:
+class WakeUp(NamedTuple):
     """There may be a job for this worker, or room for one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """A client has cancelled the job."""
 
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewRequested:
+class PreviewRequested(NamedTuple):
     """A client wants to see previews of the job."""
 
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The execution is no longer this worker's: its lease had run out."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The outcome of the execution is written down."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(NamedTuple):
     """The worker is entered among the living; RQ's registration is due."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """A signal; or, with a `reason`, what was in order at the start no longer is."""
 
     reason: str = ""

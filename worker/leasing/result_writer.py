@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from redis import Redis
 
-from ldm_core.job_warning import JobWarning
 from worker.engine.request import Cancelled, EncodedImage, Event, Failed, Finished, Preview, Progress, Saved
 from worker.jobs import CONTENT_TYPES, StoredImage
 from worker.leasing.in_flight import InFlight, Lease
@@ -33,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 CHECKPOINT_TTL_S = 86400
 PROGRESS_S = 0.02  # between two reports of steps
+STATUSES = {Finished: "finished", Failed: "failed", Cancelled: "canceled"}  # as RQ calls them
 OUTCOMES = {"finished": "succeeded", "failed": "failed", "canceled": "cancelled", "queued": "retried", "lost": "lost"}
 
 
@@ -157,26 +157,31 @@ class ResultWriter:
                 pause = min(2 * pause, 2.0)
 
     def _commit(self, lease: Lease, event: Finished | Failed | Cancelled) -> str:
-        if isinstance(event, Finished):
-            images = self._store(lease, event.images)
-            became = self._write(lease, "finished", images=images, warnings=event.warnings)
-            if became != "finished":
-                self._blobs.delete(*(output_name(lease.job_id, lease.execution, i) for i in range(len(images))))
-        elif isinstance(event, Failed):
-            log.warning("failed: %s", event.error, extra=lease.context, exc_info=event.error)
-            became = self._write(lease, "failed", error=event.error, retry=event.retryable)
-        else:
-            became = self._write(lease, "canceled")
-        if became in {"finished", "failed", "canceled"}:
+        """Images first, so that a job never says it is done without them."""
+        images = self._store(lease, event.images) if isinstance(event, Finished) else []
+        warnings = event.warnings if isinstance(event, Finished) else ()
+        error = event.error if isinstance(event, Failed) else None
+        if error is not None:
+            log.warning("failed: %s", error, extra=lease.context, exc_info=error)
+        stored = [image.to_json() for image in images]
+        told = str(error) if error else None
+        became: str = scripts.commit.run(
+            self._redis, worker=self._worker, id=lease.job_id, exe=lease.execution, status=STATUSES[type(event)],
+            retry=isinstance(event, Failed) and event.retryable, seconds=time.monotonic() - lease.admitted_at,
+            images=json.dumps(stored), problem=json.dumps(problem_of(error)) if error else "",
+            warnings=json.dumps([warning.to_json() for warning in warnings]),
+            result=result_fields(lease.job_id, stored, told, self._worker, lease.execution),
+        ).decode()  # fmt: skip
+        if became != "finished":
+            self._blobs.delete(*(output_name(lease.job_id, lease.execution, i) for i in range(len(images))))
+        if became in STATUSES.values():
             self._blobs.delete(*blobs_of(lease.payload))
         return became
 
     def _store(self, lease: Lease, images: Sequence[EncodedImage]) -> list[StoredImage]:
-        """Before the commit, so that a job never says it is done without its images."""
         for index, image in enumerate(images):
-            self._blobs.put(
-                output_name(lease.job_id, lease.execution, index), image.data, lease.result_ttl_s + 60, dear=True
-            )
+            name = output_name(lease.job_id, lease.execution, index)
+            self._blobs.put(name, image.data, lease.result_ttl_s + 60, dear=True)
         content_type = CONTENT_TYPES[lease.payload.format]
         return [
             StoredImage(
@@ -185,21 +190,6 @@ class ResultWriter:
             )
             for image in images
         ]  # fmt: skip
-
-    def _write(
-        self, lease: Lease, status: str, *, images: Sequence[StoredImage] = (), error: Exception | None = None,
-        warnings: Sequence[JobWarning] = (), retry: bool = False,
-    ) -> str:  # fmt: skip
-        stored = [image.to_json() for image in images]
-        problem = json.dumps(problem_of(error)) if error else ""
-        result = result_fields(lease.job_id, stored, str(error) if error else None, self._worker, lease.execution)
-        seconds = time.monotonic() - lease.admitted_at
-        became: bytes = scripts.commit.run(
-            self._redis, worker=self._worker, id=lease.job_id, exe=lease.execution, status=status, retry=retry,
-            seconds=seconds, images=json.dumps(stored), problem=problem,
-            warnings=json.dumps([warning.to_json() for warning in warnings]), result=result,
-        )  # fmt: skip
-        return became.decode()
 
 
 def _steps_alone(events: Sequence[Event]) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
-from worker.leasing.engine import Engine
 from worker.leasing.inbox import Cancel, Inbox, WakeUp
 from worker.store.connection import AWAY, able
 from worker.store.keys import Key
+
+if TYPE_CHECKING:
+    from worker.engine.engine import Engine
 
 BLOCK_S = 1.0  # how long a wait lasts; retries of other programs leave no token
 FULL_S = 0.05  # with no room for a job, how soon to look who has a right to come in all the same

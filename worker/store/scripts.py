@@ -12,6 +12,7 @@ a job and leasing it are one script, there is no moment at which a killed worker
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -43,37 +44,31 @@ class Script:
         self.source = CONSTANT.sub(lambda name: CONSTANTS[name[0]], text)
         found = ARGUMENTS.search(self.source)
         self._names = found[1].split(", ") if found else []
-        self.sha = ""
+        self._sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()  # as Redis names it
 
     def run(self, redis: Any, *data: bytes, **arguments: Any) -> Any:
         packed = self._packed(arguments)
         with able():
             try:
-                return redis.evalsha(self.sha or self._load(redis), 0, packed, *data)
-            except NoScriptError:  # a restarted Redis has forgotten it
-                return redis.evalsha(self._load(redis), 0, packed, *data)
+                return redis.evalsha(self._sha, 0, packed, *data)
+            except NoScriptError:  # new to this Redis, or forgotten when it restarted
+                redis.script_load(self.source)
+                return redis.evalsha(self._sha, 0, packed, *data)
 
     async def arun(self, redis: Any, *data: bytes, **arguments: Any) -> Any:
         packed = self._packed(arguments)
         with able():
             try:
-                return await redis.evalsha(self.sha or await self._aload(redis), 0, packed, *data)
+                return await redis.evalsha(self._sha, 0, packed, *data)
             except NoScriptError:
-                return await redis.evalsha(await self._aload(redis), 0, packed, *data)
+                await redis.script_load(self.source)
+                return await redis.evalsha(self._sha, 0, packed, *data)
 
     def _packed(self, arguments: dict[str, Any]) -> str:
         """In the script's order. Raises TypeError where other arguments are given than it names."""
         if len(arguments) != len(self._names) or not all(name in arguments for name in self._names):
             raise TypeError(f"the script takes {', '.join(self._names)}, not {', '.join(arguments)}")
         return json.dumps([arguments[name] for name in self._names])
-
-    def _load(self, redis: Any) -> str:
-        self.sha = _text(redis.script_load(self.source))
-        return self.sha
-
-    async def _aload(self, redis: Any) -> str:
-        self.sha = _text(await redis.script_load(self.source))
-        return self.sha
 
 
 def _read(name: str) -> str:
@@ -82,10 +77,6 @@ def _read(name: str) -> str:
 
 def _script(*names: str) -> Script:
     return Script(*(_read(name) for name in names))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 enqueue = _script("enqueue")
