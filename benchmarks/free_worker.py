@@ -83,11 +83,11 @@ def free_model(call_s: float = 0.0) -> LatentDiffusion:
 
 
 def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
-    """In the place of `worker.main.load_models`."""
+    """In the place of `worker.process.main.load_models`."""
     model = free_model(float(os.environ.get("FREE_STEP_S", "0")))
     return {model.card.id: model}
 
 
 if __name__ == "__main__":
-    worker.main.load_models = load_models
-    sys.exit(worker.main.main())
+    worker.process.main.load_models = load_models
+    sys.exit(worker.process.main.main())

@@ -29,7 +29,7 @@ def test_a_script_is_called_with_what_it_names_and_nothing_else(redis: Redis) ->
             script.run(redis, **wrong)
 
 
-async def test_a_redis_that_has_forgotten_its_scripts_is_told_again(redis: Redis) -> None:
+def test_a_redis_that_has_forgotten_its_scripts_is_told_again(redis: Redis) -> None:
     script = scripts.Script("return 1")
     for _ in range(2):
         redis.script_flush()
