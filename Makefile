@@ -15,14 +15,16 @@ DEVICE =
 ARGS   =
 
 BIN   := $(VENV)/bin
+# A process for each core, up to four, and one thread in each; a file's tests run in one process.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 STAMP := $(VENV)/.installed
 usable = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint check format chaos bench train evaluate clean
+.PHONY: help install run test test-all lint check format chaos bench train evaluate clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 install: $(STAMP) ## makes .venv with everything in it, once
 
@@ -38,15 +40,18 @@ run: install ## starts the service on this machine: Redis, worker, gateway
 	@exec $(BIN)/ldm serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
 	  $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
-test: install ## the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## the tests that a change is held against while it is made (5 minutes)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: install ## all tests
+	$(PYTEST) $(ARGS)
 
 lint: install ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test ## format, lint, types, tests: what CI runs
+check: lint test-all ## format, lint, types, all tests: what CI runs
 
 format: install ## puts the code into shape
 	$(BIN)/ruff format .

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 COMMAND = "benchmarks.gpu --device cpu --dtype float32 --models scenes --rows 4 --rounds 1 --eager --parts images steps"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from tests.abuse import image_fuzz, openapi
 from tests.abuse.gateway import Gateway
+
+pytestmark = pytest.mark.slow
 
 LIKE_OTHERS = "/(inpaint|class2img|semantic2img|layout2img|unconditional)$"  # which the long run has
 

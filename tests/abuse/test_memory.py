@@ -18,6 +18,8 @@ from service.http.memory import UNCOUNTED, BodyBudget, HeldBody
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Gateway]
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import Served, base64_picture, eventually
 from tests.tiny import write_tiny_models
 from tests.worker.processes import WorkerProcess
+
+pytestmark = pytest.mark.slow
 
 MARK = "marker-8675309"
 HEADERS = {"Authorization": f"Bearer key-{MARK}", "Cookie": f"session={MARK}", "Idempotency-Key": f"{MARK}"}

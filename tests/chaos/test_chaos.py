@@ -18,6 +18,8 @@ from tests.chaos.workload import orders
 from tests.chaos.world import World
 from tests.end_to_end.serving import eventually
 
+pytestmark = pytest.mark.slow
+
 if sys.platform != "linux":
     pytest.skip("finds its victims in /proc", allow_module_level=True)
 

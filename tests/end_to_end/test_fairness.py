@@ -10,6 +10,8 @@ import pytest
 from tests.end_to_end.bodies import request
 from tests.end_to_end.serving import Served, eventually
 
+pytestmark = pytest.mark.slow
+
 Serve = Callable[..., Served]
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 STEPS = 150  # of Bob's job

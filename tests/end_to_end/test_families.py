@@ -20,6 +20,8 @@ from ldm_core.params import GenerationParams, LayoutObject
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
 from tests.end_to_end.serving import ROOT, Served, picture
 
+pytestmark = pytest.mark.slow
+
 DATA = ROOT / "tests/golden/data"
 THINGS = [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}, {"label": 70, "box": [0.0, 0.0, 1.0, 0.25]}]
 

@@ -16,6 +16,8 @@ from PIL import Image
 
 from tests.end_to_end.serving import Served
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "content_type_overrides:\n  image/png: application/octet-stream\npost_hooks: []\n"
 NODE_PACKAGES = ["openapi-typescript@7", "openapi-fetch@0.17", "typescript@5"]
 SCRIPT = """

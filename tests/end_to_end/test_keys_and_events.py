@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 
 from tests.end_to_end.bodies import request
@@ -88,6 +89,7 @@ def test_keys_guard_a_server_that_is_open_to_others(serve: Serve) -> None:
     assert BOB not in told
 
 
+@pytest.mark.slow
 def test_a_key_of_idempotency_outlives_the_gateway(serve: Serve) -> None:
     service = serve(host="0.0.0.0")
     service.wait_until_ready()
@@ -103,6 +105,7 @@ def test_a_key_of_idempotency_outlives_the_gateway(serve: Serve) -> None:
     assert again.headers["idempotent-replay"] == "true"
 
 
+@pytest.mark.slow
 def test_a_stop_ends_streams_and_waits_whole(serve: Serve) -> None:
     service = serve(drain_s=0.2)
     service.wait_until_ready()

@@ -22,6 +22,8 @@ from service.access.auth import new_key
 from tests.end_to_end.bodies import TASKS, request
 from tests.end_to_end.serving import TERMINAL, Served, eventually
 
+pytestmark = pytest.mark.slow
+
 Serve = Callable[..., Served]
 
 

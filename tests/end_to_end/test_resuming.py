@@ -8,10 +8,13 @@ import signal
 from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
 from redis import Redis
 
 from tests.end_to_end.bodies import request
 from tests.end_to_end.serving import Served, eventually
+
+pytestmark = pytest.mark.slow
 
 Serve = Callable[..., Served]
 STEPS = 80

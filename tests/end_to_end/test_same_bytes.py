@@ -11,6 +11,8 @@ import pytest
 from tests.end_to_end.bodies import TASKS, request
 from tests.end_to_end.serving import Served
 
+pytestmark = pytest.mark.slow
+
 
 def steps_of_more_rows_than_one_call_holds(served: Served) -> float:
     """How many denoising steps had more than two rows, so that jobs must have shared them."""

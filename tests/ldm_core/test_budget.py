@@ -50,6 +50,7 @@ def test_what_a_cache_drops_by_itself_counts_no_longer(monkeypatch: pytest.Monke
     assert budget.nbytes == 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_sixty_sizes_once_each_keep_no_more_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BUDGET, "limit", LIMIT)

@@ -42,6 +42,7 @@ def test_without_strict_products_calls_keep_their_rows(monkeypatch: pytest.Monke
     assert row_counts(torch.empty(2, 4, 16, 16), torch.float32, 2) == (2,)
 
 
+@pytest.mark.slow
 @needs_strict_products
 @pytest.mark.parametrize(
     ("threads", "dtype", "instructions"),

@@ -229,6 +229,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_models_and_serve_say_the_same_of_a_broken_directory(stable_diffusion: Path, tmp_path: Path, name: str) -> None:
     damage, said = BROKEN[name]

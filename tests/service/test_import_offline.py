@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.hub import hub
 from tests.worker.processes import ROOT
+
+pytestmark = pytest.mark.slow
 
 DATA = ROOT / "tests/golden/data"
 CLIP, BERT = "openai/clip-vit-large-patch14", "bert-base-uncased"

@@ -13,6 +13,8 @@ from torch import nn
 from ldm_core.loading.model import load_model
 from training.loop import EMA, Guard, Loop, Session, TimeUp, warmup_stable_decay
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

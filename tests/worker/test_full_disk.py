@@ -21,6 +21,8 @@ from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store.blobs import DirectoryBlobs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:

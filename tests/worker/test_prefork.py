@@ -18,6 +18,8 @@ from tests.worker.processes import ROOT, eventually
 from worker.process import prefork
 from worker.vital import EXIT_BROKEN_MODEL
 
+pytestmark = pytest.mark.slow
+
 if sys.platform != "linux":
     pytest.skip("finds processes in /proc", allow_module_level=True)
 

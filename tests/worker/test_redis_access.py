@@ -162,6 +162,7 @@ REFUSED = {  # how the address begins, how it ends, and what is said of it
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["gateway", "worker"])
 def test_a_database_that_is_refused_ends_the_start_in_a_sentence(
     guarded: EmbeddedRedis, tmp_path: Path, command: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -17,6 +18,8 @@ from worker.leasing.heartbeat import revoke
 from worker.store import scripts
 from worker.store.keys import Key
 from worker.store.records import fields_of, new_record, result_fields
+
+pytestmark = pytest.mark.slow
 
 LIMIT = 6
 LEASE_S = 60
