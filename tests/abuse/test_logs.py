@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from tests.abuse.gateway import Gateway
+from tests.end_to_end.serving import eventually
 from worker.logs import JsonFormatter, TextFormatter
 
 FORGED = "%0d%0a12:00:00%20CRITICAL%20service:%20forged%20%1b[31m%c2%9b%e2%80%a8%e2%80%ae"
@@ -92,6 +93,5 @@ def test_probes_leave_no_lines(start_gateway: Callable[..., Gateway], redis: Red
     redis.flushall()  # no worker is there
     for path, status in {"/healthz": 200, "/readyz": 503, "/metrics": 200, "/v1/models": 200}.items():
         assert httpx.get(gateway.url + path).status_code == status
-    text = gateway.log()
-    assert "GET /v1/models 200" in text
-    assert not re.search("healthz|readyz|metrics 200", text)
+    eventually(lambda: "GET /v1/models 200" in gateway.log(), 5)  # written once the answer is out
+    assert not re.search("healthz|readyz|metrics 200", gateway.log())
