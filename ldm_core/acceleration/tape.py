@@ -30,7 +30,9 @@ ROOM = 256 * 2**20  # bytes of all results while it is recorded, when none is wr
 ALIGNED = 64  # bytes, as torch's own allocations are
 ALLOCATES = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided"}
 COPIES = {"aten::contiguous", "aten::clone"}
-INTO = {"aten::add", "aten::addmm", "aten::bmm", "aten::cat", "aten::mm"}  # their `out` variants give the same bytes
+INTO = {  # operators whose `out` variants give the same bytes
+    f"aten::{name}" for name in ("add", "addmm", "bmm", "cat", "cos", "div", "exp", "mm", "mul", "silu", "sin")
+}
 
 
 def record(call: Call, parts: Parts) -> tuple[Tensor, Recording | None]:
