@@ -13,7 +13,7 @@ from ldm_core.card import ModelCard
 from ldm_core.lru_cache import LRUCache
 from ldm_core.networks.autoencoder import Autoencoder
 from ldm_core.networks.conditioning import Condition
-from ldm_core.networks.masked_image import HoleStyle, MaskedPicture
+from ldm_core.networks.masked_image import MaskedPicture, MaskStyle
 from ldm_core.networks.unet import UNet
 from ldm_core.row_counts import default_rows, is_small
 from ldm_core.sampling.schedule import NoiseSchedule
@@ -53,9 +53,9 @@ class LatentDiffusion:
         return default_rows(self.unet, self.device, guided=self.card.default_guidance_scale > 1)
 
     @property
-    def hole_style(self) -> HoleStyle:
+    def mask_style(self) -> MaskStyle:
         """How the U-Net sees a hole."""
-        return self.condition.config if isinstance(self.condition, MaskedPicture) else HoleStyle()
+        return self.condition.config if isinstance(self.condition, MaskedPicture) else MaskStyle()
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, both scaled, of an image's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""

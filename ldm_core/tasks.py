@@ -135,7 +135,7 @@ def inpainting_channels(
 ) -> Tensor:
     """Mask and latents of the masked image, (1, 1 + C, h, w); without an image, a mask all over a blank one."""
     drawn = noise.draw(shape, model.device).to(model.dtype)
-    style = model.hole_style
+    style = model.mask_style
     if known is None:
         mean, std = model.blank_moments(shape[2], shape[3])
         mask = torch.ones(1, 1, *shape[2:], device=model.device)

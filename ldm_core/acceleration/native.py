@@ -49,28 +49,28 @@ class KernelCall:
 
 
 class _Listening(threading.local):
-    heard: Callable[[KernelCall], None] | None = None
+    on_call: Callable[[KernelCall], None] | None = None
 
 
 _listening = _Listening()
 
 
 @contextmanager
-def listener(heard: Callable[[KernelCall], None]) -> Iterator[None]:
-    """Meanwhile `heard` is told of this thread's calls."""
-    _listening.heard = heard
+def listener(on_call: Callable[[KernelCall], None]) -> Iterator[None]:
+    """Calls `on_call` with each kernel call of this thread while the block runs."""
+    _listening.on_call = on_call
     try:
         yield
     finally:
-        _listening.heard = None
+        _listening.on_call = None
 
 
 def run(function: str, struct: type[ctypes.Structure], *values: Any) -> None:
     """Calls one. Raises MemoryError where it found none, ValueError for tensors of another device."""
     if not all(value.is_cpu for value in values if isinstance(value, Tensor)):
         raise ValueError("the kernels take tensors in main memory alone")
-    if _listening.heard is not None:
-        _listening.heard(KernelCall(function, struct, values))
+    if _listening.on_call is not None:
+        _listening.on_call(KernelCall(function, struct, values))
     _run(getattr(library(), function), ctypes.byref(struct(*_with(values, Tensor.data_ptr))), values)
 
 

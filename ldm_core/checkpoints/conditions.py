@@ -18,7 +18,7 @@ from ldm_core.errors import ModelError
 from ldm_core.model_directory.components import read_json
 from ldm_core.networks.clip_config import read_clip_config
 from ldm_core.networks.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
-from ldm_core.networks.masked_image import HoleStyle
+from ldm_core.networks.masked_image import MaskStyle
 from ldm_core.networks.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.weights.reading import build_or_refuse, weights_file
 
@@ -69,7 +69,7 @@ def read_condition(path: Path, node: Any) -> ConditionPart | None:
     if node == UNCONDITIONAL or (isinstance(node, dict) and node.get("target") == IDENTITY):
         return None
     if node == FIRST_STAGE:  # inpainting_big: the masked image's latents, then the mask, in [-1, 1]
-        style = HoleStyle(mask_first=False, mask_low=-1.0, fill=-1.0, scaled=False)
+        style = MaskStyle(mask_first=False, mask_low=-1.0, fill=-1.0, scaled=False)
         return ConditionPart(folder="condition", library="ldm_core", class_name="MaskedPicture", config=style.to_json())
     target = node.get("target") if isinstance(node, dict) else node
     name = str(target).removeprefix(MODULES)

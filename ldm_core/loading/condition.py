@@ -24,7 +24,7 @@ from ldm_core.networks.conditioning import (
     TextEncoder,
     Tokenizer,
 )
-from ldm_core.networks.masked_image import HoleStyle, MaskedPicture
+from ldm_core.networks.masked_image import MaskedPicture, MaskStyle
 from ldm_core.networks.text_transformer import TextTransformer, TextTransformerConfig
 from ldm_core.weights.reading import build_strictly, read_weights, weights_file
 
@@ -78,7 +78,7 @@ def _rescaler(path: Path) -> SpatialRescaler:
 
 
 def _masked_image(path: Path) -> MaskedPicture:
-    return MaskedPicture(HoleStyle.from_json(read_json(path / "config.json"), str(path / "config.json")))
+    return MaskedPicture(MaskStyle.from_json(read_json(path / "config.json"), str(path / "config.json")))
 
 
 BUILDERS: Mapping[str, Callable[[Path], Condition]] = {

@@ -21,8 +21,8 @@ from ldm_core.params import MAX_STEPS, SAMPLERS, Task
 TEXT = ("CLIPTextModel", "LDMBertModel", "CLIPModel")
 OTHERS: Mapping[tuple[str | None, str | None], Task] = {
     (None, ""): "unconditional",
-    (None, "hole"): "inpaint",
-    ("MaskedPicture", "hole"): "inpaint",
+    (None, "mask"): "inpaint",
+    ("MaskedPicture", "mask"): "inpaint",
     ("ClassEmbedder", ""): "class2img",
     ("LayoutEncoder", ""): "layout2img",
     ("SpatialRescaler", "image"): "semantic2img",
@@ -43,7 +43,7 @@ def read_card(directory: Path | str) -> ModelCard:
     extra = unet.number("in_channels", 4) - latents
     if (foreign := unet_kind(unet.data)) is not None:
         raise ModelError(unet.file, f"{foreign}; {SERVED}")
-    tasks = _tasks(parts.condition_class, {0: "", latents + 1: "hole", 3: "image"}.get(extra))
+    tasks = _tasks(parts.condition_class, {0: "", latents + 1: "mask", 3: "image"}.get(extra))
     if not tasks:
         named = parts.condition_class or "no condition"
         raise ModelError(unet.file, f"{channels_kind(extra)} fit no task of {named}")

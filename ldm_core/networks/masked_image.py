@@ -11,7 +11,7 @@ from ldm_core.networks.conditioning import Condition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HoleStyle:
+class MaskStyle:
     """How a U-Net was trained to see a hole. The defaults are Stable Diffusion's."""
 
     mask_first: bool = True  # the mask before the masked image's latents
@@ -20,7 +20,7 @@ class HoleStyle:
     scaled: bool = True  # whether the latents are multiplied by the first stage's scaling factor
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> HoleStyle:
+    def from_json(cls, data: Mapping[str, Any], path: str = "condition/config.json") -> MaskStyle:
         return read_config(cls, data, path, fixed={})
 
     def to_json(self) -> dict[str, Any]:
@@ -30,6 +30,6 @@ class HoleStyle:
 class MaskedPicture(Condition):
     """The condition of a model that inpaints and takes nothing else: a hole, seen in a style of its own."""
 
-    def __init__(self, style: HoleStyle) -> None:
+    def __init__(self, style: MaskStyle) -> None:
         super().__init__()
         self.config = style

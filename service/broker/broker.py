@@ -40,7 +40,7 @@ POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
 READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
 MAKERS = MAX_CONNECTIONS // 4  # submits at once: who waits for a turn can be passed over when its client has gone
-NO_PICTURES: Mapping[str, bytes] = {}
+NO_IMAGES: Mapping[str, bytes] = {}
 ANY_NUMBER = Quota()
 
 
@@ -114,7 +114,7 @@ class Broker:
             self._makers.give_back()
 
     async def submit(
-        self, payload: JobPayload, pictures: Mapping[str, bytes] = NO_PICTURES, *, quota: Quota = ANY_NUMBER,
+        self, payload: JobPayload, images: Mapping[str, bytes] = NO_IMAGES, *, quota: Quota = ANY_NUMBER,
         idempotency: Idempotency | None = None,
     ) -> Submitted:  # fmt: skip
         """Queues a job with its input images.
@@ -125,7 +125,7 @@ class Broker:
             payload, timeout_s=self._job_timeout_s, result_ttl_s=self._result_ttl_s, wait_s=self._queue_ttl_s,
             image_bytes=largest_images(payload) if self._blobs.in_redis else 0,
         )  # fmt: skip
-        inputs = {input_name(payload.id, name): data for name, data in pictures.items()}
+        inputs = {input_name(payload.id, name): data for name, data in images.items()}
         async with _available():
             free = await self._upkeep.room(sum(len(data) for data in inputs.values()))
             try:

@@ -124,7 +124,7 @@ async def test_a_picture_that_is_no_longer_there_fails_its_job_with_the_reason(
     ended = await broker.wait(job.id, 10)
     assert ended is not None
     assert ended.status == "failed"
-    assert "input picture" in (ended.error or {})["detail"]
+    assert "input image" in (ended.error or {})["detail"]
 
 
 async def test_a_cancelled_queued_job_never_runs(broker: Broker, start_worker: Start, redis: Redis) -> None:

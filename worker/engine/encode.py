@@ -13,23 +13,23 @@ from worker.jobs import Format, JobPayload
 PREVIEW_SIDE = 128  # pixels
 
 
-def encode(picture: Image.Image, kind: Format, parameters: str | None) -> bytes:
+def encode(image: Image.Image, kind: Format, parameters: str | None) -> bytes:
     """Encodes an RGB image; a PNG carries `parameters` in a text chunk of that name."""
     if kind == "png":
-        return png(picture, None if parameters is None else ("parameters", parameters))
+        return png(image, None if parameters is None else ("parameters", parameters))
     buffer = io.BytesIO()
     if kind == "jpeg":
-        picture.save(buffer, "JPEG", quality=92, subsampling=0)
+        image.save(buffer, "JPEG", quality=92, subsampling=0)
     else:
-        picture.save(buffer, "WEBP", quality=92, method=4)
+        image.save(buffer, "WEBP", quality=92, method=4)
     return buffer.getvalue()
 
 
-def encode_preview(picture: Image.Image) -> bytes:
+def encode_preview(image: Image.Image) -> bytes:
     """A small JPEG, some kilobytes."""
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=75)
+    image.save(buffer, "JPEG", quality=75)
     return buffer.getvalue()
 
 

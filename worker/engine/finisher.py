@@ -97,8 +97,8 @@ class Finisher:
 
     def _preview(self, preview_job: PreviewJob) -> None:
         try:
-            picture = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
-            self._show(preview_job.key, encode_preview(picture))
+            image = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
+            self._show(preview_job.key, encode_preview(image))
         except Exception:  # the image itself is what counts
             log.warning("no preview of job %s", preview_job.key, exc_info=True)
 
@@ -114,13 +114,13 @@ class Finisher:
         payload, sample = run.request.payload, run.sample
         assert sample is not None
         started = time.perf_counter()
-        picture = _beside_the_steps(self._decoded, self._models[payload.model], sample)
+        image = _beside_the_steps(self._decoded, self._models[payload.model], sample)
         decoded = time.perf_counter()
         parameters = parameters_of(payload, run.index) if self._png_metadata else None
-        data = encode(picture, payload.format, parameters)
+        data = encode(image, payload.format, parameters)
         self._stage("finish", decoded - started)
         self._stage("encode", time.perf_counter() - decoded)
-        return EncodedImage(data, payload.params.image_seed(run.index), *picture.size)
+        return EncodedImage(data, payload.params.image_seed(run.index), *image.size)
 
     @torch.inference_mode()
     def _decoded(self, model: LatentDiffusion, sample: Sample) -> Image.Image:

@@ -22,16 +22,16 @@ EIGHT_BITS, RGB = 8, 2
 ROWS = 64  # filtered at once, so that what is worked on stays in the processor's cache
 
 
-def png(picture: Image.Image, text: tuple[str, str] | None = None) -> bytes:
+def png(image: Image.Image, text: tuple[str, str] | None = None) -> bytes:
     """Encodes an RGB image; `text` is the keyword and content of an iTXt chunk."""
-    header = struct.pack(">IIBBBBB", *picture.size, EIGHT_BITS, RGB, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *image.size, EIGHT_BITS, RGB, 0, 0, 0)
     parts = [SIGNATURE, _chunk(b"IHDR", header)]
     if text is not None:
         keyword, content = text
         # no compression, no language, no translated keyword
         parts.append(_chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + content.encode()))
     deflate = zlib_ng.compressobj(level=1, memLevel=9, strategy=zlib_ng.Z_RLE)
-    data = deflate.compress(filtered(np.asarray(picture))) + deflate.flush()
+    data = deflate.compress(filtered(np.asarray(image))) + deflate.flush()
     return b"".join([*parts, _chunk(b"IDAT", data), _chunk(b"IEND", b"")])
 
 

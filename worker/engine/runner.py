@@ -94,9 +94,9 @@ def _telling(network: torch.nn.Module, moved: Callable[[], None]) -> Iterator[No
 
 
 def _decoded(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
 
 def _as_job_error(error: Exception, job: JobPayload) -> Exception:

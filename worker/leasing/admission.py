@@ -126,7 +126,7 @@ class Admission:
     def _input(self, name: str) -> bytes:
         data = self._blobs.get(name)
         if data is None:
-            raise JobError("The input picture is no longer stored: the job waited too long, or the store was emptied.")
+            raise JobError("The input image is no longer stored: the job waited too long, or the store was emptied.")
         return data
 
 
