@@ -29,7 +29,7 @@ from PIL import Image
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
-from worker.engine import openmp
+from worker.engine.run_in_thread import run_in_thread
 from worker.engine.engine import Engine
 from worker.engine.request import Event, Failed, Finished, Progress, Request
 from worker.jobs import JobPayload
@@ -168,9 +168,7 @@ def main() -> None:
     dtype = torch.float16 if args.device == "cuda" else torch.float32
     shared: dict[str, torch.nn.Module] = {}
     directories = [path for path in args.models if (path / "model_index.json").exists()]
-    models = openmp.run_in_thread(
-        lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories}
-    )
+    models = run_in_thread(lambda: {path.name: load_model(path, args.device, dtype, shared) for path in directories})
     rows = {name: args.rows or model.default_rows() for name, model in models.items()}
     bench = Bench(models, rows, args.max_rows)
     jobs = workload(models, args.jobs)

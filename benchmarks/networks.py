@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_core.model_directory.components import read_json
+from ldm_core.model_directory.json_files import read_json
 from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig

@@ -31,7 +31,7 @@ class ModelCard:
     max_side: Natural = 0  # pixels; 0: any side, as long as there are no more than `max_pixels`
     default_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     default_guidance_scale: Guidance
-    inpaint_guidance_scale: Guidance | None = None  # where it is not the other tasks': strong guidance shows as a seam
+    inpaint_guidance_scale: Guidance | None = None  # if it differs: strong guidance shows seams
     default_for: tuple[Task, ...] = ()
     max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = MAX_STEPS  # timesteps of its noise schedule
     samplers: Annotated[tuple[Sampler, ...], Field(min_length=1)] = SAMPLERS
@@ -93,6 +93,9 @@ class ModelCard:
             raise InvalidParameter(
                 "steps", f"must be at most {self.max_steps} for model {self.id!r}, got {params.steps}"
             )
+        for task, field in (("class2img", "class_id"), ("layout2img", "objects")):
+            if params.task == task and getattr(params, field) is None:
+                raise InvalidParameter(field, f"is required for {task}")
         self._check_labels(params)
         if params.task in FREE_SIZE and params.strength is None:
             self._check_size(params.width, params.height)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm_core.model import LatentDiffusion, OnCall
 from ldm_core.row_counts import calls, row_counts
 from ldm_core.sampling.sample import Sample
-from ldm_core.sampling.samplers import guide, update
+from ldm_core.sampling.samplers import columns_of, guide, update
 
 
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def step(
 def _step(model: LatentDiffusion, samples: Sequence[Sample], rows_per_call: int, on_call: OnCall | None) -> list[bool]:
     x = torch.cat([sample.x for sample in samples])
     table = torch.stack([sample.plan.table[sample.step] for sample in samples]).to(model.device)
-    t, alpha_bar, weights = table[:, 0], table[:, 1], table[:, 2:]
+    t, alpha_bar, weights = columns_of(table)
     out = _predict_guided(model, x, t, samples, rows_per_call, on_call)
     plans = [sample.plan for sample in samples]
     history = torch.cat([sample.history for sample in samples]) if any(plan.remembers for plan in plans) else None
@@ -60,15 +60,15 @@ def _predict_guided(
 ) -> Tensor:  # fmt: skip
     """What the U-Net predicts for each sample, guided where the sample asks for it: (B, C, h, w)."""
     context, concat, labels = (
-        _stacked([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
+        _cat_optional([getattr(sample, name) for sample in samples]) for name in ("context", "concat", "class_labels")
     )
     sample_of_row = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
     tiling = samples[0].tiling
     larger = tiling is None and model.is_small
     outs = []
     for batch in calls(len(sample_of_row), row_counts(x, model.dtype, rows_per_call) if larger else (rows_per_call,)):
-        (context_,) = _picked([context], batch)
-        x_, t_, concat_, labels_ = _picked([x, t, concat, labels], [sample_of_row[i] for i in batch])
+        (context_,) = _select_rows([context], batch)
+        x_, t_, concat_, labels_ = _select_rows([x, t, concat, labels], [sample_of_row[i] for i in batch])
         assert x_ is not None and t_ is not None
         outs.append(model.predict(x_, t_, context_, concat_, labels_, tiling, on_call))
         if on_call is not None:
@@ -81,20 +81,20 @@ def _predict_guided(
     # of an unguided sample its one row, which guidance then leaves as it is
     unconditional = [i for i in range(last + 1) if i == 0 or sample_of_row[i - 1] != sample_of_row[i]]
     scale = _constant(tuple(sample.guidance_scale for sample in samples), torch.float32, model.device)
-    (without,), (with_it,) = _picked([out], unconditional), _picked([out], conditional)
+    (without,), (with_it,) = _select_rows([out], unconditional), _select_rows([out], conditional)
     assert without is not None and with_it is not None
     return guide(without, with_it, scale)
 
 
 @lru_cache(maxsize=1024)
-@torch.inference_mode(False)  # who asks first may be in it, who asks next may not
+@torch.inference_mode(False)  # later callers may be outside inference mode
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(len(values),). What the steps of a batch share is brought to the device once."""
+    """(len(values),). Cached, so that the steps of a batch copy it to the device once."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | None]:
-    """Those rows of each that is there; the whole where that is what they are."""
+def _select_rows(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | None]:
+    """These rows of each tensor that is not None; the tensor itself where the rows are all of its rows."""
     first = next((part for part in parts if part is not None), None)
     if first is None or rows == list(range(len(first))):
         return [*parts]
@@ -102,8 +102,8 @@ def _picked(parts: Sequence[Tensor | None], rows: list[int]) -> list[Tensor | No
     return [None if part is None else part.index_select(0, index) for part in parts]
 
 
-def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """All of them or none: samples of one model have the same channels."""
+def _cat_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenates tensors of which all or none are None: samples of one model have the same channels."""
     present = [part for part in parts if part is not None]
     assert len(present) in {0, len(parts)}, "rows of two shapes share a batch key"
     return torch.cat(present) if present else None

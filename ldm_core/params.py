@@ -11,7 +11,7 @@ from ldm_core.errors import InvalidParameter
 Task = Literal["txt2img", "inpaint", "superres", "class2img", "semantic2img", "layout2img", "unconditional"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
-Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a"]  # of `ldm_core.samplers`
+Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a"]  # the names in `ldm_core.sampling.samplers`
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 MAX_PROMPT_CHARS = 2000

@@ -44,18 +44,18 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, images: 
     )
     if params.task == "superres":
         scale = model.card.scale
-        _enlarge(model, sample, padded(image_tensor(image, "image"), width // scale, height // scale))
+        _begin_superres(model, sample, padded(image_tensor(image, "image"), width // scale, height // scale))
     elif params.task == "inpaint":
         sample.known_image = known_region(image, mask, width, height, model.device)
-        _repaint(model, sample)
+        _begin_inpaint(model, sample)
     elif params.task == "semantic2img":
         sample.concat = model.condition(label_tensor(image, width, height).to(model.device))
         sample.x = noise.draw(shape, model.device) * sample.plan.start
     elif params.strength is not None:
-        _vary(model, sample, padded(image_tensor(image, "image"), width, height))
+        _begin_img2img(model, sample, padded(image_tensor(image, "image"), width, height))
     else:
         sample.x = noise.draw(shape, model.device) * sample.plan.start
-        if model.inpaints_by_concat:  # text to image is inpainting all of a blank one
+        if model.inpaints_by_concat:  # an inpainting U-Net draws from text with a full mask over a blank image
             sample.concat = inpainting_channels(model, None, shape, noise)
     return sample
 
@@ -117,7 +117,7 @@ def _first_step(params: GenerationParams) -> int:
     return params.steps - max(1, min(int(params.steps * params.strength), params.steps))
 
 
-def _enlarge(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
+def _begin_superres(model: LatentDiffusion, sample: Sample, small: Tensor) -> None:
     """Super-resolution: the small image behind the latents, noised where the model was trained so (section 4.4)."""
     small = small.to(model.device)
     if model.low_res_schedule is not None:
@@ -150,8 +150,8 @@ def inpainting_channels(
     return torch.cat([mask, latents] if style.mask_first else [latents, mask], dim=1)
 
 
-def _repaint(model: LatentDiffusion, sample: Sample) -> None:
-    """Inpainting: the mask as channels where the U-Net takes them, else what is known is noised anew at every step."""
+def _begin_inpaint(model: LatentDiffusion, sample: Sample) -> None:
+    """Inpainting by mask channels, or with known latents that are noised and pasted in at each step."""
     shape = tuple(sample.x.shape)
     assert sample.known_image is not None
     if model.inpaints_by_concat:
@@ -166,7 +166,7 @@ def _repaint(model: LatentDiffusion, sample: Sample) -> None:
     sample.x = sample.hold_known(sample.noise.draw(shape, model.device) * sample.plan.start, 0)
 
 
-def _vary(model: LatentDiffusion, sample: Sample, image: Tensor) -> None:
+def _begin_img2img(model: LatentDiffusion, sample: Sample, image: Tensor) -> None:
     """Image to image: the image's latents, noised to where the plan begins."""
     shape = tuple(sample.x.shape)
     mean, std = model.moments(image.to(model.device))

@@ -155,7 +155,7 @@ def _names(kind: Any) -> set[str]:
 
 
 PARAMETERS = frozenset(_names(GenerationParams))
-# of what this version can read in a job: jobs that one worker could not read are not given to another with the same
+# A hash of the fields and names that this version reads. A parked job skips workers whose hash has declined it.
 FORMAT = hashlib.sha256(
     repr((sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS, PRIORITIES, sorted(CONTENT_TYPES))).encode()
 ).hexdigest()[:16]  # fmt: skip

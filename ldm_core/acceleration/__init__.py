@@ -1,1 +1,1 @@
-"""Faster ways to the numbers that plain torch computes: README.md. Loading opens its one door, accelerate.py."""
+"""Faster ways to the numbers that plain torch computes: README.md. `loading` alone calls `accelerate.accelerate`."""

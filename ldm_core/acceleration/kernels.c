@@ -85,7 +85,7 @@ FOR_EACH_PROCESSOR static void normalise(
 
 int version(void) { return VERSION; }
 
-/* Every other function that Python calls says, like this one, whether there was memory for it. */
+/* Returns 0 if an allocation failed, as do all functions that Python calls. */
 int group_norm(const GroupNorm *g) {
     int64_t n = g->channels, parts = g->pixels / LEAST_PIXELS;
     parts = parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;

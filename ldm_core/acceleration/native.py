@@ -24,10 +24,10 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Address, Count = ctypes.c_void_p, ctypes.c_int64
-# of what networks give and of the kernels' arguments, as in kernels.c: another one whenever a bit changes, so that jobs
-# under way do not go on elsewhere, and kernels of an earlier installation are not called
+# As in kernels.c. Increment when any result bit or kernel argument changes: then running jobs do not resume on a worker
+# of another version, and kernels of an earlier installation are not called.
 VERSION = 6
-LANES = 16  # numbers that they take at a time, as in kernels.h
+LANES = 16  # floats that the kernels process at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
 STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
 FUNCTIONS = ("group_norm", "layer_norm", "geglu", "to_tiles", "from_tiles")

@@ -105,6 +105,6 @@ class Cached:
         self._contexts: LRUCache[Tensor] = LRUCache()
 
     @torch.no_grad()
-    @torch.inference_mode(False)  # who asks first may be in it, who asks next may not
+    @torch.inference_mode(False)  # later callers may be outside inference mode
     def __call__(self, prompt: str) -> Tensor:
         return self._contexts.get(prompt, lambda: self._encode(prompt), KEPT_PROMPTS)

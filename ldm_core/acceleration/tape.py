@@ -36,7 +36,7 @@ INTO = {  # operators whose `out` variants give the same bytes
 
 
 def record(call: Call, parts: Parts) -> tuple[Tensor, Recording | None]:
-    """Calls, in inference mode. There is no recording of what cannot be repeated or would keep too much memory."""
+    """Calls, in inference mode. The recording is None if an operator cannot be repeated or memory exceeds a limit."""
     with _Recorder() as recorder, native.listener(recorder.kernel):
         output = call(*parts)
     recording = recorder.recording(parts, output)

@@ -15,7 +15,7 @@ from ldm_core.checkpoints.components import parameters
 from ldm_core.checkpoints.names import Source, bert_source, clip_source, open_clip_source
 from ldm_core.checkpoints.reader import Reader, Yaml, params_of, shown
 from ldm_core.errors import ModelError
-from ldm_core.model_directory.components import read_json
+from ldm_core.model_directory.json_files import read_json
 from ldm_core.networks.clip_config import read_clip_config
 from ldm_core.networks.conditioning import ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig
 from ldm_core.networks.masked_image import MaskStyle

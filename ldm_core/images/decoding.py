@@ -1,9 +1,9 @@
-"""The door for images from outside: what may come in, in which form it goes on. No torch.
+"""Validates, decodes and normalises uploaded images. No torch.
 
 An image's header is held against the limits before a single pixel is decoded. What is accepted goes on as 8-bit RGB,
 upright, without metadata, so that a worker never meets anything else.
 
-Pillow tells of damage that it can live with by warnings; so can we, and nobody would read them.
+Pillow's warnings about recoverable damage are suppressed.
 """
 
 from __future__ import annotations

@@ -66,10 +66,6 @@ def _fetched(name: str, kind: TokenizerClass) -> Path:
     raise ModelError(name, f"is no tokenizer at {constants.ENDPOINT}")
 
 
-def _fetch(name: str, file: str) -> Path:
-    return Path(hf_hub_download(name, file, etag_timeout=ANSWER_S))
-
-
 def _is_there(name: str, file: str) -> bool:
     try:
         found = get_hf_file_metadata(hf_hub_url(name, file), timeout=ANSWER_S)

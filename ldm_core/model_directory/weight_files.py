@@ -22,7 +22,7 @@ NO_WEIGHTS = ((b"version https://git-lfs", "a git-lfs pointer; fetch the file it
               (b"<", "a web page; download it again"))  # fmt: skip
 
 
-class Tensor(NamedTuple):
+class TensorInfo(NamedTuple):
     """What a header says of one tensor; `dtype` is the format's name, such as F16."""
 
     dtype: str
@@ -74,7 +74,7 @@ def check_headers(path: Path) -> None:
             read_header(file)
 
 
-def read_header(file: Path) -> dict[str, Tensor]:
+def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file by name. Raises ModelError, however the file is broken."""
     try:
         size = file.stat().st_size
@@ -93,7 +93,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
     if len(header) > MAX_TENSORS:
         raise ModelError(file, f"has {len(header)} tensors, at most {MAX_TENSORS} are read")
     _check_offsets(file, header, size - 8 - length)
-    return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    return {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
 
 
 def _check_length(file: Path, head: bytes, length: int, size: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from transformers import CLIPConfig, CLIPTextConfig
 
 from ldm_core.errors import ModelError
-from ldm_core.model_directory.components import read_json
+from ldm_core.model_directory.json_files import read_json
 
 Config = TypeVar("Config", CLIPConfig, CLIPTextConfig)
 

@@ -133,7 +133,8 @@ class ClassEmbedder(Condition):
         return self.embedding(labels)[:, None]
 
     def context(self, params: GenerationParams, images: Images) -> Tensor:
-        return self._encode(params.class_id or 0)
+        assert params.class_id is not None  # the card has refused a request without one
+        return self._encode(params.class_id)
 
     def unconditional(self, params: GenerationParams, context: Tensor) -> Tensor | None:
         return None if self.config.unconditional_class is None else self._encode(self.config.unconditional_class)

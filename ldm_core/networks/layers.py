@@ -66,12 +66,12 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
-        """(B, C, H, W), the timestep's embedding after its SiLU (B, time_dim) → (B, out_channels, H, W)."""
+        """(B, C, H, W), the timestep's embedding (B, time_dim) → (B, out_channels, H, W)."""
         h = self.norm1(x)
         if self.resize:
             x, h = resized(x, self.resize, size), resized(h, self.resize, size)
         h = self.conv1(h)
-        time = None if self.time_emb_proj is None else self.time_emb_proj(emb)[:, :, None, None]
+        time = None if self.time_emb_proj is None or emb is None else self.time_emb_proj(F.silu(emb))[:, :, None, None]
         if time is None:
             h = self.norm2(h)
         elif self.scale_shift:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.networks.layers import (
@@ -122,7 +121,7 @@ class UNet(nn.Module):
         return self.conv_out(self.conv_norm_out(h))
 
     def _embed(self, t: Tensor, class_labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The embedding of timesteps and classes after its SiLU, which every residual block applies: (B, time_dim)."""
+        """The embedding of timesteps and classes, (B, time_dim)."""
         config = self.config
         wave = timestep_embedding(
             t, config.block_out_channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
@@ -131,7 +130,7 @@ class UNet(nn.Module):
         if self.class_embedding is not None:
             assert class_labels is not None
             emb = emb + self.class_embedding(class_labels)
-        return F.silu(emb)
+        return emb
 
     def _resnet(self, ins: int, out: int, resize: str = "") -> ResnetBlock:
         c = self.config

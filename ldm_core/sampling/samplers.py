@@ -44,17 +44,22 @@ class Plan:
     @property
     def t(self) -> Tensor:
         """(S,) int64."""
-        return self.table[:, 0].long()
+        return columns_of(self.table)[0].long()
 
     @property
     def alpha_bar(self) -> Tensor:
         """(S,)."""
-        return self.table[:, 1]
+        return columns_of(self.table)[1]
 
     @property
     def weights(self) -> Tensor:
         """(S, 9)."""
-        return self.table[:, 2:]
+        return columns_of(self.table)[2]
+
+
+def columns_of(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (S,), ᾱ (S,) and weights (S, 9) from rows of plans, (S, 11)."""
+    return table[:, 0], table[:, 1], table[:, 2:]
 
 
 def split_prediction(
@@ -102,7 +107,7 @@ def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # who asks first may be in it, who asks next may not
+@torch.inference_mode(False)  # later callers may be outside inference mode
 def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0) -> Plan:
     """The table of `sampler` for a run of `steps` steps without the `first` ones. `eta` counts for DDIM alone."""
     visited, following = schedule.timesteps(steps)
@@ -133,8 +138,8 @@ def ddpm(schedule: NoiseSchedule, visited: list[float], following: list[float], 
 def plms(schedule: NoiseSchedule, visited: list[float], following: list[float], eta: float) -> Plan:
     """Pseudo linear multistep (Liu et al. 2022, equations 9, 12 and 13), as CompVis runs it.
 
-    The first step evaluates twice and takes the mean of both ε: written from the point that the first evaluation
-    went to, that is half the difference of the two, once more.
+    The first step evaluates twice and takes the mean of both ε. Row 2 of the table starts at x after row 1 and adds
+    turn / 2 · (ε₂ − ε₁).
     """
     a, a_next = _with_some_signal(schedule.along(visited)), schedule.along(following)
     stay = (a_next / a).sqrt()

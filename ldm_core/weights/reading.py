@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ldm_core.errors import ModelError
 from ldm_core.model_directory.json_files import read_json
 from ldm_core.model_directory.weight_files import find_weights, read_header
+from ldm_core.weights.checkpoint import open_checkpoint
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -124,8 +124,6 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     """By the reader of research checkpoints, which runs nothing that is in a file."""
-    # by name: the package that it is in builds upon this module
-    open_checkpoint = import_module("ldm_core.weights.checkpoint").open_checkpoint
     with open_checkpoint(file) as state:
-        read: dict[str, Tensor] = dict(state)
+        read = dict(state)
     return {name: tensor.to("meta") for name, tensor in read.items()} if only_headers() else read

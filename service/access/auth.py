@@ -47,7 +47,7 @@ class Forbidden(LdmError):
     reason = "forbidden"
 
 
-# how much more of the device than another key's jobs a job has that may be `high`, or not more than `low`, across keys
+# a job's weight in the device's time across keys, by the `max_priority` of its key
 WEIGHTS: Mapping[Priority, float] = {"high": 8.0, "normal": 1.0, "low": 1 / 8}
 
 

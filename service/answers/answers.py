@@ -116,7 +116,7 @@ class Progress(BaseModel):
 
 
 class DamagedJob(BaseModel):
-    """A job whose record is damaged, or of a version that this server cannot read: null where only that would know."""
+    """A job whose record is damaged, or of a version unknown here; fields that only the record has are null."""
 
     id: str
     task: None

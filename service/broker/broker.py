@@ -1,4 +1,4 @@
-"""The gateway's side of the queues: submit, look, wait, cancel. The only module here that knows Redis and RQ."""
+"""The gateway's side of the queues: submit, look, wait, cancel."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from worker.store.keys import Key
 from worker.store.records import JOB_ID, fields_of, new_record, new_view, view_of
 from worker.store.turns import Turns
 
-POLL_S = 10.0  # what a waiter does in case an event got lost: thousands of them shall cost next to nothing
+POLL_S = 10.0  # between two reads of a job that a client waits for, should an event be lost; thousands may wait
 CANCEL_WAIT_S = 2.0  # a running job leaves its batch within a step
-READERS = MAX_CONNECTIONS // 2  # reads of jobs at once: thousands of streams that begin shall delay no submit
-MAKERS = MAX_CONNECTIONS // 4  # submits at once: who waits for a turn can be passed over when its client has gone
+READERS = MAX_CONNECTIONS // 2  # reads of jobs at once, so that thousands of new streams delay no submit
+MAX_SUBMITS = MAX_CONNECTIONS // 4  # at once; a queued submit is dropped if its client has disconnected
 NO_IMAGES: Mapping[str, bytes] = {}
-ANY_NUMBER = Quota()
+UNLIMITED = Quota()
 
 
 class BrokerUnavailable(LdmError):
@@ -63,7 +63,7 @@ class Broker:
         self._events = EventReader(redis_url)
         self._fleet = Fleet(self._redis)
         self.rates = Rates(self._redis)
-        self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAKERS, TURN_S)
+        self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAX_SUBMITS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
         self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
         self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
@@ -89,23 +89,23 @@ class Broker:
             return False
 
     async def trouble(self) -> str:
-        """Why no job is taken though Redis answers, in a sentence; empty where jobs are."""
+        """The reason for refusing jobs while Redis answers, as a sentence, or an empty string."""
         async with _available():
             return await self._upkeep.trouble()
 
     async def models(self, *, recent: bool = False) -> Sequence[LiveModel]:
-        """What live workers serve, now or, where that is enough, as of a moment ago, in the order of their ids."""
+        """The models of live workers by id, read now or, with `recent`, at most MODELS_S ago."""
         async with _available():
             return await (self._fleet.recent_models() if recent else self._fleet.models())
 
     async def known_models(self) -> Mapping[str, frozenset[str]]:
-        """The tasks of every model, by its id, that workers served in the last days, also of those that are away."""
+        """The tasks of every model that a worker served in the last days, by model id, without a live worker too."""
         async with _available():
             return await self._fleet.known()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Around a submit: its turn among those of a crowd."""
+        """Limits concurrent submits. Waiting submits run in the order of arrival."""
         async with _available():
             await self._makers.take()
         try:
@@ -114,7 +114,7 @@ class Broker:
             self._makers.give_back()
 
     async def submit(
-        self, payload: JobPayload, images: Mapping[str, bytes] = NO_IMAGES, *, quota: Quota = ANY_NUMBER,
+        self, payload: JobPayload, images: Mapping[str, bytes] = NO_IMAGES, *, quota: Quota = UNLIMITED,
         idempotency: Idempotency | None = None,
     ) -> Submitted:  # fmt: skip
         """Queues a job with its input images.
@@ -135,30 +135,30 @@ class Broker:
                 with suppress(Exception):
                     await asyncio.to_thread(self._blobs.delete, *inputs)
                 raise
-            kind, *told = await self._enqueue(payload, record, free, quota, idempotency)
+            kind, *reply = await self._enqueue(payload, record, free, quota, idempotency)
         if kind not in {b"queued", b"duplicate"}:
             await self._delete_blobs([*inputs])
-        if (refusal := refusal_of(kind, told, self._queue_limit, quota)) is not None:
+        if (refusal := refusal_of(kind, reply, self._queue_limit, quota)) is not None:
             raise refusal
         if kind == b"queued":
-            _, position, event_id, remaining, reset_s, created_at = told
+            _, position, event_id, remaining, reset_s, created_at = reply
             view = new_view(payload, created_at, position=int(position), event_id=event_id.decode())
             pace = Pace(limit=quota.rate, remaining=int(remaining), reset_s=float(reset_s)) if quota.rate else None
             return Submitted(view=view, pace=pace)
         if kind == b"replay":
-            known = await self.job(told[0].decode())
+            known = await self.job(reply[0].decode())
             if known is None:
                 raise BrokerUnavailable("the job of this idempotency key has just expired")
             return Submitted(view=known, replayed=True)
-        there = None
+        found = None
         with suppress(BrokerUnavailable):  # it is queued all the same
-            there = await self.job(payload.id)
-        return Submitted(view=there or new_view(payload, b"", position=None, event_id="0-0"))
+            found = await self.job(payload.id)
+        return Submitted(view=found or new_view(payload, b"", position=None, event_id="0-0"))
 
     async def remembered(self, owner: str, idempotency: Idempotency) -> JobView | None:
         """The job that this request made before, if it is still there. Raises IdempotencyConflict.
 
-        Only `submit` decides; this spares it the work where the answer is known, and works while no worker is there.
+        A shortcut: `submit` repeats the check atomically. Works without a live worker.
         """
         async with _available():
             known = await self._redis.hmget(Key.IDEMPOTENCY.of(owner, idempotency.key), "id", "print")
@@ -206,7 +206,7 @@ class Broker:
         return view_of(job_id, record, seconds) if b"data" in record else None
 
     async def preview(self, job_id: str) -> bytes:
-        """The newest preview of a job, a JPEG; empty while there is none. Asking makes its worker go on with them."""
+        """The newest preview of a job, a JPEG, or b"". Each call asks for previews for PREVIEW_TTL_S more seconds."""
         key = Key.PREVIEW.of(job_id)
         with suppress(BrokerUnavailable):
             async with _available(), self._redis.pipeline() as asked:

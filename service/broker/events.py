@@ -31,7 +31,7 @@ def parse_id(text: str) -> EventId:
 
 
 class Watch:
-    """What happened to one job since its watcher last looked. Only the newest of it: a slow watcher costs no memory."""
+    """The newest event of one job since its watcher last looked. Older ones are dropped, so memory is constant."""
 
     def __init__(self, steps: bool, only_end: bool) -> None:
         self.wants_steps, self.only_end = steps, only_end
@@ -110,9 +110,9 @@ class EventReader:
 
     @contextmanager
     def watch(self, job_id: str, *, steps: bool = False, only_end: bool = False) -> Iterator[Watch]:
-        """Hears when the job is queued again, starts or ends, or only of its end, and of its steps if wanted.
+        """Reports when the job is queued again, starts or ends; its end alone with `only_end`, its steps with `steps`.
 
-        Watch first, then read it.
+        Enter the watch before reading the job; otherwise an event in between is lost.
         """
         watch = Watch(steps, only_end)
         self._watchers[job_id].add(watch)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ldm_core.card import ModelCard
-from service.broker.shared import Shared
+from service.broker.single_flight import SingleFlight
 from worker.jobs import LiveModel
 from worker.store import scripts
 from worker.store.keys import Key
@@ -21,11 +21,11 @@ MODELS_S = 0.5  # for how long a submit may still believe what workers served
 
 
 class Fleet:
-    """All workers on one Redis. Remembers what they said last, for those to whom a moment ago is good enough."""
+    """All workers on one Redis. Caches their models for MODELS_S seconds."""
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        self._recent = Shared(self.models, MODELS_S)
+        self._recent = SingleFlight(self.models, MODELS_S)
 
     async def models(self) -> Sequence[LiveModel]:
         """Their models in the order of ids."""

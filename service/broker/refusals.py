@@ -19,15 +19,15 @@ from service.access.quota import (
 from service.broker.upkeep import FULL, NoRoom
 
 
-def refusal_of(kind: bytes, told: Sequence[bytes], limit: int, quota: Quota) -> LdmError | None:
-    """What the answer of the script that enqueues means where it did not; `limit` is that of the queue."""
+def refusal_of(kind: bytes, reply: Sequence[bytes], limit: int, quota: Quota) -> LdmError | None:
+    """The error for a reply of enqueue.lua, by its kind; None if the job was queued. `limit` is the queue's."""
     match kind:
         case b"full":
-            return QueueFull(limit, retry_after(limit, int(told[0]), float(told[1])))
+            return QueueFull(limit, retry_after(limit, int(reply[0]), float(reply[1])))
         case b"busy":
             return TooManyOpen(quota.open_jobs, UNMEASURED_RETRY_S)
         case b"rate":
-            wait = float(told[0])
+            wait = float(reply[0])
             return TooFast(
                 Pace(limit=quota.rate, remaining=0, reset_s=wait + quota.window_s), quota.window_s, math.ceil(wait)
             )

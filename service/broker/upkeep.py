@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from ldm_core.errors import LdmError
-from service.broker.shared import Shared
+from service.broker.single_flight import SingleFlight
 from worker.jobs import JobPayload
 from worker.store import scripts
 from worker.store.blobs import BlobStore
@@ -38,7 +38,7 @@ class Upkeep:
 
     def __init__(self, redis: Any, blobs: BlobStore, *, allow_eviction: bool) -> None:
         self._redis, self._blobs, self._allow_eviction = redis, blobs, allow_eviction
-        self._health = Shared(self._inspected, HEALTH_S)
+        self._health = SingleFlight(self._inspected, HEALTH_S)
         self._warned = False  # since Redis was last away
         self._denied = ""  # why it refuses us, while it does
         self._task: asyncio.Task[None] | None = None
@@ -48,7 +48,7 @@ class Upkeep:
         self._task = asyncio.create_task(self._run(), name="upkeep")
 
     async def close(self) -> None:
-        """Ends that."""
+        """Stops the background task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -73,7 +73,7 @@ class Upkeep:
         return health
 
     def _tell_denied(self, reason: str) -> None:
-        """Once, while it stays the same: clients only hear that the queue cannot be reached."""
+        """Logs each distinct reason once; clients see only that the queue cannot be reached."""
         if reason and reason != self._denied:
             log.error("%s; no jobs are taken meanwhile", reason)
         self._denied = reason

@@ -54,7 +54,7 @@ def _optional_as_nullable(schema: dict[str, Any]) -> None:
 
 
 class Fields(BaseModel):
-    """An object of a request. A null counts as a field that is left out, and what has no such name is refused."""
+    """An object of a request. Null equals an absent field. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -94,7 +94,7 @@ for _task, _summary in TASKS.items():
 async def _submit(
     request: Request, broker: Broker, caller: ApiKey, task: Task, preference: ResponsePreference
 ) -> Submitted:
-    """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
+    """Looks up the idempotency key first, so that a replay succeeds even if the model or the quota has changed."""
     body = await read_body(request, REQUESTS[task])
     idempotency: Idempotency | None = None
     if (key := read_key(request.headers.getlist("idempotency-key"))) is not None:

@@ -11,7 +11,7 @@ import pytest
 from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
 from ldm_core.job_warning import JobWarning
-from ldm_core.params import GenerationParams
+from ldm_core.params import GenerationParams, Task
 
 PARAMS = GenerationParams(task="txt2img", width=64, height=64, steps=20, guidance_scale=4.0, seed=1, prompt="a house")
 CARD = ModelCard(
@@ -85,3 +85,10 @@ def test_a_card_survives_json() -> None:
 
     card = replace(CARD, warnings=(JobWarning("sampler_replaced", "the directory names 'heun'; 'ddim' is used"),))
     assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+@pytest.mark.parametrize(("task", "field"), [("class2img", "class_id"), ("layout2img", "objects")])
+def test_what_a_task_cannot_do_without_is_required(task: Task, field: str) -> None:
+    params = GenerationParams(task=task, width=64, height=64, steps=5, guidance_scale=1.0, seed=1)
+    with pytest.raises(InvalidParameter, match=f"{field}: is required for {task}"):
+        replace(CARD, tasks=(task,), label_count=10, max_objects=3).check(params)

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from service.broker.broker import MAKERS, Broker
+from service.broker.broker import MAX_SUBMITS, Broker
 from tests.abuse.gateway import Gateway
 from tests.end_to_end.serving import eventually
 from tests.worker.processes import payload
@@ -60,5 +60,5 @@ def test_the_submits_of_clients_that_have_gone_are_passed_over(
     answer = httpx.post(f"{gateway.url}/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 202, answer.text
     eventually(lambda: gateway.log().count(" 499 ") + redis.zcard("ldm:open") >= 101)
-    assert redis.zcard("ldm:open") <= 1 + MAKERS
+    assert redis.zcard("ldm:open") <= 1 + MAX_SUBMITS
     assert redis.zscore("ldm:open", answer.json()["id"]) is not None

@@ -125,7 +125,7 @@ def refusals(url: str) -> None:
 
 def test_every_command_of_a_script_is_a_right() -> None:
     rights = {rule[1:] for rule in USERS.read_text().split() if rule.startswith("+")}
-    sources = [path.read_text() for path in (ROOT / "worker/store/lua").glob("*.lua")]
+    sources = [path.read_text() for path in (ROOT / "worker/store/lua").rglob("*.lua")]
     called = {command.lower() for source in sources for command in re.findall(r"\bcall\('([A-Z]+)'", source)}
     assert len(called) > 20
     assert called <= rights

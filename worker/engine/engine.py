@@ -1,4 +1,4 @@
-"""Step-level continuous batching: every denoising step is batched afresh over whatever is running.
+"""Step-level continuous batching: every denoising step batches all images that run at that moment.
 
 `step()` is admit → begin → one U-Net pass over all rows → retire → finish. One thread owns the device and calls it;
 others submit, cancel and request previews. Events leave through `emit`, which must be quick.
@@ -30,10 +30,10 @@ from worker.engine.runner import Runner
 from worker.engine.scheduler import STEP_S, Scheduler
 from worker.vital import start_vital
 
-BEGIN_PER_STEP = 4  # images: encoding the input of many new ones must not keep those that run waiting
+BEGIN_PER_STEP = 4  # images: encoding the inputs of many new jobs must not delay the steps of running ones
 PREVIEW_S = 0.5  # between two previews of a job
 FINISH_S = 1800.0  # decoding an image of megapixels on a CPU takes minutes
-IDLE_S = 0.2  # how often an idle engine says that it lives
+IDLE_S = 0.2  # how often an idle engine notes progress, so that the watchdog sees no hang
 
 
 class EngineMetrics(Protocol):
@@ -62,7 +62,7 @@ class Engine:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
-        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata, self._moved)
+        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata, self._note_progress)
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()
@@ -71,7 +71,7 @@ class Engine:
         self.last_step_at = time.monotonic()
 
     def submit(self, request: Request) -> None:
-        """Takes a job; it joins at the next step if there are rows for it."""
+        """Adds a job. Its images join the next step that has rows for them."""
         self._runner.resume(request)
         with self._changed:
             self._requests[request.key] = request
@@ -79,34 +79,34 @@ class Engine:
             self._changed.notify_all()
 
     def cancel(self, key: str) -> None:
-        """The job leaves before the next step. One that is unknown or done is left alone."""
+        """Ends a job before the next step. Ignores a job that is unknown or has ended."""
         with self._changed:
             if key in self._requests:
                 self._cancelled.add(key)
                 self._changed.notify_all()
 
     def request_preview(self, key: str) -> None:
-        """From now on previews of the job's first image leave with its progress."""
+        """Emits previews of the job's first image from now on."""
         with self._changed:
             if (request := self._requests.get(key)) is not None:
                 request.preview_requested = True
 
     def free_rows(self) -> int:
-        """How many more rows would run at once; negative when some rest."""
+        """Capacity minus demand, in rows; negative while images are preempted."""
         with self._changed:
             return self._scheduler.free_rows()
 
     def unfinished(self) -> list[str]:
-        """The keys of all jobs that have no outcome yet."""
+        """The keys of all jobs without an outcome."""
         with self._changed:
             return list(self._requests)
 
     def run(self) -> None:
-        """The device thread: steps until `stop`. An error here is the device's: it ends the thread."""
+        """Steps until `stop`, on the device thread. An exception here is the device's failure and ends the thread."""
         finisher = start_vital("finisher", self._finisher.run)
         while not self._stopped:
             if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
-                self._moved()
+                self._note_progress()
             if not self.step():
                 with self._changed:
                     self._changed.wait_for(self._has_work, IDLE_S)
@@ -114,7 +114,7 @@ class Engine:
         finisher.join()
 
     def stop(self, drain_s: float) -> list[str]:
-        """Ends `run`, after up to `drain_s` seconds in which jobs may finish; the keys of those that did not."""
+        """Ends `run` once all jobs have ended, or after `drain_s` seconds. Returns the keys of unfinished jobs."""
         with self._changed:
             self._changed.wait_for(lambda: not self._requests, drain_s)
             self._stopped = True
@@ -122,7 +122,7 @@ class Engine:
             return list(self._requests)
 
     def step(self) -> bool:
-        """One pass over whatever is here. False when there was nothing to do."""
+        """Makes one step of every image that runs. Returns False when there was nothing to do."""
         with self._changed:
             self._drop_ended()
             fresh = self._scheduler.choose(BEGIN_PER_STEP)
@@ -140,7 +140,7 @@ class Engine:
         return bool(fresh or batches or done)
 
     def save(self) -> list[Saved]:
-        """Everything that is under way, once `run` has ended."""
+        """The state of every job that has begun. For use once `run` has ended."""
         return [
             self._runner.save(request) for request in self._requests.values() if any(r.sample for r in request.runs)
         ]
@@ -159,10 +159,10 @@ class Engine:
             return
         started = time.perf_counter()
         try:
-            self._runner.begin(run, self._moved)
+            self._runner.begin(run, self._note_progress)
         except Exception as error:
             self._fail(run.request, error)
-        self._moved()
+        self._note_progress()
         seconds = time.perf_counter() - started
         with self._changed:
             self._scheduler.charge_begin(run, seconds)
@@ -174,7 +174,7 @@ class Engine:
         def called(rows: int) -> None:
             if rows:
                 computed.append(rows)
-            self._moved()
+            self._note_progress()
 
         started = time.perf_counter()
         failed = self._runner.step(batch, called)
@@ -187,12 +187,12 @@ class Engine:
         for request, error in failed.items():
             self._fail(request, error)
 
-    def _moved(self) -> None:
-        """The device does something: a step may take long, a single call of a network over one window may not."""
+    def _note_progress(self) -> None:
+        """Notes progress of the device for the watchdog, which limits one network call, not a whole step."""
         self.last_step_at = time.monotonic()
 
     def _report(self, requests: set[Request]) -> None:
-        """One call for everybody's progress. Under the lock: a job that ends meanwhile has no images any more."""
+        """Emits progress, checkpoints and previews. Holds the lock, since a job that ends loses its images."""
         now = time.monotonic()
         with self._changed:
             alive = [request for request in requests if request.key in self._requests]
@@ -204,8 +204,8 @@ class Engine:
             for request in due:
                 request.saved_at = now
             for request in alive:
-                late = request.preview_requested and now - request.shown_at >= PREVIEW_S
-                if late and self._finisher.preview(request.runs[0]):
+                preview_due = request.preview_requested and now - request.shown_at >= PREVIEW_S
+                if preview_due and self._finisher.preview(request.runs[0]):
                     request.shown_at = now
             counts = {model: self._scheduler.rows(model) for model in self._models}
         for model, count in counts.items():
@@ -217,7 +217,7 @@ class Engine:
 
     def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
         """Called on the finisher's thread."""
-        self._moved()
+        self._note_progress()
         request = run.request
         with self._changed:
             self._scheduler.finished(run, seconds)
@@ -233,14 +233,14 @@ class Engine:
                 self._end(request, Finished(request.key, images, warnings))
 
     def _fail(self, request: Request, error: Exception) -> None:
-        """The job's own fault is final, and so is what we foresaw; an unforeseen error may be worth another try."""
+        """Ends a job with an error. An error class of ours says whether to retry; any other error is retried."""
         retryable = getattr(error, "retryable", not isinstance(error, LdmError))
         with self._changed:
             if request.key in self._requests:
                 self._end(request, Failed(request.key, error, retryable))
 
     def _end(self, request: Request, event: Event) -> None:
-        """Takes a job out, whatever state its images are in, and says why. The lock is held."""
+        """Removes a job in any state and emits its last event. The caller holds the lock."""
         del self._requests[request.key]
         self._cancelled.discard(request.key)
         self._scheduler.remove(request)

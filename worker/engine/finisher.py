@@ -1,8 +1,7 @@
-"""After the last step: decode and encode, one image at a time, on a thread beside the one that steps.
+"""Decodes and encodes finished images, one at a time, on a thread beside the device's.
 
-Owners take turns: one owner's many images hold up another's by one.
-
-Between them previews, where somebody looks: only while nothing finished waits.
+Owners take turns, so one owner's many images delay another's by one image. Previews are made only while no finished
+image waits.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.sample import Sample
 from worker.engine.encode import encode, encode_preview, parameters_of
-from worker.engine.openmp import run_in_thread
 from worker.engine.owner_queue import OwnerQueue
 from worker.engine.request import EncodedImage, ImageRun
+from worker.engine.run_in_thread import run_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ Stage = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class PreviewJob:
-    """An image as it is foreseen in the middle of its steps."""
+    """A preview of an image from the x₀ that its last step predicted."""
 
     key: str
     model: str
@@ -41,10 +40,9 @@ class PreviewJob:
 
 
 class Finisher:
-    """`done` is told of each image: the bytes, or the exception that came instead, and the seconds it took; `show` of
-    previews.
+    """Calls `done` with each image's bytes, or the exception in their place, and the seconds that the image took.
 
-    `progress` is called after every decoded window of an image.
+    Calls `show` with each preview, and `progress` after every decoded window of an image.
     """
 
     def __init__(
@@ -62,11 +60,11 @@ class Finisher:
         self._busy_since: float | None = None
 
     def put(self, run: ImageRun) -> None:
-        """Hands over an image that has done its last step."""
+        """Queues an image after its last step."""
         self._queue.put(run.request.payload.owner, run)
 
     def preview(self, run: ImageRun) -> bool:
-        """Makes a preview of an image under way, unless there is something else to do; whether it will."""
+        """Queues a preview of a running image if the queue is empty. Returns whether a preview will be made."""
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
         payload = run.request.payload
@@ -74,12 +72,12 @@ class Finisher:
         return True
 
     def hangs(self, limit_s: float) -> bool:
-        """Whether one image, or window of one, has taken longer than that."""
+        """Whether one window of an image has taken longer than `limit_s`."""
         since = self._busy_since
         return since is not None and time.monotonic() - since > limit_s
 
     def close(self) -> None:
-        """Ends `run` after what is in line."""
+        """Ends `run` after the queued images."""
         self._queue.close()
 
     def run(self) -> None:
@@ -88,7 +86,7 @@ class Finisher:
             self.do(work)
 
     def do(self, work: ImageRun | PreviewJob) -> None:
-        """Finishes one image here and now, or makes a preview."""
+        """Finishes one image, or makes one preview, on the calling thread."""
         self._busy_since = time.monotonic()
         try:
             self._preview(work) if isinstance(work, PreviewJob) else self._finish(work)
@@ -97,7 +95,7 @@ class Finisher:
 
     def _preview(self, preview_job: PreviewJob) -> None:
         try:
-            image = _beside_the_steps(_previewed, self._models[preview_job.model], preview_job.x0)
+            image = _in_thread_on_cpu(_previewed, self._models[preview_job.model], preview_job.x0)
             self._show(preview_job.key, encode_preview(image))
         except Exception:  # the image itself is what counts
             log.warning("no preview of job %s", preview_job.key, exc_info=True)
@@ -114,7 +112,7 @@ class Finisher:
         payload, sample = run.request.payload, run.sample
         assert sample is not None
         started = time.perf_counter()
-        image = _beside_the_steps(self._decoded, self._models[payload.model], sample)
+        image = _in_thread_on_cpu(self._decoded, self._models[payload.model], sample)
         decoded = time.perf_counter()
         parameters = parameters_of(payload, run.index) if self._png_metadata else None
         data = encode(image, payload.format, parameters)
@@ -131,8 +129,8 @@ class Finisher:
         self._progress()
 
 
-def _beside_the_steps(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
-    """In a thread of its own where that would keep a pool of helpers: on a CPU of which more than one is used."""
+def _in_thread_on_cpu(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
+    """On a CPU runs `work` in a short-lived thread, so that its OpenMP threads end with it (run_in_thread.py)."""
     if model.device.type == "cpu" and torch.get_num_threads() > 1:
         return run_in_thread(lambda: work(model, of))
     return work(model, of)

@@ -1,4 +1,4 @@
-"""What the engine takes and gives: jobs in, events out, and the state of one image in between. No Redis."""
+"""The engine's input (Request), output (events) and the state of one image (ImageRun). No Redis."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What the job has become by `step`; `encode` makes the bytes, and takes its time."""
+    """The job's checkpoint at `step`. `encode` makes the bytes, which takes milliseconds."""
 
     key: str
     step: int
@@ -47,7 +47,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the job's first image is going to be, as a small JPEG."""
+    """A preview of the job's first image, a small JPEG."""
 
     key: str
     data: bytes
@@ -55,7 +55,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job's images, in order, and what of its request the networks could not take."""
+    """The job's images, in order, and warnings for what the networks could not take in."""
 
     key: str
     images: tuple[EncodedImage, ...]
@@ -64,7 +64,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`retryable` says whether another try could end differently."""
+    """The job failed. `retryable` says whether a retry may end differently."""
 
     key: str
     error: Exception

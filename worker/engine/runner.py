@@ -1,4 +1,4 @@
-"""The device side of a step: begins images and steps batches of them. Knows no queue and no other thread."""
+"""Begins images and steps batches of them on the device. Uses no queue and no other thread."""
 
 from __future__ import annotations
 
@@ -36,40 +36,39 @@ class Runner:
         model = self._models[request.payload.model]
         if request.inputs is None:
             request.inputs = {name: _decoded(data) for name, data in request.encoded.items()}
-        with torch.inference_mode(), _telling(model.autoencoder.encoder, moved):
+        with torch.inference_mode(), _progress_hooks(model.autoencoder.encoder, moved):
             sample = tasks.begin(model, request.params, run.index, request.inputs)
         if run.index in request.resumes:
             request.resumes[run.index].restore(sample)
         run.sample = sample
 
     def resume(self, request: Request) -> None:
-        """Takes up what an execution before this one has left, if that can be gone on with here."""
+        """Restores the checkpoint of an earlier execution where this worker would continue to the same bytes."""
         model, rows = self._of(request)
         saved = Checkpoint.from_bytes(request.checkpoint or b"", fingerprint(model, rows))
         if saved is not None:
             request.resumes, request.done = saved.samples, dict(saved.done)
 
     def save(self, request: Request) -> Saved:
-        """The request as it is now."""
+        """The request's present state as an event."""
         checkpoint = Checkpoint.of(request, fingerprint(*self._of(request)))
         return Saved(request.key, request.step, checkpoint.to_bytes)
 
-    def step(self, batch: Sequence[ImageRun], called: Callable[[int], None]) -> dict[Request, Exception]:
-        """One step of a batch of one key. Returns the requests that failed, with why; their mates have stepped.
+    def step(self, batch: Sequence[ImageRun], on_call: Callable[[int], None]) -> dict[Request, Exception]:
+        """Makes one step of images that share a batch key. Returns the error of each request that failed.
 
-        An error of the whole call is narrowed down by halves to the images that cause it. `called`
-        is that of `denoise.step`.
+        An error of a whole call is narrowed down by halving the batch. `on_call` is that of `denoise.step`.
         """
         model, rows = self._of(batch[0].request)
         try:
-            finite = denoise.step(model, [run.sample for run in batch if run.sample is not None], rows, called)
+            finite = denoise.step(model, [run.sample for run in batch if run.sample is not None], rows, on_call)
         except Exception as error:
             if _device_is_lost(error):
                 raise
             if len(batch) == 1:
                 return {batch[0].request: _as_job_error(error, batch[0].request.payload)}
             half = len(batch) // 2
-            return self.step(batch[:half], called) | self.step(batch[half:], called)
+            return self.step(batch[:half], on_call) | self.step(batch[half:], on_call)
         return {
             run.request: NonFiniteLatents(f"The latents became infinite or not a number at step {run.step}.")
             for run, ok in zip(batch, finite, strict=True)
@@ -82,8 +81,8 @@ class Runner:
 
 
 @contextmanager
-def _telling(network: torch.nn.Module, moved: Callable[[], None]) -> Iterator[None]:
-    """Calls `moved` after every part of a network that has parts itself."""
+def _progress_hooks(network: torch.nn.Module, moved: Callable[[], None]) -> Iterator[None]:
+    """Calls `moved` after every submodule that has submodules of its own."""
     parts = [module for module in network.modules() if next(module.children(), None) is not None]
     hooks = [part.register_forward_hook(lambda *_: moved()) for part in parts]
     try:
@@ -107,5 +106,5 @@ def _as_job_error(error: Exception, job: JobPayload) -> Exception:
 
 
 def _device_is_lost(error: Exception) -> bool:
-    """After most CUDA errors nothing works any more in this process: it must end and be started again."""
+    """Whether the process has to end: after most CUDA errors every later call fails too."""
     return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)

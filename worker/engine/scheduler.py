@@ -1,7 +1,7 @@
-"""Who is in the batch: chooses the images of every step anew, groups them into U-Net batches. No torch.
+"""Chooses the images of every step anew and groups them into U-Net batches. No torch.
 
-Owners of jobs share the device's time, and each owner's images its share by their priority. An image that was begun and
-is not chosen rests: its state is a few small tensors, and it goes on where it was.
+Owners of jobs share the device's time, and each owner's images share the owner's part by priority. A begun image that
+is not chosen is preempted: its state, a few small tensors, stays, and a later step continues from there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from worker.engine.device_time import DeviceTime
 from worker.engine.request import ImageRun, Request
 from worker.jobs import PRIORITIES, Priority
 
-# the order in which an owner's priorities are looked at, step by step: mostly high first, but nobody rests for ever
+# the order of an owner's priorities, step by step: mostly high first, so that low ones are never starved
 TURNS: tuple[tuple[Priority, ...], ...] = (
     PRIORITIES,
     PRIORITIES,
@@ -26,15 +26,15 @@ TURNS: tuple[tuple[Priority, ...], ...] = (
     PRIORITIES,
     ("low", "normal", "high"),
 )
-STEP_S = 0.2  # about how long a step may take, unless one image takes longer: then a new job has its turn
-BACKLOG = 32  # images of an owner that wait to be decoded: with more, the others rest rather than be held in memory
+STEP_S = 0.2  # the longest step of more than one image, so that a new job soon has its turn
+BACKLOG = 32  # images of an owner that wait to be decoded; with more, the owner's other images are preempted
 
 
 class Scheduler:
     """Bookkeeping of one device: `max_rows` U-Net rows run at once, over all models. Not thread-safe.
 
     `call_rows` is the number of rows of a U-Net call, by model id; a step of more than one image takes about `step_s`
-    seconds at most. A kind of image that was never run before counts as that long, and so has a step for itself.
+    seconds at most. An unmeasured (model, size) is assumed to cost `step_s`, so it runs alone once.
     """
 
     def __init__(self, max_rows: int, call_rows: Mapping[str, int] | None = None, step_s: float = STEP_S) -> None:
@@ -42,22 +42,22 @@ class Scheduler:
         self._time = DeviceTime(unknown_s=step_s)
         self._runs: list[ImageRun] = []  # every image that is not done, in the order of arrival
         self._finishing: Counter[str] = Counter()  # images that wait to be decoded, by owner
-        self._paying: set[ImageRun] = set()  # those of the present step that did not just fill up a call
+        self._charged: set[ImageRun] = set()  # images charged for this step; those that fill padding rows are free
         self._steps = 0
-        self.running: list[ImageRun] = []  # those of the present step
+        self.running: list[ImageRun] = []  # the images of the present step
 
     def add(self, request: Request) -> None:
-        """Every image of a request waits for rows of its own."""
+        """Adds the images of a request that are not done."""
         self._time.account(request.payload.owner)
         self._runs.extend(run for run in request.runs if run.index not in request.done)
 
     def choose(self, begin_limit: int) -> list[ImageRun]:
-        """Chooses the images of the next step; returns those of them that are still to begin, at most so many."""
-        due = self._due()
+        """Chooses the images of the next step. Returns those that have not begun, at most `begin_limit`."""
+        due = self._select_images()
         fresh = [run for run in due if run.sample is None]
         late = set(fresh[begin_limit:])
-        self._paying = {run for run in due if run not in late}
-        self.running = self._filled([run for run in due if run not in late])
+        self._charged = {run for run in due if run not in late}
+        self.running = self._with_free_riders([run for run in due if run not in late])
         self._steps += 1
         for run in self.running:
             run.stepped = self._steps
@@ -65,13 +65,12 @@ class Scheduler:
             self._time.account(owner).steps += 1
         return fresh[:begin_limit]
 
-    def _due(self) -> list[ImageRun]:
-        """The images that fair queueing runs next, up to the first that is among them already.
+    def _select_images(self) -> list[ImageRun]:
+        """The images of the next step, in the order of their owners' virtual finish times (weighted fair queueing).
 
-        An image's step is due when its owner's virtual time will be once the step is done; the least is next. Fewer
-        images where they would take more rows than there are, or longer than a step may.
+        Ends at the first image that comes up twice, and before one that would exceed the rows or `step_s`.
         """
-        lines = self._lines()
+        lines = self._queues_by_owner()
         self._time.advance(lines)
         due = [(self._time.end(line[0]), owner) for owner, line in lines.items()]
         heapify(due)
@@ -90,19 +89,19 @@ class Scheduler:
             heapreplace(due, (end + self._time.cost(line[0]) / line[0].request.payload.weight, owner))
         return list(chosen)
 
-    def _lines(self) -> dict[str, deque[ImageRun]]:
-        """Each owner's images, no more than have rows, in the order in which they run."""
+    def _queues_by_owner(self) -> dict[str, deque[ImageRun]]:
+        """Each owner's images in the order in which they run, as many as fit the device's rows."""
         of: dict[str, list[ImageRun]] = {}
         for run in self._runs:
             of.setdefault(run.owner, []).append(run)
         return {
-            owner: self._line(runs, TURNS[self._time.account(owner).steps % len(TURNS)])
+            owner: self._queue_of_owner(runs, TURNS[self._time.account(owner).steps % len(TURNS)])
             for owner, runs in of.items()
             if self._finishing[owner] < BACKLOG
         }
 
-    def _line(self, runs: list[ImageRun], order: Sequence[Priority]) -> deque[ImageRun]:
-        """By priority; the oldest ones, as many as have rows, and of these first who has waited longest for a step."""
+    def _queue_of_owner(self, runs: list[ImageRun], order: Sequence[Priority]) -> deque[ImageRun]:
+        """The oldest images that fit, by priority; within a priority first the one that was stepped longest ago."""
         line: list[ImageRun] = []
         room = self._max_rows
         for priority in order:
@@ -117,8 +116,8 @@ class Scheduler:
             line[first:] = sorted(line[first:], key=attrgetter("stepped"))
         return deque(line)
 
-    def _filled(self, chosen: list[ImageRun]) -> list[ImageRun]:
-        """The same, and images that cost nothing: their rows fill up a call that is made anyway."""
+    def _with_free_riders(self, chosen: list[ImageRun]) -> list[ImageRun]:
+        """Adds images whose rows would otherwise be padding of a U-Net call."""
         rows: Counter[Hashable] = Counter()
         for run in chosen:
             rows[run.kind] += run.rows
@@ -138,20 +137,20 @@ class Scheduler:
         return self._finishing[run.owner] >= BACKLOG
 
     def charge_begin(self, run: ImageRun, seconds: float) -> None:
-        """The device was busy so long with an image before its first step."""
+        """Charges `seconds` of begin time to the image's owner."""
         self._time.charge_begin(run, seconds)
 
     def charge_step(self, batch: Sequence[ImageRun], seconds: float) -> None:
-        """The device was busy so long with a step of a batch."""
-        self._time.charge_step([run for run in batch if run in self._paying] or batch, seconds)
+        """Charges `seconds` of a step to the owners of the batch."""
+        self._time.charge_step([run for run in batch if run in self._charged] or batch, seconds)
 
     def finished(self, run: ImageRun, seconds: float) -> None:
-        """An image that was retired is decoded, which took so long."""
+        """Charges `seconds` of decoding to the owner of a retired image."""
         self._finishing[run.owner] -= 1
         self._time.charge([run], seconds)
 
     def batches(self) -> list[list[ImageRun]]:
-        """The images of this step, grouped by what may share a U-Net call."""
+        """The images of this step, grouped by batch key."""
         groups: dict[Hashable, list[ImageRun]] = {}
         for run in self.running:
             assert run.sample is not None
@@ -161,18 +160,18 @@ class Scheduler:
         return list(groups.values())
 
     def retire(self) -> list[ImageRun]:
-        """Takes out the images that have done their last step."""
+        """Removes and returns the images that have done their last step."""
         done = [run for run in self.running if run.sample is not None and run.sample.done]
         self._finishing.update(run.owner for run in done)
         self._drop(set(done))
         return done
 
     def remove(self, request: Request) -> None:
-        """Takes out all images of a request."""
+        """Removes all images of a request."""
         self._drop(set(request.runs))
 
     def has_work(self) -> bool:
-        """Whether there is an image that may be stepped."""
+        """Whether an image can be stepped."""
         return any(not self._blocked(run) for run in self._runs)
 
     def rows(self, model: str) -> int:
@@ -180,7 +179,7 @@ class Scheduler:
         return self._rows(run for run in self.running if run.request.payload.model == model)
 
     def free_rows(self) -> int:
-        """Rows that nobody here can use; negative when images rest."""
+        """Capacity minus demand, in rows; negative while images are preempted."""
         return self._max_rows - self._rows(self._runs)
 
     def _drop(self, gone: set[ImageRun]) -> None:

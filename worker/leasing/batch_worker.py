@@ -123,7 +123,7 @@ class BatchWorker(BaseWorker):
                 scripts.cancel.run(self._redis, id=lease.job_id)
 
     def _wait_for_redis(self) -> bool:
-        """A worker may be up before its Redis. Whether it is registered there: it may be told to stop before."""
+        """Waits for Redis and registers this worker there. Returns False if a stop came first."""
         pause, said = 0.1, ""
         while not self._stops:
             try:
@@ -198,7 +198,7 @@ class BatchWorker(BaseWorker):
             self._engine.cancel(key)
 
     def _stop(self, reason: str) -> None:
-        """Ends as if told to where there is a reason; one more, while it ends already, is no second signal."""
+        """Notes a request to stop. One with a `reason` never counts as the second signal."""
         if reason and self._stops:
             return
         if reason:

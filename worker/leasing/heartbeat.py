@@ -1,4 +1,4 @@
-"""Says that this worker lives: renews its leases, publishes its model cards. And watches that it really does."""
+"""Renews leases, publishes model cards, and ends the process when the device hangs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Heartbeat:
         inspect(self._redis, allow_eviction=self._settings.allow_eviction)
 
     def announce(self) -> None:
-        """Enters this worker among the living. Raises OtherWeights, and what Redis raises."""
+        """Registers this worker and refreshes its time to live. Raises OtherWeights, and what Redis raises."""
         told = scripts.announce.run(
             self._redis,
             worker=self._worker,
@@ -154,7 +154,7 @@ class Heartbeat:
             log.warning(text, *values)
 
     def retire(self) -> None:
-        """Takes this worker from the living. Raises what Redis raises."""
+        """Removes this worker's registration. Raises what Redis raises."""
         with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis queues up no transaction
             pipeline.delete(*(key.of(self._worker) for key in (Key.CARDS, Key.WEIGHTS, Key.COMMANDS)))
             pipeline.srem(Key.WORKERS, self._worker)
@@ -169,14 +169,14 @@ class Heartbeat:
         self._delete_orphans()
 
     def _sweep_files(self) -> None:
-        """Whatever Redis does: it may be the expired files that keep it from writing."""
+        """Deletes expired blobs even while Redis is away: they may be what fills its disk."""
         if time.monotonic() - self._swept_at >= self._beat_s * (1 if self._away else SWEEP_EVERY):
             self._swept_at = time.monotonic()
             with suppress(OSError):
                 self._blobs.sweep()
 
     def _delete_orphans(self) -> None:
-        """What belonged to jobs that ended in no worker's hands. One that is missed expires by itself."""
+        """Deletes blobs of jobs that ended without a worker (cancelled, overdue, out of retries). Others expire."""
         for job_id in self._redis.lpop(Key.ORPHANS, 100) or ():
             data = self._redis.hget(Key.JOB.of(job_id.decode()), "data")
             try:

@@ -89,7 +89,7 @@ class ResultWriter:
                     batches.append(self._events.get_nowait())
             open_ = None not in batches
             events = [event for batch in batches if batch for event in batch]
-            done = {event.key for event in events if isinstance(event, Finished)}  # the commit says as much
+            done = {event.key for event in events if isinstance(event, Finished)}  # the commit reports the last step
             self._progress(event for event in events if isinstance(event, Progress) and event.key not in done)
             told_at = time.monotonic()
             for event in events:
@@ -101,7 +101,7 @@ class ResultWriter:
                     self._end(event)
 
     def _progress(self, events: Iterable[Progress]) -> None:
-        """One script for everybody's latest step; it also says who was cancelled and who is no longer ours."""
+        """Reports the latest step of every job by one script, and puts its cancels and lost leases into the inbox."""
         steps = {event.key: event.step for event in events}
         held = [(lease, step) for key, step in steps.items() if (lease := self._in_flight.get(key)) is not None]
         if not held:
@@ -112,7 +112,7 @@ class ResultWriter:
                 self._inbox.put(message)
 
     def _save(self, event: Saved) -> None:
-        """Before its record says so. A checkpoint that cannot be written costs nothing but steps, should we die."""
+        """Stores a checkpoint before the record names it. If the write fails, a resumed job repeats steps."""
         lease = self._in_flight.get(event.key)
         if lease is None:
             return
@@ -121,7 +121,7 @@ class ResultWriter:
             scripts.saved.run(self._redis, id=lease.job_id, exe=lease.execution, step=event.step)
 
     def _show(self, event: Preview) -> None:
-        """If somebody still looks."""
+        """Stores a preview while its key exists, that is, while a client has asked for it recently."""
         lease = self._in_flight.get(event.key)
         if lease is not None:
             with suppress(*AWAY), able():
@@ -143,7 +143,7 @@ class ResultWriter:
         log.info("%s %s after %.2f s", payload.params.task, OUTCOMES[became], seconds, extra=lease.context)
 
     def _patiently(self, write: Callable[[], T]) -> T:
-        """Repeats `write`, which must bear repeating, until Redis takes it."""
+        """Retries the idempotent `write` until it succeeds."""
         pause = 0.1
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Waits for Redis to say something, so that the control loop need not."""
+"""Blocks on Redis for new jobs and cancels, so that the control loop need not."""
 
 from __future__ import annotations
 

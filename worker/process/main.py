@@ -15,7 +15,7 @@ from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import check_directories
 from worker.engine.engine import Engine
-from worker.engine.openmp import run_in_thread
+from worker.engine.run_in_thread import run_in_thread
 from worker.leasing.batch_worker import BatchWorker
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory

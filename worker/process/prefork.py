@@ -142,7 +142,7 @@ def _work(name: str) -> None:
 
 
 def main() -> int:
-    """Exit codes are those of `worker.main`."""
+    """Exit codes are those of `worker.process.main`."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
     return PreforkMaster(settings).run()

@@ -24,7 +24,7 @@ from worker.store.connection import AWAY, able, connect
 from worker.store.keys import Key
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG_LIFE_S = 2.0  # a child of a service that was ready counts as one that served if it lived this long
+LONG_LIFE_S = 2.0  # the uptime after which a child of a ready service is restarted at once
 GATEWAY_STOP_S = 5.0
 SWEEP_S = 60.0
 

@@ -42,13 +42,13 @@ class BlobStore(Protocol):
         """The blob, or None where there is none (any more)."""
 
     def full(self) -> str:
-        """Why no more inputs are taken now, in a sentence; empty where they are."""
+        """The reason for taking no more inputs, as a sentence, or an empty string."""
 
     def delete(self, *names: str) -> None:
-        """Removes blobs; those that do not exist are none of its concern."""
+        """Removes blobs; missing ones are ignored."""
 
     def sweep(self) -> int:
-        """Removes what has expired and says how many that were."""
+        """Removes expired blobs. Returns their number."""
 
 
 def open_blobs(redis_url: str, data_dir: Path | str) -> BlobStore:
@@ -64,7 +64,7 @@ def input_name(job_id: str, name: str) -> str:
 
 
 def checkpoint_name(job_id: str) -> str:
-    """What a job has become so far. Every execution walks the same path, so one may replace another's."""
+    """A job's checkpoint. Executions are deterministic, so any of them may replace another's."""
     return f"{job_id}.checkpoint"
 
 
@@ -81,7 +81,7 @@ def output_name(job_id: str, execution: str, index: int) -> str:
 class DirectoryBlobs:
     """Files under `root`; a file's modification time is the moment at which a sweep may delete it.
 
-    Both are of the clock of the file system: a process whose own clock is wrong neither writes nor finds old files.
+    Both times are of the file system's clock, so a wrong clock of a process does not matter.
     """
 
     in_redis = False

@@ -38,7 +38,7 @@ class Key(StrEnum):
     DUE = "ldm:due"  # sorted set: queued jobs by when a worker must have taken them
     PARKED = "ldm:parked"  # set: jobs that wait for a worker of another version
     ENDED = "ldm:ended"  # capped list: when the last jobs ended, newest first
-    ORPHANS = "ldm:litter"  # list: jobs that ended in no worker's hands, with images to delete
+    ORPHANS = "ldm:litter"  # list: jobs that ended without a worker, with images to delete
     RESERVED = "ldm:reserved"  # bytes of Redis that the images of open jobs will take
     BLOB = "ldm:blob:"  # an image or a checkpoint
     PREVIEW = "ldm:preview:"  # a job's newest preview, a JPEG, empty until there is one; gone when no client looks

@@ -20,7 +20,7 @@ from ldm_core.errors import DeadlineExceeded, LdmError, RequestError
 from ldm_core.job_warning import warnings_from_json
 from worker.jobs import FUNCTION, JobPayload, JobView, OtherVersion, Status, StoredImage, UnreadableJob, queue_name
 
-MAX_RETRIES = 6  # what a death or an error costs of them: `worker/store/lua/prelude.lua`
+MAX_RETRIES = 6  # what a death or an error costs of them: `worker/store/lua/lib/prelude.lua`
 FAILURE_TTL_S = 86400
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STATUSES: Mapping[str, Status] = {

@@ -40,7 +40,7 @@ class Script:
     """
 
     def __init__(self, *parts: str) -> None:
-        text = "\n".join([_read("prelude"), *parts])
+        text = "\n".join([_read("lib/prelude"), *parts])
         self.source = CONSTANT.sub(lambda name: CONSTANTS[name[0]], text)
         found = ARGUMENTS.search(self.source)
         self._names = found[1].split(", ") if found else []
@@ -83,7 +83,7 @@ enqueue = _script("enqueue")
 spend = _script("spend")
 positions = _script("positions")
 served = _script("served")
-admit = _script("unpark", "admit")
+admit = _script("lib/unpark", "admit")
 progress = _script("progress")
 saved = _script("saved")
 beat = _script("beat")
@@ -91,8 +91,8 @@ commit = _script("commit")
 requeue = _script("requeue")
 cancel = _script("cancel")
 revoke = _script("revoke")
-maintain = _script("time", "indexes", "maintain")
-sweep = _script("time", "sweep")
+maintain = _script("lib/time", "lib/indexes", "maintain")
+sweep = _script("lib/time", "sweep")
 park = _script("park")
 announce = _script("announce")
 put = _script("put")

@@ -123,7 +123,7 @@ local function finish(id, status)
   event('kind', 'end', 'id', id, 'status', status)
 end
 
--- ended by no worker: its input images and its checkpoint are still there, for a worker's next clean-up
+-- ends a job without a worker; its blobs are queued for deletion at a worker's next clean-up
 local function end_alone(id, status)
   finish(id, status)
   call('RPUSH', ORPHANS, id)
@@ -155,8 +155,8 @@ local function try_again(id, err, cost)
 end
 
 -- Of the six retries a crash costs four: a job under which two processes crashed has failed. An error that may pass
--- costs two. A kill from outside costs one, and none where the job has been saved further on since it was taken: then
--- it cannot be the cause.
+-- costs two. A kill from outside costs one, or none if the job has saved progress since its lease: then the job is not
+-- the cause.
 local CRASH, ERROR, KILL = 4, 2, 1
 
 local function abandon(id, exe, queue, err, cost)

@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
-    """What `read` gave at most `max_age_s` seconds ago. Of many who ask at once one reads, and all have its answer.
+class SingleFlight(Generic[T]):
+    """The result of `read`, at most `max_age_s` seconds old. Concurrent callers share one read.
 
-    Else a crowd whose readings wait in line would make that line longer with every one of its requests.
+    Without this, each of N concurrent requests would read Redis.
     """
 
     def __init__(self, read: Callable[[], Coroutine[Any, Any, T]], max_age_s: float) -> None:
