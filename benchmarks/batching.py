@@ -29,9 +29,9 @@ from PIL import Image
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
-from worker.engine.run_in_thread import run_in_thread
 from worker.engine.engine import Engine
 from worker.engine.request import Event, Failed, Finished, Progress, Request
+from worker.engine.run_in_thread import run_in_thread
 from worker.jobs import JobPayload
 from worker.vital import start_vital
 
