@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from service.broker.end_task import end_task
 from worker.store.connection import AWAY, connect_async
 from worker.store.keys import Key
 
@@ -77,7 +78,6 @@ class EventReader:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_id = ""
-        self._closed = False
         self.leaving = False  # the process is about to stop: nobody shall wait any more
 
     def start(self) -> None:
@@ -87,10 +87,7 @@ class EventReader:
 
     async def close(self) -> None:
         """Ends reading."""
-        self._closed = True  # a cancellation that meets a time-out inside the client can be swallowed there
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.05)
+        await end_task(self._task)
         await self._redis.aclose()
 
     def leave(self) -> None:
@@ -124,7 +121,7 @@ class EventReader:
                 del self._watchers[job_id]
 
     async def _read(self) -> None:
-        while not self._closed:
+        while True:
             try:
                 if not self._last_id:
                     newest = await self._redis.xrevrange(Key.EVENTS, count=1)

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from ldm_core.errors import LdmError
+from service.broker.end_task import end_task
 from service.broker.single_flight import SingleFlight
 from worker.jobs import JobPayload
 from worker.store import scripts
@@ -49,9 +50,7 @@ class Upkeep:
 
     async def close(self) -> None:
         """Stops the background task."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_task(self._task)
 
     async def health(self) -> Health:
         """Redis' health of a moment ago. Raises what Redis raises."""

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from redis import Redis
 
 from service.broker.broker import Broker
+from service.broker.end_task import end_task
 from service.broker.upkeep import HEALTH_S, NoRoom
 from tests.service.problems import assert_problem
 from tests.worker.processes import eventually, payload
@@ -137,3 +139,15 @@ async def test_metrics_say_how_many_workers_a_model_has(http: httpx.AsyncClient,
     redis.delete("ldm:worker:nobody")
     eventually(lambda: not redis.exists("ldm:worker:nobody"))
     assert re.search(r'^ldm_workers\{model="toy"\} 0.0$', (await http.get("/metrics")).text, re.MULTILINE)
+
+
+async def test_a_task_that_swallows_its_cancellation_ends_all_the_same() -> None:
+    async def swallows_two() -> None:
+        for _ in range(3):  # as redis-py does with one that meets a time-out
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    task = asyncio.create_task(swallows_two())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(end_task(task), 5)
+    assert task.done()
