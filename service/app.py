@@ -16,7 +16,7 @@ from service.access.auth import KeyRing
 from service.access.origins import own_hosts, parse_origins
 from service.answers.openapi import completed, problems
 from service.broker.broker import Broker
-from service.dependencies import BEARER, caller_of
+from service.dependencies import BEARER, SIGNED_URL, caller_of
 from service.http.bounded_body import BodyLimits
 from service.http.cors import Cors
 from service.http.head import HeadAsGet
@@ -24,7 +24,7 @@ from service.http.memory import BodyBudget
 from service.http.middleware import RequestMiddleware
 from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
-from service.routes import docs, events, health, jobs, models, tasks
+from service.routes import docs, events, health, images, jobs, models, tasks
 from service.settings import GatewaySettings
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
@@ -107,9 +107,11 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         app.add_middleware(Cors, origins=origins)
     errors.install(app)
     app.include_router(docs.router)
-    guards = [Depends(caller_of), *([Depends(BEARER)] if ring.configured else [])]
+    bearer, signed = ([Depends(BEARER)], [Depends(SIGNED_URL)]) if ring.configured else ([], [])
     refusals = problems(401, 403) if ring.configured else {}
-    for routes in (tasks, jobs, events, models):
-        app.include_router(routes.router, dependencies=guards, responses=refusals)
+    for routes in (tasks, jobs, models):
+        app.include_router(routes.router, dependencies=[Depends(caller_of), *bearer], responses=refusals)
+    for routes in (images, events):  # they depend on `ReadableJobOf`, which takes a key or a signature
+        app.include_router(routes.router, dependencies=[*bearer, *signed], responses=refusals)
     app.include_router(health.router)
     return app

@@ -36,6 +36,7 @@ class GatewaySettings(BaseSettings):
     job_timeout_s: int = Field(default=600, ge=1)
     api_keys: SecretStr = SecretStr("")  # NAME:KEY or NAME:SHA256, comma-separated
     api_keys_file: Path | None = None
+    signed_url_ttl_s: int = Field(default=600, ge=1, le=86400)  # how long a signed URL works
     cors_origins: str = ""  # comma-separated origins whose pages may use this server, or *
     allowed_hosts: str = ""  # comma-separated names under which it is reached, or *; loopback ones always are
     root_path: str = ""  # under which a proxy shows it, such as /ldm

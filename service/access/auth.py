@@ -128,6 +128,14 @@ class KeyRing:
             raise Forbidden("this API key is disabled")
         return found
 
+    def named(self, name: str) -> ApiKey:
+        """The key of that name. Raises Forbidden where it is gone or disabled."""
+        self._refresh()
+        for key in self._keys:
+            if key.name == name and not key.disabled:
+                return key
+        raise Forbidden("the API key of this job is gone or disabled")
+
     def _refresh(self) -> None:
         if self._file is None or time.monotonic() < self._look_at:
             return

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from service.access.links import Links
 from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
 from service.problems import JobError
-from worker.jobs import JobView, LiveModel, UnreadableJob
+from worker.jobs import JobView, LiveModel, StoredImage, UnreadableJob
 
 
 def _rfc_3339(time: datetime) -> str:
@@ -34,6 +35,9 @@ class JobImage(BaseModel):
     """One finished image."""
 
     url: str
+    signed_url: str | None = Field(
+        default=None, description="with API keys: the same, for some minutes, without a header (`LDM_SIGNED_URL_TTL_S`)"
+    )
     seed: int
     width: int
     height: int
@@ -47,6 +51,9 @@ class JobUrls(BaseModel):
 
     self: str
     events: str
+    events_signed: str | None = Field(
+        default=None, description="with API keys: the same, for some minutes, without a header (`LDM_SIGNED_URL_TTL_S`)"
+    )
     cancel: str
 
 
@@ -198,19 +205,17 @@ class Readiness(BaseModel):
     models: list[str]
 
 
-def job_path(job_id: str, root: str) -> str:
-    """A job's own path; `root` is the one under which clients see this server."""
-    return f"{root}/v1/jobs/{job_id}"
+NO_KEYS = Links()
 
 
-def job_json(view: JobView, root: str = "") -> dict[str, Any]:
+def job_json(view: JobView, links: Links = NO_KEYS) -> dict[str, Any]:
     """The same as `job_of`, as JSON has it."""
-    return job_of(view, root).model_dump(mode="json", exclude_unset=True)
+    return job_of(view, links).model_dump(mode="json", exclude_unset=True)
 
 
-def job_of(view: JobView, root: str) -> Job:
+def job_of(view: JobView, links: Links) -> Job:
     """A job as clients see it."""
-    payload, path = view.payload, job_path(view.payload.id, root)
+    payload, path = view.payload, links.job(view.payload.id)
     fields = {
         "id": payload.id,
         "task": payload.params.task,
@@ -225,17 +230,17 @@ def job_of(view: JobView, root: str) -> Job:
         "finished_at": view.finished_at,
         "expires_at": view.expires_at,
         "request": _parameters(view),
-        "images": [{"url": f"{path}/images/{i}", **image.to_json()} for i, image in enumerate(view.images)],
+        "images": [_image(f"{path}/images/{i}", image, links) for i, image in enumerate(view.images)],
         "error": {**view.error, "instance": path} if view.error else None,
         "warnings": [warning.to_json() for warning in view.warnings],
-        "urls": _urls(path),
+        "urls": _urls(path, links),
     }
     return Job.model_validate(fields)
 
 
-def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
+def damaged_job_of(job: UnreadableJob, links: Links) -> DamagedJob:
     """A job whose record cannot be read, as clients see it."""
-    path = job_path(job.id, root)
+    path = links.job(job.id)
     error = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": job.detail}
     known: dict[str, Any] = {
         "id": job.id,
@@ -245,13 +250,18 @@ def damaged_job_of(job: UnreadableJob, root: str) -> DamagedJob:
         "images": [],
         "error": {**error, "instance": path},
         "warnings": [],
-        "urls": _urls(path),
+        "urls": _urls(path, links),
     }
     return DamagedJob.model_validate({**dict.fromkeys(DamagedJob.model_fields), **known})
 
 
-def _urls(path: str) -> dict[str, str]:
-    return {"self": path, "events": f"{path}/events", "cancel": path}
+def _image(path: str, image: StoredImage, links: Links) -> dict[str, Any]:
+    return {"url": path, **links.signed("signed_url", path), **image.to_json()}
+
+
+def _urls(path: str, links: Links) -> dict[str, str]:
+    events = f"{path}/events"
+    return {"self": path, "events": events, **links.signed("events_signed", events), "cancel": path}
 
 
 def model_of(live: LiveModel) -> Model:

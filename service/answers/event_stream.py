@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 
 from pydantic import BaseModel
 
-from service.answers.answers import Progress, job_of
+from service.access.links import Links
+from service.answers.answers import NO_KEYS, Progress, job_of
 from service.broker.broker import Broker, BrokerUnavailable
 from service.broker.events import NOTHING, EventId, parse_id
 from worker.jobs import TERMINAL, JobView
@@ -31,7 +32,7 @@ def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
 
 
 async def event_stream(
-    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, root: str = ""
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, links: Links = NO_KEYS
 ) -> AsyncGenerator[bytes, None]:
     """Yields the events after `seen`. Drops steps that come faster than the client reads, never the end.
 
@@ -52,7 +53,7 @@ async def event_stream(
                 return
             if (now := parse_id(job.event_id)) > seen:
                 seen = now
-                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_of(job, root))
+                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_of(job, links))
             if job.status in TERMINAL:
                 return
             if previews:

@@ -16,7 +16,7 @@ REF = "#/components/schemas/{model}"
 DESCRIPTIONS = {
     400: "The body cannot be parsed",
     401: "No API key, or an unknown one",
-    403: "The API key may not do this",
+    403: "The API key may not do this, or a signature is wrong or has expired",
     404: "No such job: unknown, or expired",
     406: "Accept takes nothing that this could be answered with",
     408: "The body was not complete in time",

@@ -11,7 +11,8 @@ from typing import NoReturn
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from service.answers.answers import job_json, job_path
+from service.access.links import Links
+from service.answers.answers import job_json
 from service.broker.broker import Broker, BrokerUnavailable
 from service.errors import Problem
 from service.http.negotiation import Accept
@@ -59,13 +60,10 @@ class ResponsePreference:
 
 
 async def answer(
-    broker: Broker, view: JobView, preference: ResponsePreference, headers: Mapping[str, str], root: str
+    broker: Broker, view: JobView, preference: ResponsePreference, headers: Mapping[str, str], links: Links
 ) -> Response:
-    """The image, the finished job, or `202` with the job as it is; `headers` go on each of them.
-
-    `root` is the path under which clients see this server.
-    """
-    headers = {"Location": job_path(view.payload.id, root), **headers}
+    """The image, the finished job, or `202` with the job as it is; `headers` go on each of them."""
+    headers = {"Location": links.job(view.payload.id), **headers}
     if preference.wait_s > 0 and view.status not in TERMINAL:
         with suppress(BrokerUnavailable):  # the job is accepted all the same
             view = await broker.wait(view.payload.id, preference.wait_s, view.event_id) or _lost()
@@ -74,7 +72,7 @@ async def answer(
     status = 200 if view.status in TERMINAL else 202
     if preference.wait_s > 0:
         headers["Preference-Applied"] = f"wait={preference.wait_s:.0f}"
-    return JSONResponse(job_json(view, root), status, headers)
+    return JSONResponse(job_json(view, links), status, headers)
 
 
 def _lost() -> NoReturn:

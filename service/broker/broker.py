@@ -13,20 +13,15 @@ from typing import Any, cast
 from redis.exceptions import RedisError, ResponseError
 
 from ldm_core.errors import LdmError
-from service.access.quota import (
-    REMEMBER_S,
-    Idempotency,
-    IdempotencyConflict,
-    Pace,
-    Quota,
-    Submitted,
-)
+from service.access.links import UrlSigner
+from service.access.quota import REMEMBER_S, Idempotency, IdempotencyConflict, Pace, Quota, Submitted
 from service.access.rates import Rates
 from service.broker.events import EventId, EventReader, Watch
 from service.broker.fleet import Fleet
 from service.broker.listing import image_names, page_of_jobs
 from service.broker.queues import depths, with_positions
 from service.broker.refusals import refusal_of
+from service.broker.signing import Signing
 from service.broker.upkeep import Upkeep, largest_images
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
 from worker.store import scripts
@@ -61,7 +56,7 @@ class Broker:
         self._redis: Any = connect_async(redis_url)
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
-        self._fleet = Fleet(self._redis)
+        self._fleet, self._signing = Fleet(self._redis), Signing(self._redis)
         self.rates = Rates(self._redis)
         self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAX_SUBMITS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
@@ -102,6 +97,11 @@ class Broker:
         """The tasks of every model that a worker served in the last days, by model id, without a live worker too."""
         async with _available():
             return await self._fleet.known()
+
+    async def url_signer(self, ttl_s: int) -> UrlSigner:
+        """Signs URLs for `ttl_s` seconds, as every gateway does."""
+        async with _available():
+            return await self._signing.signer(ttl_s)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from service.answers.event_stream import all_seen, event_stream, resume_after
 from service.answers.openapi import problems, with_headers
-from service.dependencies import BrokerOf, JobOf, MetricsOf
+from service.dependencies import BrokerOf, LinksOf, MetricsOf, ReadableJobOf
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -42,7 +42,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     response_class=EventStream,
 )  # fmt: skip
 async def stream_events(
-    request: Request, job: JobOf, broker: BrokerOf, metrics: MetricsOf,
+    request: Request, job: ReadableJobOf, broker: BrokerOf, links: LinksOf, metrics: MetricsOf,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", description="goes on after this event")] = "",
     preview: Annotated[bool, Query(description="some `progress` events have `preview`, a JPEG data URL")] = False,
 ) -> Response:  # fmt: skip
@@ -53,11 +53,10 @@ async def stream_events(
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
     if getattr(request.state, "head", False):
         return Response(headers=headers, media_type=EventStream.media_type)
-    root = request.scope["root_path"]
 
     async def stream() -> AsyncIterator[bytes]:
         with metrics.listening():
-            async with aclosing(event_stream(broker, job.payload.id, seen, previews=preview, root=root)) as events:
+            async with aclosing(event_stream(broker, job.payload.id, seen, previews=preview, links=links)) as events:
                 async for event in events:
                     yield event
 

@@ -17,7 +17,7 @@ from service.answers.openapi import IMAGE_CONTENT, MADE, job_body, problems, wit
 from service.answers.waiting import ResponsePreference, answer
 from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
-from service.dependencies import BrokerOf, CallerOf, MetricsOf
+from service.dependencies import BrokerOf, CallerOf, LinksOf, MetricsOf
 from service.http.hang_up import refuse_gone, while_connected
 from service.http.memory import LARGE
 from service.http.negotiation import refuse_encoded
@@ -63,7 +63,9 @@ HEADERS = [
 
 
 def _add_route(task: Task, summary: str) -> None:
-    async def make(request: Request, caller: CallerOf, broker: BrokerOf, metrics: MetricsOf) -> Response:
+    async def make(
+        request: Request, caller: CallerOf, broker: BrokerOf, links: LinksOf, metrics: MetricsOf
+    ) -> Response:
         try:
             caller.check_task(task)
             refuse_encoded(request.headers)
@@ -78,8 +80,7 @@ def _add_route(task: Task, summary: str) -> None:
             sent = replace(sent, pace=await charge(broker, caller))
         else:
             metrics.submitted(task, sent.view.payload.model, caller.name)
-        root: str = request.scope["root_path"]
-        return await while_connected(request, answer(broker, sent.view, preference, _headers(sent), root))
+        return await while_connected(request, answer(broker, sent.view, preference, _headers(sent), links))
 
     router.add_api_route(
         f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202, summary=summary,

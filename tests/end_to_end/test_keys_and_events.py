@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -23,8 +24,8 @@ ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 
 
 def events(http: httpx.Client, url: str, query: str = "", **headers: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and data of each event until the server ends the stream."""
-    with http.stream("GET", f"{url}/events{query}", headers=headers) as answer:
+    """Name and data of each event until the server ends the stream. `url` is a job's, or a signed one."""
+    with http.stream("GET", url if "?" in url else f"{url}/events{query}", headers=headers) as answer:
         assert answer.status_code == 200
         name = ""
         for line in answer.iter_lines():
@@ -87,6 +88,25 @@ def test_keys_guard_a_server_that_is_open_to_others(serve: Serve) -> None:
     assert "NO API KEYS" not in told
     assert ALICE not in told
     assert BOB not in told
+
+
+def test_a_page_of_another_origin_follows_a_job_and_shows_its_image_without_a_key(serve: Serve) -> None:
+    page = "https://app.example"
+    service = serve(api_keys=f"alice:{ALICE}", cors_origins=page)
+    service.wait_until_ready()
+    alice = {"Authorization": f"Bearer {ALICE}"}
+    made = service.http.post("/v1/txt2img", json=request(service, "txt2img", steps=50), headers=alice).json()
+    heard = list(events(service.http, made["urls"]["events_signed"], "", Origin=page))
+    assert [heard[0][0], heard[-1][0]] == ["status", "succeeded"]
+    assert "progress" in {name for name, _ in heard}
+    (image,) = heard[-1][1]["images"]  # signed when the event was sent, not when the stream was opened
+    shown = service.http.get(image["signed_url"], headers={"Origin": page, "Sec-Fetch-Site": "cross-site"})
+    assert hashlib.sha256(shown.content).hexdigest() == image["sha256"]
+    assert shown.headers["access-control-allow-origin"] == page
+    assert service.http.get(image["url"]).status_code == 401
+    told = service.log() + "".join(service.metrics())
+    assert "signature" not in told
+    assert image["signed_url"].split("=")[1] not in told
 
 
 @pytest.mark.slow

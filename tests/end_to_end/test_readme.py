@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.documents import ROOT, commands
+from tests.documents import ROOT, blocks, commands
 from tests.end_to_end.serving import Served
 
 REQUESTS = [command for command in commands() if command.startswith("curl ") and " -o " in command]
@@ -29,3 +32,30 @@ def test_a_request_makes_the_image_that_it_names(builtin: Served, command: str, 
     image = Image.open(tmp_path / name)
     assert image.format == "PNG"
     assert len(set(image.convert("RGB").get_flattened_data())) > 100
+
+
+PAGE = """
+globalThis.document = { querySelector: () => ({ set src(url) { void show(url); } }) };
+const show = async (url) => {
+  const shown = await fetch(url);
+  console.log(JSON.stringify({ status: shown.status, type: shown.headers.get("content-type") }));
+};
+"""
+
+
+def test_a_page_shows_an_image_with_signed_urls(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """In Node, whose EventSource is that of browsers; a page's `<img>` is played by a fetch."""
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "--experimental-eventsource", "-e", ""], check=False).returncode:
+        pytest.skip("there is no Node with EventSource")
+    key = "ldm_alice-0123456789"
+    service = serve(api_keys=f"alice:{key}")
+    service.wait_until_ready()
+    (script,) = blocks("js")
+    program = tmp_path / "page.mjs"
+    program.write_text(f"const KEY = {json.dumps(key)};{PAGE}{script.replace('http://localhost:8000', service.url)}")
+    ran = subprocess.run(
+        [node, "--experimental-eventsource", str(program)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.stdout, ran.stderr
+    assert json.loads(ran.stdout) == {"status": 200, "type": "image/png"}

@@ -129,7 +129,8 @@ async def test_every_v1_route_needs_a_key_and_nothing_else_does(gateway: Gateway
                 if path.startswith("/v1/"):
                     assert_problem(answer, 401)
                     assert answer.headers["www-authenticate"].startswith("Bearer")
-                    assert route["security"] == [{"ApiKey": []}]
+                    signed = [{"SignedUrl": []}] if url.endswith(("/events", "/images/0")) else []
+                    assert route["security"] == [{"ApiKey": []}, *signed]
                     assert {"401", "403"} <= set(route["responses"])
                 else:
                     assert answer.status_code == 200
@@ -141,7 +142,9 @@ async def test_every_v1_route_needs_a_key_and_nothing_else_does(gateway: Gateway
 
 async def test_the_openapi_document_has_the_security_scheme(gateway: Gateway) -> None:
     document = (await (await gateway(api_keys=KEYS)).get("/openapi.json")).json()
-    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["ApiKey"]["scheme"] == "bearer"
+    assert (schemes["SignedUrl"]["in"], schemes["SignedUrl"]["name"]) == ("query", "signature")
 
 
 async def test_a_job_is_there_only_for_its_key(gateway: Gateway, announced: None) -> None:

@@ -53,4 +53,4 @@ def test_a_job_shows_the_warnings_of_gateway_and_worker() -> None:
     record = new_record(payload(warnings=(known,)), timeout_s=60, result_ttl_s=30)
     record["x_warnings"] = json.dumps([found.to_json()])
     stored = {key.encode(): value if isinstance(value, bytes) else str(value).encode() for key, value in record.items()}
-    assert job_json(view_of("j", stored, 0.0), "")["warnings"] == [known.to_json(), found.to_json()]
+    assert job_json(view_of("j", stored, 0.0))["warnings"] == [known.to_json(), found.to_json()]

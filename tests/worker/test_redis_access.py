@@ -75,6 +75,7 @@ async def run_jobs(url: str, data_dir: Path) -> None:
         assert cancelled is not None
         assert cancelled.status == "cancelled"
         await broker.cancel(job.id)  # deletes its images
+        assert len((await broker.url_signer(60)).secret) == 32
         assert [model.card.id for model in await broker.models()] == ["toy"]
         assert len((await broker.jobs(""))[0]) == 1
         assert set((await broker.queue_depths()).values()) == {0}

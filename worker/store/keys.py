@@ -42,6 +42,7 @@ class Key(StrEnum):
     RESERVED = "ldm:reserved"  # bytes of Redis that the images of open jobs will take
     BLOB = "ldm:blob:"  # an image or a checkpoint
     PREVIEW = "ldm:preview:"  # a job's newest preview, a JPEG, empty until there is one; gone when no client looks
+    SIGNING = "ldm:signing"  # the secret with which gateways sign URLs; never expires. Deleting it ends all signatures
     EVENTS = "ldm:events"  # capped stream: what happened to which job
 
     # ours: workers
