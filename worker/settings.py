@@ -49,6 +49,7 @@ class WorkerSettings(BaseSettings):
     rows: int | None = Field(default=None, ge=1, le=1024)  # rows of one U-Net call; None: what suits the device
     max_rows: int = Field(default=64, ge=1, le=4096)
     png_metadata: bool = True
+    provenance: bool = True  # says in every image, in XMP, that a trained model made it
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
     metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
     log_format: Literal["json", "text"] = "json"

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.documents import ROOT, blocks, commands
 from tests.end_to_end.serving import Served
 
+MARK = "trainedAlgorithmicMedia"
 REQUESTS = [command for command in commands() if command.startswith("curl ") and " -o " in command]
 
 
@@ -32,6 +33,12 @@ def test_a_request_makes_the_image_that_it_names(builtin: Served, command: str, 
     image = Image.open(tmp_path / name)
     assert image.format == "PNG"
     assert len(set(image.convert("RGB").get_flattened_data())) > 100
+
+
+def test_an_image_says_that_a_trained_model_made_it(builtin: Served) -> None:
+    (command,) = [command for command in commands() if command.startswith("curl ") and MARK in command]
+    here = command.replace("localhost:8000", builtin.url.removeprefix("http://"))
+    assert subprocess.run(["bash", "-c", here], check=True, capture_output=True, text=True).stdout == f"{MARK}\n"
 
 
 PAGE = """

@@ -254,7 +254,7 @@ def test_every_format_is_what_it_says(form: str, expected: str) -> None:
 def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, going_on = Kept(), threading.Event()
     monkeypatch.setattr("worker.engine.engine.FINISH_S", 0.05)
-    monkeypatch.setattr("worker.engine.finisher.encode", lambda *_: going_on.wait(20) and b"picture")
+    monkeypatch.setattr("worker.engine.finisher.encode", lambda *_, **__: going_on.wait(20) and b"picture")
     kept.engine.submit(job(steps=1))
     device = threading.Thread(target=kept.engine.run)
     device.start()

@@ -56,13 +56,16 @@ class Engine:
         emit: Callable[[Sequence[Event]], None],
         metrics: EngineMetrics,
         png_metadata: bool = True,
+        provenance: bool = True,
         checkpoint_s: float = 5.0,
         step_s: float = STEP_S,
     ) -> None:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
-        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, png_metadata, self._note_progress)
+        self._finisher = Finisher(
+            models, self._finished, self._show, metrics.stage, png_metadata, provenance, self._note_progress
+        )
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()

@@ -52,10 +52,11 @@ class Finisher:
         show: Callable[[str, bytes], None],
         stage: Stage,
         png_metadata: bool,
+        provenance: bool,
         progress: Callable[[], None],
     ) -> None:
         self._models, self._done, self._show, self._stage = models, done, show, stage
-        self._png_metadata, self._progress = png_metadata, progress
+        self._png_metadata, self._provenance, self._progress = png_metadata, provenance, progress
         self._queue: OwnerQueue[ImageRun | PreviewJob] = OwnerQueue()
         self._busy_since: float | None = None
 
@@ -115,7 +116,7 @@ class Finisher:
         image = _in_thread_on_cpu(self._decoded, self._models[payload.model], sample)
         decoded = time.perf_counter()
         parameters = parameters_of(payload, run.index) if self._png_metadata else None
-        data = encode(image, payload.format, parameters)
+        data = encode(image, payload.format, parameters, provenance=self._provenance)
         self._stage("finish", decoded - started)
         self._stage("encode", time.perf_counter() - decoded)
         return EncodedImage(data, payload.params.image_seed(run.index), *image.size)

@@ -22,12 +22,11 @@ EIGHT_BITS, RGB = 8, 2
 ROWS = 64  # filtered at once, so that what is worked on stays in the processor's cache
 
 
-def png(image: Image.Image, text: tuple[str, str] | None = None) -> bytes:
-    """Encodes an RGB image; `text` is the keyword and content of an iTXt chunk."""
+def png(image: Image.Image, *texts: tuple[str, str]) -> bytes:
+    """Encodes an RGB image; each of `texts` is the keyword and content of an iTXt chunk."""
     header = struct.pack(">IIBBBBB", *image.size, EIGHT_BITS, RGB, 0, 0, 0)
     parts = [SIGNATURE, _chunk(b"IHDR", header)]
-    if text is not None:
-        keyword, content = text
+    for keyword, content in texts:
         # no compression, no language, no translated keyword
         parts.append(_chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + content.encode()))
     deflate = zlib_ng.compressobj(level=1, memLevel=9, strategy=zlib_ng.Z_RLE)

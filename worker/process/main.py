@@ -63,7 +63,7 @@ def main() -> int:
     )  # fmt: skip
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
-        png_metadata=settings.png_metadata, checkpoint_s=settings.checkpoint_s,
+        png_metadata=settings.png_metadata, provenance=settings.provenance, checkpoint_s=settings.checkpoint_s,
     )  # fmt: skip
     worker.serve(engine)
     return 0
