@@ -10,13 +10,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ldm_core.params import Task
-from service.access.auth import ApiKey, Forbidden
-from service.access.quota import Idempotency, IdempotencyConflict, Refused, Submitted
+from service.access.auth import ApiKey
+from service.access.quota import Idempotency, Submitted
 from service.answers.answers import Job
 from service.answers.openapi import IMAGE_CONTENT, MADE, job_body, problems, with_headers
 from service.answers.waiting import ResponsePreference, answer
 from service.broker.broker import Broker
-from service.broker.upkeep import NoRoom
 from service.dependencies import BrokerOf, CallerOf, LinksOf, MetricsOf
 from service.http.hang_up import refuse_gone, while_connected
 from service.http.memory import LARGE
@@ -25,8 +24,7 @@ from service.intake.body import read_body
 from service.intake.idempotency import identify, read_key
 from service.intake.pacing import charge, paced
 from service.intake.schemas import REQUESTS
-from service.intake.submission import prepare
-from service.settings import GatewaySettings
+from service.routes.queueing import queue_job, refusals_counted
 from worker.jobs import CONTENT_TYPES
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -66,15 +64,12 @@ def _add_route(task: Task, summary: str) -> None:
     async def make(
         request: Request, caller: CallerOf, broker: BrokerOf, links: LinksOf, metrics: MetricsOf
     ) -> Response:
-        try:
+        with refusals_counted(metrics, caller):
             caller.check_task(task)
             refuse_encoded(request.headers)
             preference = ResponsePreference.of(request)
             async with paced(broker, caller):
                 sent = await _submit(request, broker, caller, task, preference)
-        except (Forbidden, Refused, IdempotencyConflict) as refusal:
-            metrics.refused(refusal.reason, caller.name)
-            raise
         request.state.body.release()  # `_submit` was the last to hold it
         if sent.replayed:
             sent = replace(sent, pace=await charge(broker, caller))
@@ -105,16 +100,10 @@ async def _submit(
     await refuse_gone(request)
     if "format" not in body.model_fields_set:
         body.format = preference.format
-    if trouble := await broker.trouble():  # before anything is done for a job
-        raise NoRoom(trouble)
-    settings: GatewaySettings = request.app.state.settings
-    payload, inputs = await prepare(
-        broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
-        one_image=preference.is_image, format_accepted=preference.accept.takes(CONTENT_TYPES[body.format]),
+    return await queue_job(
+        request, broker, caller, task, body, idempotency=idempotency, one_image=preference.is_image,
+        format_accepted=preference.accept.takes(CONTENT_TYPES[body.format]),
     )  # fmt: skip
-    async with broker.turn():
-        await refuse_gone(request)
-        return await broker.submit(payload, inputs.images, quota=caller.quota, idempotency=idempotency)
 
 
 def _headers(sent: Submitted) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""What every route that makes a job does, whatever its request looked like: limits, defaults, the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request
+
+from ldm_core.job_warning import JobWarning
+from ldm_core.params import Task
+from service.access.auth import ApiKey, Forbidden
+from service.access.quota import Idempotency, IdempotencyConflict, Refused, Submitted
+from service.broker.broker import Broker
+from service.broker.upkeep import NoRoom
+from service.http.hang_up import refuse_gone
+from service.intake.schemas import JobRequest
+from service.intake.submission import prepare
+from service.metrics import GatewayMetrics
+from service.settings import GatewaySettings
+
+
+@contextmanager
+def refusals_counted(metrics: GatewayMetrics, caller: ApiKey) -> Iterator[None]:
+    """Counts a submission that a limit or a right refuses."""
+    try:
+        yield
+    except (Forbidden, Refused, IdempotencyConflict) as refusal:
+        metrics.refused(refusal.reason, caller.name)
+        raise
+
+
+async def queue_job(
+    request: Request, broker: Broker, caller: ApiKey, task: Task, body: JobRequest, *,
+    idempotency: Idempotency | None = None, warnings: Sequence[JobWarning] = (), **asked: Any,
+) -> Submitted:  # fmt: skip
+    """Makes the job of `body`; `warnings` come before its own, `asked` is how it will be answered, as in `prepare`.
+
+    Raises what `prepare` and `Broker.submit` raise, and NoRoom before anything is done for a job.
+    """
+    if trouble := await broker.trouble():
+        raise NoRoom(trouble)
+    settings: GatewaySettings = request.app.state.settings
+    payload, inputs = await prepare(
+        broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
+        **asked,
+    )  # fmt: skip
+    payload = replace(payload, warnings=(*warnings, *payload.warnings))
+    async with broker.turn():
+        await refuse_gone(request)
+        return await broker.submit(payload, inputs.images, quota=caller.quota, idempotency=idempotency)
