@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -39,6 +40,27 @@ async def caller_of(request: Request) -> ApiKey:
     return caller
 
 
+async def password_caller_of(request: Request) -> ApiKey:
+    """The same for clients that know user names and passwords alone: the password is an API key, the name is not read.
+
+    A browser sends a password by itself, also where a page of another site asks for it; that one does not count.
+    """
+    scheme, sent = get_authorization_scheme_param(request.headers.get("authorization"))
+    if scheme.lower() != "basic" or request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return await caller_of(request)
+    keys: KeyRing = request.app.state.keys
+    caller = keys.caller(_password(sent)) if keys.configured else ANYONE
+    request.state.caller = caller
+    return caller
+
+
+def _password(sent: str) -> str | None:
+    try:
+        return b64decode(sent, validate=True).decode("latin-1").partition(":")[2] or None
+    except ValueError:
+        return None
+
+
 async def _broker(request: Request) -> Broker:
     broker: Broker = request.app.state.broker
     return broker
@@ -50,6 +72,7 @@ async def _metrics(request: Request) -> GatewayMetrics:
 
 
 CallerOf = Annotated[ApiKey, Depends(caller_of)]
+PasswordCallerOf = Annotated[ApiKey, Depends(password_caller_of)]
 BrokerOf = Annotated[Broker, Depends(_broker)]
 MetricsOf = Annotated[GatewayMetrics, Depends(_metrics)]
 

@@ -97,7 +97,7 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         problem, path = as_problem(error), request.scope["path"].removeprefix(request.scope["root_path"])
         if problem.status == 405:  # of several routes on one path, the framework names the first one's methods
-            problem.headers["Allow"] = ", ".join(_methods(app, path))
+            problem.headers["Allow"] = ", ".join(_methods(app, path, problem.headers.get("Allow", "")))
         # `OPTIONS *` asks about the server, and no path of it (RFC 9110, section 9.3.7)
         if request.method == "OPTIONS" and (problem.status == 405 or path == "*"):
             return Response(status_code=204, headers=problem.headers)
@@ -107,8 +107,8 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def _methods(app: FastAPI, path: str) -> list[str]:
-    """The methods of all routes on `path`. A route outside the OpenAPI only reads."""
+def _methods(app: FastAPI, path: str, named: str) -> list[str]:
+    """The methods of all routes on `path`; of a route outside the OpenAPI, those that the framework has `named`."""
     described = [routes for template, routes in app.openapi()["paths"].items() if compile_path(template)[0].match(path)]
-    methods = {method.upper() for routes in described for method in routes} or {"GET"}
+    methods = {method.upper() for routes in described for method in routes} or {*named.split(", ")} - {""} or {"GET"}
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))

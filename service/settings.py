@@ -13,7 +13,15 @@ from service.access.origins import parse_hosts, parse_origins
 from worker.settings import DataDir, checked_redis_url, default_data_dir
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-OURS = {"v1", "docs", "openapi.json", "healthz", "readyz", "metrics"}  # first segments of this server's own paths
+OURS = {
+    "v1",
+    "sdapi",
+    "docs",
+    "openapi.json",
+    "healthz",
+    "readyz",
+    "metrics",
+}  # first segments of this server's own paths
 
 
 class GatewaySettings(BaseSettings):

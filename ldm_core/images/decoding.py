@@ -57,6 +57,12 @@ def open_image(data: bytes, field: str, check_size: SizeCheck) -> Image.Image:
         raise InvalidImage(field, "is truncated or damaged") from None
 
 
+def text_of(data: bytes, field: str) -> dict[str, str]:
+    """The texts in an image, such as a PNG's chunks, by their names. Raises InvalidImage."""
+    texts = _opened(data, field).info.items()
+    return {str(name): text for name, text in texts if isinstance(text, str)}
+
+
 def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
     """Decodes a mask of exactly `size` to L: 255 where the image is repainted, 0 elsewhere. Raises InvalidImage.
 

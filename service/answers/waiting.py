@@ -75,6 +75,17 @@ async def answer(
     return JSONResponse(job_json(view, links), status, headers)
 
 
+async def succeeded(broker: Broker, view: JobView, timeout_s: float) -> JobView:
+    """The job once it has images. Raises Problem where it ends without, or has not ended in time."""
+    view = await broker.wait(view.payload.id, timeout_s, view.event_id) or _lost()
+    if view.status not in TERMINAL:
+        status = 503 if broker.leaving else 504
+        raise Problem(status, f"The job goes on: /v1/jobs/{view.payload.id} has it.", headers={"Retry-After": "2"})
+    if view.status != "succeeded":
+        raise problem_of(view)
+    return view
+
+
 def _lost() -> NoReturn:
     detail = "The job was accepted, and then the job queue has lost it; send it again."
     raise Problem(503, detail, headers={"Retry-After": "2"})
@@ -94,6 +105,11 @@ async def _first_image(broker: Broker, view: JobView, headers: Mapping[str, str]
         return response
     if view.status == "succeeded":
         raise Problem(410, "The images of this job are no longer stored.", headers=headers)
+    raise problem_of(view, headers)
+
+
+def problem_of(view: JobView, headers: Mapping[str, str] | None = None) -> Problem:
+    """Why a job that has ended has no images."""
     error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
     fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
-    raise Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)
+    return Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)

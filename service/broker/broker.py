@@ -16,6 +16,7 @@ from ldm_core.errors import LdmError
 from service.access.links import UrlSigner
 from service.access.quota import REMEMBER_S, Idempotency, IdempotencyConflict, Pace, Quota, Submitted
 from service.access.rates import Rates
+from service.broker.choices import Choices
 from service.broker.events import EventId, EventReader, Watch
 from service.broker.fleet import Fleet
 from service.broker.listing import image_names, page_of_jobs
@@ -56,7 +57,7 @@ class Broker:
         self._redis: Any = connect_async(redis_url)
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
-        self._fleet, self._signing = Fleet(self._redis), Signing(self._redis)
+        self._fleet, self._signing, self._choices = Fleet(self._redis), Signing(self._redis), Choices(self._redis)
         self.rates = Rates(self._redis)
         self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAX_SUBMITS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
@@ -102,6 +103,11 @@ class Broker:
         """Signs URLs for `ttl_s` seconds, as every gateway does."""
         async with _available():
             return await self._signing.signer(ttl_s)
+
+    async def chosen_model(self, owner: str, model: str = "") -> str | None:
+        """The model that an owner has chosen, which is `model` from now on if that is given; None without a choice."""
+        async with _available():
+            return await self._choices.chosen(owner, model)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
@@ -23,26 +23,39 @@ LISTS = ("neighbors",)  # form fields that may be repeated
 TAKEN = {"Accept": "application/json, multipart/form-data"}
 
 Model = TypeVar("Model", bound=JobRequest)
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 async def read_body(request: Request, model: type[Model]) -> Model:
     """Raises Problem: 400 for what cannot be parsed, 415 for another content type, 422 naming each field at fault."""
-    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
-    if parameters.get(b"charset", b"utf-8").lower() not in UTF_8:
-        raise Problem(415, "Send it in UTF-8.", headers={"Accept-Charset": "utf-8"})
+    kind = _content_type(request)
     if kind == b"application/json":
-        body = bytearray()
-        async for part in request.stream():  # request.body() would keep two copies as long as the request lives
-            body += part
-        # a body with images is parsed in a thread; a small one shall not wait behind large ones
-        data = _parsed(body) if len(body) <= SMALL else await to_thread.run_sync(_parsed, body, limiter=LARGE)
-        if not isinstance(data, dict):
-            raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
-        return _validated(model, data, strict=True)
+        return _validated(model, await read_json(request), strict=True)
     if kind == b"multipart/form-data":
         # every form field is text: "20" is a number there
         return _validated(model, await _form(request), strict=False)
     raise Problem(415, "Send application/json or multipart/form-data.", headers=TAKEN)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """A body that is a JSON object. Raises Problem: 400 for what cannot be parsed, 415, 422."""
+    if _content_type(request) != b"application/json":
+        raise Problem(415, "Send application/json.", headers={"Accept": "application/json"})
+    body = bytearray()
+    async for part in request.stream():  # request.body() would keep two copies as long as the request lives
+        body += part
+    # a body with images is parsed in a thread; a small one shall not wait behind large ones
+    data = _parsed(body) if len(body) <= SMALL else await to_thread.run_sync(_parsed, body, limiter=LARGE)
+    if not isinstance(data, dict):
+        raise Problem(422, "The body must be a JSON object.", errors=[("", "must be an object")])
+    return data
+
+
+def _content_type(request: Request) -> bytes:
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if parameters.get(b"charset", b"utf-8").lower() not in UTF_8:
+        raise Problem(415, "Send it in UTF-8.", headers={"Accept-Charset": "utf-8"})
+    return kind
 
 
 def _parsed(body: bytearray) -> Any:
@@ -89,6 +102,11 @@ def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Mod
         data = {name: value for name, value in data.items() if value != "" or name not in known}
     if data.pop("webhook", None) is not None:
         raise field_problem("webhook", "no host is allowed here")
+    return validated(model, data, strict=strict)
+
+
+def validated(model: type[Fields], data: dict[str, Any], *, strict: bool) -> Fields:
+    """Raises Problem 422 naming each field at fault."""
     try:
         return model.model_validate(data, strict=strict)
     except ValidationError as error:

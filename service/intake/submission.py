@@ -42,7 +42,7 @@ async def prepare(
     Raises RequestError for what the model does not take, Forbidden, Problem.
     """
     timeout_s = _timeout(body, max_timeout_s)
-    card = await _find_card(broker, task, body.model, caller)
+    card = await find_card(broker, task, body.model, caller)
     _refuse_unused(card, body)
     if any(getattr(body, name, None) for name in IMAGE_FIELDS):
         inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
@@ -80,8 +80,11 @@ async def prepare(
     return payload, inputs
 
 
-async def _find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
-    """Chooses among the models read a moment ago, and reads them anew before it refuses a request."""
+async def find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
+    """Chooses among the models read a moment ago, and reads them anew before it refuses a request.
+
+    Raises Problem, RequestError, Forbidden.
+    """
     try:
         return _choose(await broker.models(recent=True), task, name, caller)
     except (Problem, RequestError, Forbidden):

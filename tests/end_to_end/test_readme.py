@@ -16,7 +16,8 @@ from tests.documents import ROOT, blocks, commands
 from tests.end_to_end.serving import Served
 
 MARK = "trainedAlgorithmicMedia"
-REQUESTS = [command for command in commands() if command.startswith("curl ") and " -o " in command]
+FILE = re.compile(r" (?:-o|>) (\S+)$")
+REQUESTS = [command for command in commands() if command.startswith("curl ") and FILE.search(command)]
 
 
 def test_there_is_a_request_for_each_task_of_the_built_in_models() -> None:
@@ -29,7 +30,7 @@ def test_a_request_makes_the_image_that_it_names(builtin: Served, command: str, 
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     here = command.replace("localhost:8000", builtin.url.removeprefix("http://")).replace("curl ", "curl -sS -f ", 1)
     subprocess.run(["bash", "-c", here], cwd=tmp_path, check=True, timeout=120)
-    (name,) = re.findall(r"-o (\S+)", command)
+    (name,) = FILE.findall(command)
     image = Image.open(tmp_path / name)
     assert image.format == "PNG"
     assert len(set(image.convert("RGB").get_flattened_data())) > 100

@@ -43,6 +43,7 @@ class Key(StrEnum):
     BLOB = "ldm:blob:"  # an image or a checkpoint
     PREVIEW = "ldm:preview:"  # a job's newest preview, a JPEG, empty until there is one; gone when no client looks
     SIGNING = "ldm:signing"  # the secret with which gateways sign URLs; never expires. Deleting it ends all signatures
+    CHOICE = "ldm:choice:"  # the model that an owner has chosen by the web interfaces' API; expires
     EVENTS = "ldm:events"  # capped stream: what happened to which job
 
     # ours: workers
