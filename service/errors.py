@@ -16,7 +16,7 @@ from ldm_core.errors import RequestError
 from service import problems
 from service.access.auth import Forbidden, Unauthorized
 from service.access.quota import IdempotencyConflict, Refused, TooFast
-from service.broker.broker import BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
 from service.broker.upkeep import NoRoom
 from worker.store.records import UnreadableRecord
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from service.access.links import Links
 from service.answers.answers import NO_KEYS, Progress, job_of
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from service.broker.events import NOTHING, EventId, parse_id
 from worker.jobs import TERMINAL, JobView
 

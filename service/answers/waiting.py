@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, Response
 
 from service.access.links import Links
 from service.answers.answers import job_json
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from service.errors import Problem
 from service.http.negotiation import Accept
 from worker.jobs import CONTENT_TYPES, TERMINAL, Format, JobView

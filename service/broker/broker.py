@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError, ResponseError
 
-from ldm_core.errors import LdmError
 from service.access.links import UrlSigner
 from service.access.quota import REMEMBER_S, Idempotency, IdempotencyConflict, Pace, Quota, Submitted
 from service.access.rates import Rates
+from service.broker.availability import BrokerUnavailable, available
 from service.broker.choices import Choices
 from service.broker.events import EventId, EventReader, Watch
 from service.broker.fleet import Fleet
@@ -27,7 +27,7 @@ from service.broker.upkeep import Upkeep, largest_images
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
 from worker.store import scripts
 from worker.store.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs
-from worker.store.connection import AWAY, MAX_CONNECTIONS, TURN_S, able, connect_async
+from worker.store.connection import AWAY, MAX_CONNECTIONS, TURN_S, connect_async
 from worker.store.keys import Key
 from worker.store.records import JOB_ID, fields_of, new_record, new_view, view_of
 from worker.store.turns import Turns
@@ -38,12 +38,6 @@ READERS = MAX_CONNECTIONS // 2  # reads of jobs at once, so that thousands of ne
 MAX_SUBMITS = MAX_CONNECTIONS // 4  # at once; a queued submit is dropped if its client has disconnected
 NO_IMAGES: Mapping[str, bytes] = {}
 UNLIMITED = Quota()
-
-
-class BrokerUnavailable(LdmError):
-    """Redis does not answer, or the store of images takes nothing."""
-
-    retry_after = 2.0
 
 
 class Broker:
@@ -86,33 +80,33 @@ class Broker:
 
     async def trouble(self) -> str:
         """The reason for refusing jobs while Redis answers, as a sentence, or an empty string."""
-        async with _available():
+        async with available():
             return await self._upkeep.trouble()
 
     async def models(self, *, recent: bool = False) -> Sequence[LiveModel]:
         """The models of live workers by id, read now or, with `recent`, at most MODELS_S ago."""
-        async with _available():
+        async with available():
             return await (self._fleet.recent_models() if recent else self._fleet.models())
 
     async def known_models(self) -> Mapping[str, frozenset[str]]:
         """The tasks of every model that a worker served in the last days, by model id, without a live worker too."""
-        async with _available():
+        async with available():
             return await self._fleet.known()
 
     async def url_signer(self, ttl_s: int) -> UrlSigner:
         """Signs URLs for `ttl_s` seconds, as every gateway does."""
-        async with _available():
+        async with available():
             return await self._signing.signer(ttl_s)
 
     async def chosen_model(self, owner: str, model: str = "") -> str | None:
         """The model that an owner has chosen, which is `model` from now on if that is given; None without a choice."""
-        async with _available():
+        async with available():
             return await self._choices.chosen(owner, model)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Limits concurrent submits. Waiting submits run in the order of arrival."""
-        async with _available():
+        async with available():
             await self._makers.take()
         try:
             yield
@@ -132,7 +126,7 @@ class Broker:
             image_bytes=largest_images(payload) if self._blobs.in_redis else 0,
         )  # fmt: skip
         inputs = {input_name(payload.id, name): data for name, data in images.items()}
-        async with _available():
+        async with available():
             free = await self._upkeep.room(sum(len(data) for data in inputs.values()))
             try:
                 for name, data in inputs.items():
@@ -166,7 +160,7 @@ class Broker:
 
         A shortcut: `submit` repeats the check atomically. Works without a live worker.
         """
-        async with _available():
+        async with available():
             known = await self._redis.hmget(Key.IDEMPOTENCY.of(owner, idempotency.key), "id", "print")
         view = await self.job(known[0].decode()) if known[0] else None
         if view is not None and known[1].decode() != idempotency.fingerprint:
@@ -191,13 +185,13 @@ class Broker:
         self, owner: str, *, status: Status | None = None, limit: int = 20, before: float | None = None
     ) -> tuple[list[JobView | UnreadableJob], float | None]:
         """An owner's jobs, newest first, and what to pass as `before` for those that follow; None: there are none."""
-        async with _available():
+        async with available():
             views, following = await page_of_jobs(self._redis, owner, status=status, limit=limit, before=before)
             return await with_positions(self._redis, views), following
 
     async def job(self, job_id: str) -> JobView | None:
         """The job as it is now; None for an unknown or expired one. Raises UnreadableRecord."""
-        async with _available(), self._readers.taken():
+        async with available(), self._readers.taken():
             view = await self._read(job_id)
             return (await with_positions(self._redis, [view]))[0] if view else None
 
@@ -215,7 +209,7 @@ class Broker:
         """The newest preview of a job, a JPEG, or b"". Each call asks for previews for PREVIEW_TTL_S more seconds."""
         key = Key.PREVIEW.of(job_id)
         with suppress(BrokerUnavailable):
-            async with _available(), self._redis.pipeline() as asked:
+            async with available(), self._redis.pipeline() as asked:
                 asked.set(key, b"", nx=True, ex=scripts.PREVIEW_TTL_S)
                 asked.getex(key, ex=scripts.PREVIEW_TTL_S)
                 return bytes((await asked.execute())[1] or b"")
@@ -233,7 +227,7 @@ class Broker:
             while (left := deadline - time.monotonic()) > 0 and not self.leaving:
                 watch.clear()
                 with suppress(BrokerUnavailable):  # it may come back while there is time
-                    async with _available(), self._readers.taken():
+                    async with available(), self._readers.taken():
                         view = await self._read(job_id)
                     if view is None or view.status in TERMINAL:
                         return view
@@ -261,7 +255,7 @@ class Broker:
         """The bytes of a finished image; None where there is none (any more)."""
         if not JOB_ID.fullmatch(job_id):
             return None
-        async with _available():
+        async with available():
             names = await image_names(self._redis, job_id)
             return await asyncio.to_thread(self._blobs.get, names[index]) if 0 <= index < len(names) else None
 
@@ -272,7 +266,7 @@ class Broker:
         """
         if not JOB_ID.fullmatch(job_id):
             return None
-        async with _available():
+        async with available():
             was = await scripts.cancel.arun(self._redis, id=job_id)
         if was == b"started":
             return await self.wait(job_id, CANCEL_WAIT_S)
@@ -281,26 +275,17 @@ class Broker:
         return await self.job(job_id)
 
     async def _delete_images(self, job_id: str) -> None:
-        async with _available():
+        async with available():
             if names := await image_names(self._redis, job_id):
                 await self._redis.hdel(Key.JOB.of(job_id), "x_images")  # needs no memory
                 await self._delete_blobs(names)
 
     async def _delete_blobs(self, names: list[str]) -> None:
         if names:
-            async with _available():
+            async with available():
                 await asyncio.to_thread(self._blobs.delete, *names)
 
     async def queue_depths(self) -> dict[tuple[str, str], int]:
         """Jobs waiting, by (model, priority), for every queue that was ever used."""
-        async with _available():
+        async with available():
             return await depths(self._redis)
-
-
-@asynccontextmanager
-async def _available() -> AsyncIterator[None]:
-    try:
-        with able():
-            yield
-    except AWAY as error:
-        raise BrokerUnavailable("the job queue does not answer") from error

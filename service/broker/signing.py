@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from service.access.links import UrlSigner
-from service.broker.shared import Shared
+from service.broker.single_flight import SingleFlight
 from worker.store.keys import Key
 
 BYTES = 32
@@ -22,7 +22,7 @@ class Signing:
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        self._shared = Shared(self._read, BELIEVED_S)
+        self._shared = SingleFlight(self._read, BELIEVED_S)
 
     async def signer(self, ttl_s: int) -> UrlSigner:
         """Signs for `ttl_s` seconds, with the secret as of at most BELIEVED_S ago."""

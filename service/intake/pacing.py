@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect
 from ldm_core.errors import RequestError
 from service.access.auth import ApiKey, Forbidden
 from service.access.quota import IdempotencyConflict, Pace, TooFast
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from service.errors import Problem
 from worker.store.connection import AWAY
 

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.answers.answers import Health, Readiness
 from service.answers.openapi import problems
-from service.broker.broker import BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
 from service.dependencies import BrokerOf, MetricsOf
 from service.errors import Problem
 

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from service.access.quota import QueueFull
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, payload
 from worker.jobs import PRIORITIES, JobView
 

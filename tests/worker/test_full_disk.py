@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
 from tests.small_disk import fill, small_disk
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload

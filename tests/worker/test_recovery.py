@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.broker.broker import Broker, BrokerUnavailable
+from service.broker.availability import BrokerUnavailable
+from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
 from worker.jobs import FORMAT
