@@ -76,7 +76,12 @@ def resized(image: Image.Image, size: Size, mode: int) -> Image.Image:
     check_target(*size)
     if mode == STRETCH or image.size == size:
         return image.resize(size, SMOOTH)
-    return ImageOps.fit(image, size, SMOOTH) if mode == CROP else _filled(ImageOps.contain(image, size, SMOOTH), size)
+    if mode == CROP:
+        return ImageOps.fit(image, size, SMOOTH)
+    scale = min(size[0] / image.width, size[1] / image.height)
+    return _filled(
+        image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), SMOOTH), size
+    )
 
 
 def _filled(image: Image.Image, size: Size) -> Image.Image:

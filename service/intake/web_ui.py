@@ -9,11 +9,14 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ldm_core.card import ModelCard
+from ldm_core.errors import InvalidParameter
 from ldm_core.images.decoding import to_png
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
 from service.intake.body import validated
 from service.intake.repainting import (
+    CROP,
     FILL,
     SMOOTH,
     Box,
@@ -73,7 +76,7 @@ class DrawRequest(WebUiRequest):
     cfg_scale: float | None = Field(default=None, ge=1, le=MAX_GUIDANCE_SCALE)
     width: int | None = Field(default=None, ge=1, le=MAX_SIDE)
     height: int | None = Field(default=None, ge=1, le=MAX_SIDE)
-    eta: float | None = None
+    eta: float | None = Field(default=None, ge=0, le=1)
     override_settings: dict[str, Any] = Field(default_factory=dict)
     send_images: bool = True
     init_images: list[str] = Field(default_factory=list, max_length=1)
@@ -106,17 +109,22 @@ class EnlargeRequest(WebUiRequest):
 
     def finished(self, image: Image.Image, scale: int) -> Image.Image:
         """An image that was enlarged `scale` times, at the size that is asked for."""
-        if self.resize_mode == 0:
-            size = [max(1, round(side * self.upscaling_resize / scale)) for side in image.size]
-            return image.resize((size[0], size[1]), SMOOTH)
-        wanted = (self.upscaling_resize_w, self.upscaling_resize_h)
-        return resized(image, wanted, 1) if self.upscaling_crop else _within(image, wanted)
+        if self.resize_mode == 1 and self.upscaling_crop:
+            return resized(image, (self.upscaling_resize_w, self.upscaling_resize_h), CROP)
+        factor = self._factor((image.width / scale, image.height / scale)) / scale
+        return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), SMOOTH)
 
-    def check_size(self, scale: int) -> None:
-        """Raises RequestError or Problem for a size that is beyond what enlarging gives."""
-        check_target(self.upscaling_resize_w, self.upscaling_resize_h)
-        if self.resize_mode == 0 and self.upscaling_resize > scale:
-            raise field_problem("upscaling_resize", f"must be at most {scale}, which the model enlarges by")
+    def check_size(self, size: tuple[int, int], scale: int) -> None:
+        """Raises InvalidParameter where an image of `size` would become larger than it does by `scale`."""
+        if (factor := self._factor(size)) > scale:
+            field = "upscaling_resize_w" if self.resize_mode else "upscaling_resize"
+            raise InvalidParameter(field, f"enlarges {factor:g} times; at most {scale}, which the model enlarges by")
+
+    def _factor(self, size: tuple[float, float]) -> float:
+        if self.resize_mode == 0:
+            return self.upscaling_resize
+        factors = (self.upscaling_resize_w / size[0], self.upscaling_resize_h / size[1])
+        return max(factors) if self.upscaling_crop else min(factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,32 +151,29 @@ class Drawing:
 def read_drawing(data: dict[str, Any], *, with_image: bool, model: str | None) -> Drawing:
     """A body of `txt2img` or `img2img`; `model` is for one that names none. Raises Problem, RequestError."""
     asked = validated(DrawRequest, data, strict=False)
-    fields, spacing = _common(asked, model), ""
-    if name := asked.sampler_name or asked.sampler_index:
-        fields["sampler"], spacing = read_sampler(name)
-    if fields.get("sampler") == "ddim" and asked.eta is not None:
-        fields["eta"] = asked.eta
-    warnings = (
-        *spacing_warnings({"sampler_name": spacing, "scheduler": asked.scheduler}), *ignored(data, UNFOLLOWED),
-        *ignored_settings(asked.override_settings), *_of_eta(asked, fields),
-    )  # fmt: skip
+    fields, of_sampler = _common(asked, model)
+    warnings = (*of_sampler, *ignored(data, UNFOLLOWED), *ignored_settings(asked.override_settings))
     after = Afterwards({name: _small(value) for name, value in data.items()}, asked.send_images, asked.batch_size, {})
     if not with_image:
-        sized = {"width": asked.width, "height": asked.height}
-        return Drawing("txt2img", validated(Txt2ImgRequest, {**fields, **sized}, strict=False), warnings, after)
+        fields |= {"width": asked.width, "height": asked.height}
+        return Drawing("txt2img", validated(Txt2ImgRequest, fields, strict=False), warnings, after)
     image = _init_image(asked)
     size = (asked.width or image.width, asked.height or image.height)
     check_target(*size)
-    if not asked.mask:
-        sent = {"image": to_png(resized(image, size, asked.resize_mode)), "strength": asked.denoising_strength}
-        return Drawing("txt2img", validated(Txt2ImgRequest, {**fields, **sent}, strict=False), warnings, after)
+    if asked.mask:
+        return _inpainting(asked, image, size, Drawing("inpaint", JobRequest(**fields), warnings, after))
+    fields |= {"image": to_png(resized(image, size, asked.resize_mode)), "strength": asked.denoising_strength}
+    return Drawing("txt2img", validated(Txt2ImgRequest, fields, strict=False), warnings, after)
+
+
+def _inpainting(asked: DrawRequest, image: Image.Image, size: Size, whole: Drawing) -> Drawing:
+    """`whole` with its mask."""
     base, soft, box = _masked(asked, image, size)
-    masked = dict(zip(("image", "mask"), cut_out(base, soft, box, size), strict=True))
-    body = validated(InpaintRequest, {**fields, **masked}, strict=False)
-    after = replace(
-        after, repainting=Repainting(to_png(base), to_png(soft), box), fields={"Mask blur": max(asked.blur) or None}
-    )
-    return Drawing("inpaint", body, (*warnings, *_of_mask(asked)), after)
+    part, mask = cut_out(base, soft, box, size)
+    body = InpaintRequest(**whole.body.model_dump(exclude_unset=True), image=part, mask=mask)
+    blur = {"Mask blur": max(asked.blur) or None}
+    after = replace(whole.after, repainting=Repainting(to_png(base), to_png(soft), box), fields=blur)
+    return replace(whole, body=body, warnings=(*whole.warnings, *_of_mask(asked)), after=after)
 
 
 def _small(value: Any) -> Any:
@@ -186,20 +191,25 @@ def read_enlarging(data: dict[str, Any]) -> tuple[EnlargeRequest, list[JobWarnin
     return validated(EnlargeRequest, data, strict=False), list(ignored(data, OF_ENLARGING))
 
 
-def enlarging(image: str, field: str, model: str | None) -> JobRequest:
-    """The request that enlarges one image. Raises InvalidImage."""
-    return SuperresRequest(image=to_png(open_upright(image, field)), model=model, metadata=MARK)
+def enlarging(value: str, field: str, card: ModelCard, asked: EnlargeRequest) -> JobRequest:
+    """The request that enlarges one image. Raises RequestError."""
+    image = open_upright(value, field)
+    asked.check_size(image.size, card.scale)
+    return SuperresRequest(image=to_png(image), model=card.id, metadata=MARK)
 
 
-def _common(asked: DrawRequest, model: str | None) -> dict[str, Any]:
+def _common(asked: DrawRequest, model: str | None) -> tuple[dict[str, Any], list[JobWarning]]:
+    """The fields of any request of ours, and warnings about the sampler."""
     n = asked.batch_size * asked.n_iter
     if n > MAX_IMAGES:
         raise field_problem("n_iter", f"batch_size × n_iter must be at most {MAX_IMAGES}, got {n}")
-    return {
+    sampler, warnings = _sampler(asked)
+    fields = {
         "prompt": asked.prompt, "negative_prompt": asked.negative_prompt, "steps": asked.steps, "n": n,
         "guidance_scale": asked.cfg_scale, "seed": None if asked.seed == -1 else asked.seed, "metadata": MARK,
-        "model": _model(asked) or model,
+        "model": _model(asked) or model, **sampler,
     }  # fmt: skip
+    return fields, warnings
 
 
 def _model(asked: DrawRequest) -> str:
@@ -209,10 +219,16 @@ def _model(asked: DrawRequest) -> str:
     return name
 
 
-def _of_eta(asked: DrawRequest, fields: dict[str, Any]) -> Iterator[JobWarning]:
-    """Of the samplers here, DDIM and the ancestral one have noise to scale; the latter's is not scaled."""
-    if asked.eta is not None and asked.eta != 1 and fields.get("sampler") == "euler_a":
-        yield JobWarning("field_ignored", "eta has no effect here on Euler a: its noise is not scaled.", "/eta")
+def _sampler(asked: DrawRequest) -> tuple[dict[str, Any], list[JobWarning]]:
+    """Of the samplers here, DDIM and the ancestral one have noise that eta scales, and the latter's is not scaled."""
+    named = asked.sampler_name or asked.sampler_index
+    sampler, spacing = read_sampler(named) if named else (None, "")
+    warnings = [*spacing_warnings({"sampler_name": spacing, "scheduler": asked.scheduler})]
+    if sampler in {None, "ddim"}:
+        return {"sampler": sampler, "eta": asked.eta}, warnings
+    if sampler == "euler_a" and asked.eta not in {None, 1.0}:
+        warnings.append(JobWarning("field_ignored", "eta has no effect here on Euler a.", "/eta"))
+    return {"sampler": sampler}, warnings
 
 
 def _init_image(asked: DrawRequest) -> Image.Image:
@@ -229,8 +245,3 @@ def _masked(asked: DrawRequest, image: Image.Image, size: Size) -> tuple[Image.I
         return image, soft, closely(soft, asked.inpaint_full_res_padding, size)
     soft = softened(resized(mask, size, asked.resize_mode), asked.blur)
     return resized(image, size, asked.resize_mode), soft, (0, 0, *size)
-
-
-def _within(image: Image.Image, size: Size) -> Image.Image:
-    scale = min(size[0] / image.width, size[1] / image.height)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), SMOOTH)

@@ -32,7 +32,8 @@ UNFOLLOWED: Mapping[str, str] = {
     "seed_resize_from_w": "noise is of the image's own size", "seed_resize_from_h": "noise is of the image's own size",
     "initial_noise_multiplier": "noise is not scaled", "refiner_checkpoint": "one model draws the whole image",
     "script_name": "no scripts run here", "alwayson_scripts": "no extensions run here",
-    "latent_mask": "`mask` is the mask", "firstphase_width": "there is no second pass",
+    "latent_mask": "`mask` is the mask", "infotext": "parameters are read from fields alone",
+    "firstphase_width": "there is no second pass",
     "firstphase_height": "there is no second pass",
 }  # fmt: skip
 OF_MASKS: Mapping[str, str] = {

@@ -161,12 +161,11 @@ async def _submit_enlarging(
     card = await find_card(broker, "superres", asked.upscaler_1 if asked.upscaler_1 in served else None, caller)
     if asked.upscaler_1 != card.id:
         warnings.append(JobWarning("upscaler_chosen", f"Enlarged by {card.id!r}; /upscalers lists all.", "/upscaler_1"))
-    asked.check_size(card.scale)
     for field, image in find(data).items():
         with _in_their_names({"image": field}):
             if not isinstance(image, str):
                 raise InvalidImage(field, NOT_AN_IMAGE)
-            body = await to_thread.run_sync(enlarging, image, field, card.id, limiter=LARGE)
+            body = await to_thread.run_sync(enlarging, image, field, card, asked, limiter=LARGE)
             made.append(await _queue(request, caller, broker, metrics, "superres", body, warnings))
     return asked, card.scale
 

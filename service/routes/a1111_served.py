@@ -26,7 +26,7 @@ NOTHING: Mapping[str, Any] = {  # what web interfaces ask for when they start, a
         "loras", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "sd-vae",
         "latent-upscale-modes",
     )},
-    "embeddings": {"loaded": {}, "skipped": {}}, "scripts": {"txt2img": [], "img2img": []},
+    "cmd-flags": {}, "embeddings": {"loaded": {}, "skipped": {}}, "scripts": {"txt2img": [], "img2img": []},
 }  # fmt: skip
 
 
@@ -77,6 +77,11 @@ async def samplers() -> list[dict[str, Any]]:
 async def schedulers() -> list[dict[str, Any]]:
     own = {"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1.0, "need_inner_model": False}
     return [own]
+
+
+@router.post("/refresh-checkpoints")
+async def refresh_checkpoints() -> None:
+    """Does nothing: what is served is read anew each time."""
 
 
 @router.get("/sd-models")

@@ -152,8 +152,9 @@ def test_enlarging_gives_the_size_that_is_asked_for(api: webuiapi.WebUIApi) -> N
     )
     assert uncropped.image.size == (32, 48)
     assert "face restorer" in uncropped.info
-    with pytest.raises(RuntimeError, match="at most 4"):
-        api.extra_single_image(small, upscaling_resize=5)
+    for given in ({"upscaling_resize": 5}, {"resize_mode": 1, "upscaling_resize_w": 80, "upscaling_resize_h": 48}):
+        with pytest.raises(RuntimeError, match="5 times; at most 4"):
+            api.extra_single_image(small, **given)
 
 
 def test_progress_shows_the_running_job_and_interrupt_ends_it(served: Served, api: webuiapi.WebUIApi) -> None:
@@ -206,6 +207,7 @@ def test_models_and_options(served: Served, api: webuiapi.WebUIApi) -> None:
     assert api.util_get_current_model() == "scenes"
     assert [each["name"] for each in api.get_upscalers()] == ["scenes-superres"]
     assert (api.get_loras(), api.get_scripts()) == ([], {"txt2img": [], "img2img": []})
+    assert api.refresh_checkpoints() is None
     api.util_set_model("scenes")
     assert api.util_get_current_model() == "scenes"
     refused = api.set_options({"sd_model_checkpoint": "v1-5.safetensors"})
