@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, PngImagePlugin
 
 from ldm_core.errors import RequestError
 from service.answers.infotext import infotext, parsed, read_infotext
 from service.errors import Problem, as_problem
-from service.intake.repainting import closely, resized
+from service.intake.repainting import closely, finished_png, resized
 from service.intake.web_ui import DrawRequest, EnlargeRequest, read_drawing, read_enlarging
 from service.intake.web_ui_names import LABELS, UNFOLLOWED, label_of, read_sampler
 from tests.end_to_end.serving import base64_picture
@@ -115,3 +116,15 @@ def test_texts_of_others_are_left_as_they_are() -> None:
 @given(st.text())
 def test_any_text_is_parsed(text: str) -> None:
     assert all(isinstance(value, str) for value in parsed(read_infotext(text)).values())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_png_keeps_its_other_texts_and_gets_none_where_it_had_none(told: bool) -> None:
+    texts, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    texts.add_itxt("XML:com.adobe.xmp", "<x/>")
+    if told:
+        texts.add_text("parameters", "{}")
+    Image.new("RGB", (2, 2)).save(buffer, "PNG", pnginfo=texts)
+    made = Image.open(io.BytesIO(finished_png(buffer.getvalue(), "ein Häuschen 家", None)))
+    assert made.info["XML:com.adobe.xmp"] == "<x/>"
+    assert made.info.get("parameters") == ("ein Häuschen 家" if told else None)
