@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -32,29 +34,39 @@ def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
     return seen if seen <= max(newest, parse_id(job.event_id)) else NOTHING
 
 
-async def event_stream(
-    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, links: Links = NO_KEYS
-) -> AsyncGenerator[bytes, None]:
-    """Yields the events after `seen`. Drops steps that come faster than the client reads, never the end.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A running job has taken `step` of its `steps`; `preview` is the newest there is, a JPEG, empty without one."""
 
-    Yields a comment after every HEARTBEAT_S without an event, so that a client that hung up is noticed. With
-    `previews`, some steps have a preview of the image.
+    event_id: str
+    step: int
+    steps: int
+    preview: bytes
+
+
+async def follow(
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False
+) -> AsyncGenerator[JobView | Step | None, None]:
+    """Yields what happens to a job after the event `seen`, last the job when it has ended.
+
+    Drops steps that come faster than they are taken, never the end. Yields None after every HEARTBEAT_S without an
+    event, so that a client that hung up is noticed. With `previews`, the worker draws some. Ends early where the job
+    has expired or the process is about to stop.
     """
-    sent = b""
     with broker.watch(job_id, steps=True) as watch:
         while not broker.leaving:
             watch.clear()
             try:
                 job = await broker.job(job_id)
             except BrokerUnavailable:  # or too many ask it at once
-                yield STILL_HERE
+                yield None
                 await asyncio.sleep(AWAY_S)
                 continue
             if job is None:
                 return
             if (now := parse_id(job.event_id)) > seen:
                 seen = now
-                yield _event(job.event_id, job.status if job.status in TERMINAL else "status", job_of(job, links))
+                yield job
             if job.status in TERMINAL:
                 return
             if previews:
@@ -62,17 +74,39 @@ async def event_stream(
             silence = 0
             while not watch.moved and silence < LOOK_AFTER:
                 if not await watch.wait(HEARTBEAT_S):
-                    yield STILL_HERE
+                    yield None
                     silence += 1
                 preview = await broker.preview(job_id) if previews else b""
                 step = watch.take_step()
                 if step is not None and parse_id(step[0]) > seen:
                     seen = parse_id(step[0])
-                    progress = Progress(step=step[1], steps=job.steps, progress=min(1.0, step[1] / job.steps))
-                    if preview not in {b"", sent}:
-                        sent = preview
-                        progress.preview = f"data:image/jpeg;base64,{b64encode(sent).decode()}"
-                    yield _event(step[0], "progress", progress)
+                    yield Step(step[0], step[1], job.steps, preview)
+
+
+async def event_stream(
+    broker: Broker, job_id: str, seen: EventId = NOTHING, *, previews: bool = False, links: Links = NO_KEYS
+) -> AsyncGenerator[bytes, None]:
+    """Yields what `follow` tells as events, comments where nothing happens. With `previews`, some steps have one."""
+    sent = b""
+    async with aclosing(follow(broker, job_id, seen, previews=previews)) as happenings:
+        async for happened in happenings:
+            match happened:
+                case None:
+                    yield STILL_HERE
+                case JobView():
+                    name = happened.status if happened.status in TERMINAL else "status"
+                    yield _event(happened.event_id, name, job_of(happened, links))
+                case Step():
+                    new = happened.preview not in {b"", sent}
+                    sent = happened.preview if new else sent
+                    yield _event(happened.event_id, "progress", _progress(happened, with_preview=new))
+
+
+def _progress(step: Step, *, with_preview: bool) -> Progress:
+    progress = Progress(step=step.step, steps=step.steps, progress=min(1.0, step.step / step.steps))
+    if with_preview:
+        progress.preview = f"data:image/jpeg;base64,{b64encode(step.preview).decode()}"
+    return progress
 
 
 def _event(event_id: str, name: str, data: BaseModel) -> bytes:

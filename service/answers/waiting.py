@@ -36,13 +36,12 @@ class ResponsePreference:
 
     @classmethod
     def of(cls, request: Request) -> ResponsePreference:
-        """Reads `Prefer: wait=N` (RFC 7240) and `Accept`. Raises Problem where it accepts no answer."""
-        asked = WAIT.search(",".join(request.headers.getlist("prefer")))
+        """Reads `Prefer: wait=N` and `Accept`. Raises Problem where it accepts no answer."""
         accept = Accept(request.headers.getlist("accept"))
         chosen = accept.best([JSON, *FORMATS])
         if chosen is None:
             raise Problem(406, f"Accept takes neither {JSON} nor {' nor '.join(FORMATS)}, which is what there is.")
-        return cls(min(float(asked[1]), MAX_WAIT_S) if asked else None, chosen, accept)
+        return cls(asked_wait(request), chosen, accept)
 
     @property
     def is_image(self) -> bool:
@@ -60,14 +59,18 @@ class ResponsePreference:
         return (IMAGE_WAIT_S if self.is_image else 0.0) if self.asked_s is None else self.asked_s
 
 
+def asked_wait(request: Request) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240); None without it."""
+    asked = WAIT.search(",".join(request.headers.getlist("prefer")))
+    return min(float(asked[1]), MAX_WAIT_S) if asked else None
+
+
 async def answer(
     broker: Broker, view: JobView, preference: ResponsePreference, headers: Mapping[str, str], links: Links
 ) -> Response:
     """The image, the finished job, or `202` with the job as it is; `headers` go on each of them."""
     headers = {"Location": links.job(view.payload.id), **headers}
-    if preference.wait_s > 0 and view.status not in TERMINAL:
-        with suppress(BrokerUnavailable):  # the job is accepted all the same
-            view = await broker.wait(view.payload.id, preference.wait_s, view.event_id) or _lost()
+    view = await ended(broker, view, preference.wait_s)
     if view.status in TERMINAL and preference.is_image:
         return await _first_image(broker, view, headers)
     status = 200 if view.status in TERMINAL else 202
@@ -83,7 +86,15 @@ async def succeeded(broker: Broker, view: JobView, timeout_s: float) -> JobView:
         status = 503 if broker.leaving else 504
         raise Problem(status, f"The job goes on: /v1/jobs/{view.payload.id} has it.", headers={"Retry-After": "2"})
     if view.status != "succeeded":
-        raise problem_of(view)
+        raise why_without_images(view)
+    return view
+
+
+async def ended(broker: Broker, view: JobView, wait_s: float) -> JobView:
+    """The job as soon as it has ended, or as it is after `wait_s` seconds. Raises Problem where it was lost."""
+    if wait_s > 0 and view.status not in TERMINAL:
+        with suppress(BrokerUnavailable):  # the job is accepted all the same
+            return await broker.wait(view.payload.id, wait_s, view.event_id) or _lost()
     return view
 
 
@@ -104,13 +115,13 @@ async def _first_image(broker: Broker, view: JobView, headers: Mapping[str, str]
             text = f"{warning.code}: {warning.detail}".encode("ascii", "backslashreplace").decode()
             response.headers.append("X-Job-Warning", text)
         return response
+    raise why_without_images(view, headers)
+
+
+def why_without_images(view: JobView, headers: Mapping[str, str] | None = None) -> Problem:
+    """The problem of an ended job of which there are no images."""
     if view.status == "succeeded":
-        raise Problem(410, "The images of this job are no longer stored.", headers=headers)
-    raise problem_of(view, headers)
-
-
-def problem_of(view: JobView, headers: Mapping[str, str] | None = None) -> Problem:
-    """Why a job that has ended has no images."""
+        return Problem(410, "The images of this job are no longer stored.", headers=headers)
     error = view.error or {"status": 409, "detail": f"The job was {view.status}."}
     fields = [(field["pointer"], field["detail"]) for field in error.get("errors", ())]
     return Problem(int(error["status"]), str(error["detail"]), errors=fields, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -20,21 +21,21 @@ MAX_FILES = 24
 MAX_ERRORS = 20  # that an answer lists
 UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii"}
 LISTS = ("neighbors",)  # form fields that may be repeated
-TAKEN = {"Accept": "application/json, multipart/form-data"}
+KINDS = ("application/json", "multipart/form-data")
 
 Model = TypeVar("Model", bound=JobRequest)
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
-async def read_body(request: Request, model: type[Model]) -> Model:
+async def read_body(request: Request, model: type[Model], kinds: Sequence[str] = KINDS) -> Model:
     """Raises Problem: 400 for what cannot be parsed, 415 for another content type, 422 naming each field at fault."""
     kind = _content_type(request)
+    if kind.decode("latin-1") not in kinds:
+        raise Problem(415, f"Send {' or '.join(kinds)}.", headers={"Accept": ", ".join(kinds)})
     if kind == b"application/json":
         return _validated(model, await read_json(request), strict=True)
-    if kind == b"multipart/form-data":
-        # every form field is text: "20" is a number there
-        return _validated(model, await _form(request), strict=False)
-    raise Problem(415, "Send application/json or multipart/form-data.", headers=TAKEN)
+    # every form field is text: "20" is a number there
+    return _validated(model, await _form(request), strict=False)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

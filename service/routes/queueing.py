@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,10 +16,14 @@ from service.access.quota import Idempotency, IdempotencyConflict, Refused, Subm
 from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
 from service.http.hang_up import refuse_gone
+from service.intake.inputs import Inputs
 from service.intake.schemas import JobRequest
 from service.intake.submission import prepare
 from service.metrics import GatewayMetrics
 from service.settings import GatewaySettings
+from worker.jobs import JobPayload
+
+Prepare = Callable[..., Awaitable[tuple[JobPayload, Inputs]]]  # called as `prepare` is
 
 
 @contextmanager
@@ -34,7 +38,8 @@ def refusals_counted(metrics: GatewayMetrics, caller: ApiKey) -> Iterator[None]:
 
 async def queue_job(
     request: Request, broker: Broker, caller: ApiKey, task: Task, body: JobRequest, *,
-    idempotency: Idempotency | None = None, warnings: Sequence[JobWarning] = (), **asked: Any,
+    idempotency: Idempotency | None = None, warnings: Sequence[JobWarning] = (), prepare: Prepare = prepare,
+    **asked: Any,
 ) -> Submitted:  # fmt: skip
     """Makes the job of `body`; `warnings` come before its own, `asked` is how it will be answered, as in `prepare`.
 
