@@ -24,7 +24,7 @@ from service.http.memory import BodyBudget
 from service.http.middleware import RequestMiddleware
 from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
-from service.routes import a1111, a1111_served, docs, events, health, images, jobs, models, tasks
+from service.routes import a1111, a1111_served, docs, events, health, images, jobs, models, openai_images, tasks
 from service.settings import GatewaySettings
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
@@ -57,7 +57,7 @@ class Gateway(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = completed(super().openapi())
+            self.openapi_schema = completed(super().openapi(), openai_images.REQUESTS)
         return self.openapi_schema
 
 
@@ -109,7 +109,7 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     app.include_router(docs.router)
     bearer, signed = ([Depends(BEARER)], [Depends(SIGNED_URL)]) if ring.configured else ([], [])
     refusals = problems(401, 403) if ring.configured else {}
-    for routes in (tasks, jobs, models):
+    for routes in (tasks, openai_images, jobs, models):
         app.include_router(routes.router, dependencies=[Depends(caller_of), *bearer], responses=refusals)
     for routes in (images, events):  # they depend on `ReadableJobOf`, which takes a key or a signature
         app.include_router(routes.router, dependencies=[*bearer, *signed], responses=refusals)

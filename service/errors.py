@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from service.broker.upkeep import NoRoom
 from worker.store.records import UnreadableRecord
 
 PROBLEM_JSON = "application/problem+json"
+OPENAI_PATH = "/v1/images/"  # below it errors are also what OpenAI's clients read
 
 
 class Problem(Exception):
@@ -48,8 +50,12 @@ def problem_response(problem: Problem, instance: str, request_id: str) -> Respon
         instance=instance,
         errors=[problems.FieldError(pointer=pointer, detail=detail) for pointer, detail in problem.errors] or None,
         request_id=request_id,
-    )
-    return Response(body.model_dump_json(exclude_none=True), problem.status, problem.headers, PROBLEM_JSON)
+    ).model_dump(exclude_none=True)
+    if OPENAI_PATH in instance:
+        pointers = [pointer for pointer, _ in problem.errors]
+        body["error"] = problems.openai_error(problem.status, problem.detail, pointers).model_dump()
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return Response(content, problem.status, problem.headers, PROBLEM_JSON)
 
 
 EXPECTED = (

@@ -63,11 +63,12 @@ def text_of(data: bytes, field: str) -> dict[str, str]:
     return {str(name): text for name, text in texts if isinstance(text, str)}
 
 
-def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
+def open_mask(data: bytes, field: str, size: tuple[int, int], *, by_alpha: bool = False) -> Image.Image:
     """Decodes a mask of exactly `size` to L: 255 where the image is repainted, 0 elsewhere. Raises InvalidImage.
 
     Repainted is what is at least half grey, or, in a mask that has transparent pixels, what is transparent: a copy of
-    the image with a hole is a mask as OpenAI's image edit has it.
+    the image with a hole is a mask as OpenAI's image edit has it. White pixels beside transparent ones are refused, but
+    `by_alpha`, where they are known to mean nothing.
     """
 
     def check_size(name: str, width: int, height: int) -> None:
@@ -86,7 +87,7 @@ def open_mask(data: bytes, field: str, size: tuple[int, int]) -> Image.Image:
         )
     if hole is None or hole.getbbox() is None:
         return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
-    if _is_black_and_white(mask, hole):
+    if not by_alpha and _is_black_and_white(mask, hole):
         raise InvalidImage(field, TWO_MEANINGS)
     return hole
 

@@ -80,6 +80,11 @@ class Links:
         """A job's own path."""
         return f"{self.root}/v1/jobs/{job_id}"
 
+    def image(self, job_id: str, index: int) -> str:
+        """An image's path, with a fresh signature where callers need a key."""
+        path = f"{self.job(job_id)}/images/{index}"
+        return self.signed("url", path).get("url", path)
+
     def signed(self, name: str, path: str) -> dict[str, str]:
         """A field of an answer: `path` with a fresh signature. None where callers need no key."""
         if self.signer is None:

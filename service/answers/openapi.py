@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from ldm_core.params import Task
 from service.errors import PROBLEM_JSON
-from service.intake.schemas import IMAGE_FIELDS, REQUESTS
+from service.intake.schemas import IMAGE_FIELDS, REQUESTS, JobRequest
 from service.problems import Problem
 
 REF = "#/components/schemas/{model}"
@@ -84,12 +85,15 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def completed(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with the request bodies, the headers and the content type of errors."""
+def completed(document: dict[str, Any], others: Collection[type[JobRequest]] = ()) -> dict[str, Any]:
+    """FastAPI's document with the request bodies, the headers and the content type of errors.
+
+    `others`: requests beside those of the tasks, each of one content type, which its name tells.
+    """
     for methods in document["paths"].values():
         for route in methods.values():
             _complete_responses(route["responses"])
-    schemas = document["components"]["schemas"] | _request_schemas()
+    schemas = document["components"]["schemas"] | _request_schemas(others)
     unused = {"HTTPValidationError", "ValidationError"}
     document["components"]["schemas"] = {name: schemas[name] for name in sorted(schemas.keys() - unused)}
     document["components"]["headers"] = {
@@ -118,16 +122,26 @@ def job_body(task: Task) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def body_of(request: type[JobRequest]) -> dict[str, Any]:
+    """The request body of a POST that takes one content type: a form where the class is named so, else JSON."""
+    kind = "multipart/form-data" if request.__name__.endswith("Form") else "application/json"
+    schema = {"$ref": REF.format(model=request.__name__)}
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
 def _names(task: Task) -> tuple[str, str]:
     name = REQUESTS[task].__name__
     return name, name.replace("Request", "Form")
 
 
-def _request_schemas() -> dict[str, Any]:
-    """Every request as JSON and as a form."""
-    _, made = models_json_schema([(model, "validation") for model in REQUESTS.values()], ref_template=REF)
+def _request_schemas(others: Collection[type[JobRequest]]) -> dict[str, Any]:
+    """Every request of a task as JSON and as a form, and the other ones."""
+    models = (*REQUESTS.values(), *others)
+    _, made = models_json_schema([(model, "validation") for model in models], ref_template=REF)
     schemas: dict[str, Any] = made["$defs"]
-    return schemas | {form: _form(schemas[name], form) for name, form in map(_names, REQUESTS)}
+    forms = {form: _form(schemas[name], form) for name, form in map(_names, REQUESTS)}
+    alone = [name for name in (other.__name__ for other in others) if name.endswith("Form")]
+    return schemas | forms | {name: _form(schemas[name], name) for name in alone}
 
 
 def _form(request: dict[str, Any], title: str) -> dict[str, Any]:

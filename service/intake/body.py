@@ -20,7 +20,7 @@ SMALL = 16 * 2**10  # bytes
 MAX_FILES = 24
 MAX_ERRORS = 20  # that an answer lists
 UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii"}
-LISTS = ("neighbors",)  # form fields that may be repeated
+LISTS = ("neighbors", "image[]")  # form fields that may be repeated
 KINDS = ("application/json", "multipart/form-data")
 
 Model = TypeVar("Model", bound=JobRequest)

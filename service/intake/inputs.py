@@ -97,7 +97,7 @@ def _inpainting(body: InpaintRequest, card: ModelCard) -> Inputs:
             raise InvalidImage("mask", "is required, because the image has no transparent pixels")
         known = image.convert("RGB")
     else:
-        mask = open_mask(image_bytes(body.mask, "mask"), "mask", image.size)
+        mask = open_mask(image_bytes(body.mask, "mask"), "mask", image.size, by_alpha=body.mask_by_alpha)
         known = flattened(image)
     if mask.getextrema() == (0, 0):
         raise InvalidImage("mask", "has nothing to repaint: no pixel is at least half grey")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
@@ -129,6 +129,8 @@ class Txt2ImgRequest(SizedRequest):
 
 class InpaintRequest(JobRequest):
     """An image with a hole to a whole one."""
+
+    mask_by_alpha: ClassVar[bool] = False  # a mask with transparent pixels may be white in others
 
     image: ImageData = Field(description=IMAGE)
     mask: ImageData | None = Field(

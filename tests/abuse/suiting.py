@@ -18,6 +18,7 @@ MASK = encoded(gradient("L", 32), "PNG")
 MAP = encoded(gradient("L", 32).point(lambda level: level % 10), "PNG")
 FILES = {"image": PICTURE, "mask": MASK, "map": MAP}
 BOX = [0.1, 0.2, 0.5, 0.9]
+OPENAI = ("generations", "edits", "variations")
 TEXTLESS = ("class2img", "semantic2img", "layout2img")
 
 
@@ -35,7 +36,7 @@ def suit(task: str, body: dict[str, Any], *, form: bool) -> dict[str, Any]:
         body["timeout"] = min(body["timeout"], 600)  # the operator's limit
     if task == "inpaint":
         body["mask"] = files["mask"]
-    if body.get("image") is None:
+    if body.get("image") is None or body.get("mask") is not None:
         body.pop("strength", None)
     if body.get("sampler", "ddim") != "ddim":
         body.pop("eta", None)
@@ -47,6 +48,13 @@ def suit(task: str, body: dict[str, Any], *, form: bool) -> dict[str, Any]:
         body["class_id"] = (body.get("class_id") or 0) % 10
     if task == "layout2img":
         body["objects"] = [{"label": i, "box": BOX} for i in range(min(10, len(body["objects"])))]
+    if task in OPENAI:
+        body = {name: value for name, value in body.items() if name not in {"width", "height", "output_format"}}
+        body.update({"size": "64x64"} if body.get("size") is not None and task == "generations" else {"size": "auto"})
+        if body.get("image") is not None:
+            body["size"] = "auto"
+        body.pop("background", None)
+        body.pop("stream", None)  # an answer without an end is not held against a schema
     if len(str(body.get("metadata")).encode()) > 1000:
         del body["metadata"]
     return body

@@ -34,7 +34,8 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 async def test_operations_have_the_names_that_a_person_would_choose(document: dict[str, Any]) -> None:
     assert set(operations(document)) == {
         *(f"create_{task}" for task in TASKS), "list_jobs", "get_job", "cancel_job", "get_image", "stream_events",
-        "list_models", "get_health", "get_readiness", "get_metrics",
+        "list_models", "get_health", "get_readiness", "get_metrics", "create_image_generations", "create_image_edits",
+        "create_image_variations",
     }  # fmt: skip
 
 
