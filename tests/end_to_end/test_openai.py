@@ -172,6 +172,13 @@ def test_an_edit_as_a_stream(sdk: openai.OpenAI) -> None:
     assert [event.seed for event in extra] == [7, 8]
 
 
+def test_a_client_that_hangs_up_leaves_its_job_running(served: Served, sdk: openai.OpenAI) -> None:
+    with sdk.images.generate(prompt=PROMPT, stream=True, partial_images=1, extra_body=SLOW) as stream:
+        job = stream.response.headers["X-Job-ID"]
+        next(iter(stream))
+    assert served.finished(job)["status"] == "succeeded"
+
+
 def test_a_job_that_is_cancelled_ends_its_stream_with_an_error(served: Served, sdk: openai.OpenAI) -> None:
     with sdk.images.generate(prompt=PROMPT, stream=True, extra_body={**SLOW, "steps": 1000}) as stream:
         job = stream.response.headers["X-Job-ID"]

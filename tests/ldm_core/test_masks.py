@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from ldm_core.errors import InvalidImage
-from ldm_core.images.decoding import open_mask
+from ldm_core.images.decoding import open_mask, to_png
 
 FILES = Path(__file__).parent / "openai_mask"
 SIZE = (96, 64)
@@ -54,6 +54,12 @@ def test_white_beside_transparency_is_refused_for_it_has_two_meanings(outside: b
         opened(strokes)
     with pytest.raises(InvalidImage, match="copy of the image"):
         opened((FILES / "mask_white.png").read_bytes())
+
+
+def test_white_beside_transparency_means_nothing_where_transparency_alone_counts() -> None:
+    strokes = Image.new("RGBA", SIZE, (255, 255, 255, 255))
+    strokes.putalpha(ImageChops.invert(Image.open(FILES / "hole.png").convert("L")))
+    assert is_hole(open_mask(to_png(strokes), "mask", SIZE, by_alpha=True))
 
 
 def test_a_hole_that_is_less_than_half_transparent_is_refused() -> None:
