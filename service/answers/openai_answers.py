@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -64,6 +63,7 @@ def warnings_of(view: JobView) -> list[JobWarning]:
 
 def event_of(view: JobView, name: str, image: str, form: str, about: Mapping[str, Any]) -> bytes:
     """One Server-Sent Event with an image in base64, in the fields of OpenAI's clients."""
-    told = {"type": name, "b64_json": image, "created_at": int(time.time()), "size": size_of(view), "quality": "auto",
+    created = int(view.finished_at or view.started_at or view.created_at)
+    told = {"type": name, "b64_json": image, "created_at": created, "size": size_of(view), "quality": "auto",
             "background": "opaque", "output_format": form, **about}  # fmt: skip
     return f"event: {name}\ndata: {json.dumps(told)}\n\n".encode()

@@ -251,6 +251,12 @@ class Broker:
         """Hears what happens to a job from now on."""
         return self._events.watch(job_id, steps=steps)
 
+    async def now(self) -> float:
+        """The time by Redis' clock, Unix seconds."""
+        async with available():
+            seconds, microseconds = await self._redis.time()
+            return float(seconds + microseconds / 1e6)
+
     async def image(self, job_id: str, index: int) -> bytes | None:
         """The bytes of a finished image; None where there is none (any more)."""
         if not JOB_ID.fullmatch(job_id):

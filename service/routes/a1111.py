@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -193,7 +192,7 @@ async def get_progress(caller: PasswordCallerOf, broker: BrokerOf, skip_current_
     first = jobs[0] if jobs else None
     running = first if first and first.status == "running" else None
     preview = await broker.preview(running.payload.id) if running and not skip_current_image else b""
-    elapsed = time.time() - (running.started_at or time.time()) if running else 0.0
+    elapsed = await broker.now() - running.started_at if running and running.started_at else 0.0
     state = {
         "skipped": False, "interrupted": False, "stopping_generation": False, "job": first.payload.id if first else "",
         "job_count": len(jobs), "job_timestamp": time_stamp(first) if first else "0", "job_no": 0,
