@@ -16,7 +16,7 @@ from worker.store.connection import AWAY
 from worker.store.keys import Key
 
 NAME = "worker kills"
-PAUSES_S = (0.2, 2.0)  # such that the kills are over before the jobs are
+PAUSES_S = (0.1, 1.0)  # such that the kills are over before the jobs are
 
 
 def run(world: World) -> list[Figure]:
