@@ -32,12 +32,8 @@ async def caller_of(request: Request) -> ApiKey:
 
     Raises Unauthorized or Forbidden on a server with keys for a request without a good one.
     """
-    keys: KeyRing = request.app.state.keys
     scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
-    sent = secret if scheme.lower() == "bearer" and secret else None
-    caller = keys.caller(sent) if keys.configured else ANYONE
-    request.state.caller = caller  # for the log line and the limits of the body
-    return caller
+    return _caller_by(request, secret if scheme.lower() == "bearer" and secret else None)
 
 
 async def password_caller_of(request: Request) -> ApiKey:
@@ -48,9 +44,13 @@ async def password_caller_of(request: Request) -> ApiKey:
     scheme, sent = get_authorization_scheme_param(request.headers.get("authorization"))
     if scheme.lower() != "basic" or request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return await caller_of(request)
+    return _caller_by(request, _password(sent))
+
+
+def _caller_by(request: Request, secret: str | None) -> ApiKey:
     keys: KeyRing = request.app.state.keys
-    caller = keys.caller(_password(sent)) if keys.configured else ANYONE
-    request.state.caller = caller
+    caller = keys.caller(secret) if keys.configured else ANYONE
+    request.state.caller = caller  # for the log line and the limits of the body
     return caller
 
 

@@ -1,4 +1,4 @@
-"""Faster ways to the numbers that plain torch computes. `accelerate` is the one door; only loading opens it."""
+"""Faster ways to the numbers that plain torch computes: `accelerate`, which loading alone calls."""
 
 from __future__ import annotations
 

@@ -63,6 +63,12 @@ def text_of(data: bytes, field: str) -> dict[str, str]:
     return {str(name): text for name, text in texts if isinstance(text, str)}
 
 
+def check_equal(field: str, given: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raises InvalidImage where a mask's size is not its image's."""
+    if given != size:
+        raise InvalidImage(field, f"is {given[0]}x{given[1]}, the image is {size[0]}x{size[1]}; they must be equal")
+
+
 def open_mask(data: bytes, field: str, size: tuple[int, int], *, by_alpha: bool = False) -> Image.Image:
     """Decodes a mask of exactly `size` to L: 255 where the image is repainted, 0 elsewhere. Raises InvalidImage.
 
@@ -72,21 +78,18 @@ def open_mask(data: bytes, field: str, size: tuple[int, int], *, by_alpha: bool 
     """
 
     def check_size(name: str, width: int, height: int) -> None:
-        if sorted((width, height)) != sorted(size):
-            raise InvalidImage(name, f"is {width}x{height}, the image is {size[0]}x{size[1]}; they must be equal")
+        if sorted((width, height)) != sorted(size):  # upright, it may fit
+            check_equal(name, (width, height), size)
 
     mask = open_image(data, field, check_size)
-    if mask.size != size:
-        raise InvalidImage(
-            field, f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
-        )
+    check_equal(field, mask.size, size)
     hole = mask_of_transparency(mask)
     if hole is not None and hole.getbbox() is None and mask.getchannel("A").getextrema() != (255, 255):
         raise InvalidImage(
             field, "is half transparent: pixels count as transparent below half of full opacity, none is"
         )
     if hole is None or hole.getbbox() is None:
-        return _thresholded(flattened(mask, (0, 0, 0)).convert("L"))
+        return thresholded(flattened(mask, (0, 0, 0)).convert("L"))
     if not by_alpha and _is_black_and_white(mask, hole):
         raise InvalidImage(field, TWO_MEANINGS)
     return hole
@@ -118,7 +121,7 @@ def mask_of_transparency(image: Image.Image) -> Image.Image | None:
     """The mask that an image's transparent pixels make; None where it has none."""
     if image.mode != "RGBA":
         return None
-    return _thresholded(ImageOps.invert(image.getchannel("A")))
+    return thresholded(ImageOps.invert(image.getchannel("A")))
 
 
 def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
@@ -126,7 +129,7 @@ def _is_black_and_white(mask: Image.Image, hole: Image.Image) -> bool:
     red, green, blue, _ = mask.split()
     opaque = ImageOps.invert(hole)
     coloured = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
-    white = ImageChops.darker(_thresholded(green), opaque)
+    white = ImageChops.darker(thresholded(green), opaque)
     return ImageChops.darker(coloured, opaque).getbbox() is None and white.getbbox() is not None
 
 
@@ -197,5 +200,6 @@ def _upright(image: Image.Image, orientation: object) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _thresholded(grey: Image.Image) -> Image.Image:
+def thresholded(grey: Image.Image) -> Image.Image:
+    """255 where a level is at least half grey, else 0."""
     return grey.point(lambda level: 255 if level >= HALF_GREY else 0)

@@ -118,6 +118,13 @@ async def _first_image(broker: Broker, view: JobView, headers: Mapping[str, str]
     raise why_without_images(view, headers)
 
 
+async def stored_image(broker: Broker, view: JobView, index: int, headers: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of an image of an ended job. Raises Problem where there are none (any more)."""
+    if (data := await broker.image(view.payload.id, index)) is None:
+        raise why_without_images(view, headers)
+    return data
+
+
 def why_without_images(view: JobView, headers: Mapping[str, str] | None = None) -> Problem:
     """The problem of an ended job of which there are no images."""
     if view.status == "succeeded":

@@ -17,6 +17,7 @@ from service.access.quota import REMEMBER_S, Idempotency, IdempotencyConflict, P
 from service.access.rates import Rates
 from service.broker.availability import BrokerUnavailable, available
 from service.broker.choices import Choices
+from service.broker.clock import redis_now
 from service.broker.events import EventId, EventReader, Watch
 from service.broker.fleet import Fleet
 from service.broker.listing import image_names, page_of_jobs
@@ -254,8 +255,7 @@ class Broker:
     async def now(self) -> float:
         """The time by Redis' clock, Unix seconds."""
         async with available():
-            seconds, microseconds = await self._redis.time()
-            return float(seconds + microseconds / 1e6)
+            return await redis_now(self._redis)
 
     async def image(self, job_id: str, index: int) -> bytes | None:
         """The bytes of a finished image; None where there is none (any more)."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from service.access.links import UrlSigner
+from service.broker.clock import redis_now
 from service.broker.single_flight import SingleFlight
 from worker.store.keys import Key
 
@@ -33,5 +34,4 @@ class Signing:
         """The secret, and how far Redis' clock is ahead of the monotonic one here (s)."""
         while (known := await self._redis.get(Key.SIGNING)) is None:
             await self._redis.set(Key.SIGNING, secrets.token_bytes(BYTES), nx=True)  # another's may have come first
-        seconds, micros = await self._redis.time()
-        return bytes(known), seconds + micros / 1e6 - time.monotonic()
+        return bytes(known), await redis_now(self._redis) - time.monotonic()

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from PIL import Image, ImageFilter, ImageOps, PngImagePlugin
 
 from ldm_core.errors import InvalidImage, InvalidParameter
-from ldm_core.images.decoding import flattened, open_image, text_of, to_png
+from ldm_core.images.decoding import check_equal, flattened, open_image, text_of, thresholded, to_png
 from service.intake.inputs import image_bytes
 
 MAX_PIXELS = 2**24  # of an image that is scaled here; each model's own limit comes after it
 STRETCH, CROP, FILL = 0, 1, 2  # `resize_mode`
-HALF_GREY = 128
 SMOOTH = Image.Resampling.LANCZOS
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
@@ -58,13 +57,10 @@ def open_white_mask(value: str, size: Size, *, invert: bool) -> Image.Image:
     In a mask with transparency, what is opaque is repainted: so do web interfaces' canvases draw.
     """
     mask = open_image(image_bytes(value, "mask"), "mask", _check_pixels)
-    if mask.size != size:
-        raise InvalidImage(
-            "mask", f"is {mask.width}x{mask.height}, the image is {size[0]}x{size[1]}; they must be equal"
-        )
+    check_equal("mask", mask.size, size)
     has_hole = mask.mode == "RGBA" and mask.getchannel("A").getextrema() != (255, 255)
     grey = mask.getchannel("A") if has_hole else flattened(mask).convert("L")
-    hard = grey.point(lambda level: 255 if level >= HALF_GREY else 0)
+    hard = thresholded(grey)
     hard = ImageOps.invert(hard) if invert else hard
     if hard.getbbox() is None:
         raise InvalidImage("mask", "has nothing to repaint: no pixel is white")

@@ -19,7 +19,7 @@ from ldm_core.job_warning import JobWarning
 from ldm_core.params import MAX_IMAGES, Task
 from service.access.auth import ApiKey
 from service.answers.infotext import infotext_of, time_stamp, web_ui_info, web_ui_warnings
-from service.answers.waiting import succeeded
+from service.answers.waiting import stored_image, succeeded
 from service.broker.broker import Broker
 from service.dependencies import BrokerOf, MetricsOf, PasswordCallerOf, password_caller_of
 from service.errors import Problem
@@ -93,7 +93,7 @@ async def _drawn(broker: Broker, view: JobView, after: Afterwards, patience_s: f
     put_back = after.repainting.finished if after.repainting else None
     texts = [infotext_of(view, i, after.fields) for i in range(len(view.images))]
     images = [
-        await to_thread.run_sync(finished_png, await _stored(broker, view, i), text, put_back, limiter=LARGE)
+        await to_thread.run_sync(finished_png, await stored_image(broker, view, i), text, put_back, limiter=LARGE)
         for i, text in enumerate(texts if after.send_images else ())
     ]
     return JSONResponse({
@@ -101,13 +101,6 @@ async def _drawn(broker: Broker, view: JobView, after: Afterwards, patience_s: f
         "parameters": {**after.parameters, **dict.fromkeys(after.parameters.keys() & {"init_images", "mask"})},
         "info": json.dumps(web_ui_info(view, after.batch_size, texts), ensure_ascii=False),
     })  # fmt: skip
-
-
-async def _stored(broker: Broker, view: JobView, index: int) -> bytes:
-    data = await broker.image(view.payload.id, index)
-    if data is None:
-        raise Problem(410, "The images of this job are no longer stored.")
-    return data
 
 
 @router.post("/extra-single-image")
@@ -176,7 +169,7 @@ async def _enlarged(
     told: dict[str, None] = {}
     for view in made:
         ended = await succeeded(broker, view, patience_s)
-        data = await _stored(broker, ended, 0)
+        data = await stored_image(broker, ended, 0)
         images.append(await to_thread.run_sync(_at_its_size, data, asked, scale, infotext_of(ended, 0), limiter=LARGE))
         told |= {html.escape(warning["detail"]): None for warning in web_ui_warnings(ended)}
     return "".join(f"<p>{line}</p>" for line in told), images

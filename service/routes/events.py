@@ -22,6 +22,9 @@ data: {"step":7,"steps":25,"progress":0.28}
 """
 
 
+AT_ONCE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # headers by which a proxy passes each event on
+
+
 class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
@@ -50,9 +53,8 @@ async def stream_events(
     if all_seen(job, seen):
         return Response(status_code=204)
 
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must pass each event on at once
     if getattr(request.state, "head", False):
-        return Response(headers=headers, media_type=EventStream.media_type)
+        return Response(headers=AT_ONCE, media_type=EventStream.media_type)
 
     async def stream() -> AsyncIterator[bytes]:
         with metrics.listening():
@@ -60,4 +62,4 @@ async def stream_events(
                 async for event in events:
                     yield event
 
-    return EventStream(stream(), headers=headers)
+    return EventStream(stream(), headers=AT_ONCE)

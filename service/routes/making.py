@@ -71,7 +71,7 @@ async def make_job(
 
 
 async def _submit(request: Request, broker: Broker, caller: ApiKey, recipe: Recipe[Model]) -> tuple[Submitted, Model]:
-    """A job that this request made before is found first: nothing that changed since then keeps it from its sender."""
+    """Looks up the idempotency key first, so that a replay succeeds even if the model or the quota has changed."""
     body = await read_body(request, recipe.body, recipe.kinds)
     idempotency: Idempotency | None = None
     if (key := read_key(request.headers.getlist("idempotency-key"))) is not None:
@@ -79,9 +79,9 @@ async def _submit(request: Request, broker: Broker, caller: ApiKey, recipe: Reci
         if (known := await broker.remembered(caller.name, idempotency)) is not None:
             return Submitted(view=known, replayed=True), _without_images(body)
     await refuse_gone(request)
-    if recipe.preference is not None and "format" not in body.model_fields_set:
-        body.format = recipe.preference.format
     preference = recipe.preference
+    if preference is not None and "format" not in body.model_fields_set:
+        body.format = preference.format
     sent = await queue_job(
         request, broker, caller, recipe.task, body, idempotency=idempotency, prepare=recipe.prepare,
         one_image=preference is not None and preference.is_image,

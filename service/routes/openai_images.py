@@ -21,7 +21,7 @@ from service.answers import answers
 from service.answers.event_stream import STILL_HERE, Step, follow
 from service.answers.openai_answers import ImageResult, ImagesResponse, Usage, event_of, size_of, warnings_of
 from service.answers.openapi import MADE, body_of, problems, with_headers
-from service.answers.waiting import asked_wait, ended, why_without_images
+from service.answers.waiting import asked_wait, ended, stored_image, why_without_images
 from service.broker.broker import Broker
 from service.dependencies import BrokerOf, CallerOf, LinksOf, MetricsOf
 from service.errors import EXPECTED, Problem, as_problem
@@ -39,7 +39,7 @@ from service.intake.openai_requests import (
 from service.intake.submission import prepare
 from service.metrics import GatewayMetrics
 from service.problems import openai_error
-from service.routes.events import EventStream
+from service.routes.events import AT_ONCE, EventStream
 from service.routes.making import HEADERS, Recipe, headers_of, make_job
 from service.routes.queueing import refusals_counted
 from worker.jobs import TERMINAL, JobPayload, JobView
@@ -87,7 +87,7 @@ def _add_route(name: str, body: type[OpenAIRequest], task: Task, event: str, sum
         headers = {"Location": links.job(sent.view.payload.id), "X-Job-ID": sent.view.payload.id, **headers_of(sent)}
         if isinstance(asked, StreamedRequest) and asked.stream:
             events = _events(broker, metrics, sent.view, event, asked.partial_images)
-            return EventStream(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
+            return EventStream(events, headers=AT_ONCE | headers)
         as_urls = asked.response_format == "url"
         return await while_connected(request, _answer(request, broker, sent.view, links, headers, as_urls=as_urls))
 
@@ -168,9 +168,7 @@ def _checked(view: JobView, headers: Mapping[str, str] = NO_RETRY) -> JobView:
 
 
 async def _base64(broker: Broker, view: JobView, index: int) -> str:
-    if (data := await broker.image(view.payload.id, index)) is None:
-        raise why_without_images(view, NO_RETRY)
-    return b64encode(data).decode()
+    return b64encode(await stored_image(broker, view, index, NO_RETRY)).decode()
 
 
 async def _prepare(broker: Broker, _: Task, body: OpenAIRequest, **given: Any) -> tuple[JobPayload, Inputs]:
