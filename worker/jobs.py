@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -22,8 +22,28 @@ CONTENT_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg",
 FUNCTION = "ldm.generate"  # the one name on the queues; a worker looks it up in its own table and imports nothing
 
 
-class OtherVersion(LdmError):
+class NotHere(LdmError):
+    """A job that this worker cannot run, and another may."""
+
+
+class OtherVersion(NotHere):
     """A job of another version asks for what this one does not know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One run of a sampler by one model: the job's task, or the super-resolution of what the task has drawn."""
+
+    model: str
+    params: GenerationParams
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": self.model, "params": self.params.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Pass:
+        """Reads what `to_json` wrote, here or in another version, as far as this one knows it."""
+        return cls(model=data["model"], params=_known_parameters(data["params"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +53,7 @@ class JobPayload:
     id: str
     model: str
     params: GenerationParams
+    upscale: Pass | None = None  # enlarges each image in the same job (cascaded diffusion, Ho et al. 2021)
     format: Format = "png"
     priority: Priority = "normal"
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -43,15 +64,42 @@ class JobPayload:
     inputs: tuple[str, ...] = ()  # names of its input images: image, mask, neighbor0, ...
     warnings: tuple[JobWarning, ...] = ()  # what the gateway knows will not be honoured
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What each image goes through, in order."""
+        task = Pass(model=self.model, params=self.params)
+        return (task,) if self.upscale is None else (task, self.upscale)
+
+    @property
+    def steps(self) -> int:
+        """The steps of all passes."""
+        return sum(each.params.steps for each in self.passes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the finished images, in pixels."""
+        params = self.passes[-1].params
+        return params.width, params.height
+
+    @property
+    def rows(self) -> int:
+        """The most U-Net rows that its images take in a step."""
+        return self.params.n * max(each.params.rows_per_image for each in self.passes)
+
     def to_json(self) -> dict[str, Any]:
+        """Without `upscale` where there is none, so that versions that do not know the field can run the job."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        upscale = values.pop("upscale")
         warnings = [warning.to_json() for warning in self.warnings]
-        return {**values, "params": self.params.to_json(), "metadata": dict(self.metadata), "warnings": warnings}
+        values |= {"params": self.params.to_json(), "metadata": dict(self.metadata), "warnings": warnings}
+        return values if upscale is None else {**values, "upscale": upscale.to_json()}
 
     @classmethod
     def to_run(cls, data: Mapping[str, Any]) -> JobPayload:
         """As `from_json`, and raises OtherVersion where something is asked for that this version does not know."""
-        unknown = [*set(data) - _names(cls), *(f"params/{name}" for name in set(data["params"]) - PARAMETERS)]
+        passes = {"params": data["params"], "upscale/params": data.get("upscale", {}).get("params", {})}
+        unknown = [f"{path}/{name}" for path, params in passes.items() for name in set(params) - PARAMETERS]
+        unknown += set(data) - _names(cls)
         if unknown:
             raise OtherVersion(f"unknown here: {', '.join(sorted(unknown))}")
         return cls.from_json(data)
@@ -60,12 +108,13 @@ class JobPayload:
     def from_json(cls, data: Mapping[str, Any]) -> JobPayload:
         """Reads what `to_json` wrote, here or in another version, as far as this one knows it."""
         data = {key: value for key, value in data.items() if key in _names(cls)}
-        data["params"] = {key: value for key, value in data["params"].items() if key in PARAMETERS}
         given = {
-            "params": GenerationParams.from_json(data["params"]),
+            "params": _known_parameters(data["params"]),
             "inputs": tuple(data["inputs"]),
             "warnings": warnings_from_json(data.get("warnings", ())),
         }
+        if upscale := data.get("upscale"):
+            given["upscale"] = Pass.from_json(upscale)
         payload = cls(**{**data, **given})
         payload._check()
         return payload
@@ -118,7 +167,7 @@ class JobView:
 
     @property
     def steps(self) -> int:
-        return self.payload.params.steps
+        return self.payload.steps
 
     @property
     def warnings(self) -> tuple[JobWarning, ...]:
@@ -148,17 +197,26 @@ class LiveModel:
 
     card: ModelCard
     workers: int
+    beside: frozenset[str] = frozenset()  # models that some worker serves together with it
 
 
 def _names(kind: Any) -> set[str]:
     return {each.name for each in fields(kind)}
 
 
+def _known_parameters(data: Mapping[str, Any]) -> GenerationParams:
+    return GenerationParams.from_json({key: value for key, value in data.items() if key in PARAMETERS})
+
+
 PARAMETERS = frozenset(_names(GenerationParams))
-# A hash of the fields and names that this version reads. A parked job skips workers whose hash has declined it.
-FORMAT = hashlib.sha256(
-    repr((sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS, PRIORITIES, sorted(CONTENT_TYPES))).encode()
-).hexdigest()[:16]  # fmt: skip
+FORMAT = (
+    sorted(_names(JobPayload)), sorted(PARAMETERS), TASKS, SAMPLERS, PRIORITIES, sorted(CONTENT_TYPES)
+)  # fmt: skip
+
+
+def abilities(models: Sequence[str]) -> str:
+    """A hash of what a worker reads and serves. A parked job skips workers whose hash has declined it."""
+    return hashlib.sha256(repr((FORMAT, sorted(models))).encode()).hexdigest()[:16]
 
 
 def queue_name(model: str, priority: Priority, owner: str = "") -> str:

@@ -87,6 +87,7 @@ class JobParameters(BaseModel):
     strength: float | None = None
     class_id: int | None = None
     objects: list[PlacedObject] | None = None
+    upscale: bool | None = Field(default=None, description="of tasks that draw")
 
 
 class Job(BaseModel):
@@ -274,6 +275,8 @@ def _parameters(view: JobView) -> dict[str, Any]:
     params = payload.params.to_json()
     if "objects" in params:
         params["objects"] = [{"label": label, "box": box} for label, *box in params["objects"]]
+    if payload.params.task != "superres":
+        params["upscale"] = payload.upscale is not None
     return {
         **params,
         "model": payload.model,

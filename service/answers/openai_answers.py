@@ -53,7 +53,7 @@ class ImagesResponse(BaseModel):
 
 def size_of(view: JobView) -> str:
     """The size of a job's images, in pixels, as OpenAI writes it."""
-    return f"{view.payload.params.width}x{view.payload.params.height}"
+    return "x".join(map(str, view.payload.size))
 
 
 def warnings_of(view: JobView) -> list[JobWarning]:

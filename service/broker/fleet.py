@@ -45,10 +45,13 @@ class Fleet:
 
 
 def _models(published: Sequence[bytes]) -> list[LiveModel]:
-    cards = [card for text in published for card in _cards(text)]
-    workers = Counter(card.id for card in cards)
-    latest = {card.id: card for card in cards}
-    return [LiveModel(card=latest[model], workers=workers[model]) for model in sorted(latest)]
+    served = [_cards(text) for text in published]
+    latest = {card.id: card for cards in served for card in cards}
+    workers = Counter(card.id for cards in served for card in cards)
+    beside: dict[str, frozenset[str]] = {}
+    for ids in (frozenset(card.id for card in cards) for cards in served):
+        beside |= {model: beside.get(model, frozenset()) | ids for model in ids}
+    return [LiveModel(card=latest[id_], workers=workers[id_], beside=beside[id_]) for id_ in sorted(latest)]
 
 
 @lru_cache(maxsize=256)

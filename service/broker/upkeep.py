@@ -113,5 +113,5 @@ class Upkeep:
 
 def largest_images(payload: JobPayload) -> int:
     """Bytes that a job's images can take: those of PNG are no larger than their pixels, the others far smaller."""
-    params = payload.params
-    return params.n * params.width * params.height * 3 // (1 if payload.format == "png" else 4)
+    width, height = payload.size
+    return payload.params.n * width * height * 3 // (1 if payload.format == "png" else 4)

@@ -104,7 +104,13 @@ class JobRequest(Fields):
         return value
 
 
-class SizedRequest(JobRequest):
+class DrawRequest(JobRequest):
+    """A task that draws."""
+
+    upscale: bool = Field(default=False, description="a super-resolution model enlarges each image in the same job")
+
+
+class SizedRequest(DrawRequest):
     """A task to which no image gives its size."""
 
     width: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
@@ -127,7 +133,7 @@ class Txt2ImgRequest(SizedRequest):
     )
 
 
-class InpaintRequest(JobRequest):
+class InpaintRequest(DrawRequest):
     """An image with a hole to a whole one."""
 
     mask_by_alpha: ClassVar[bool] = False  # a mask with transparent pixels may be white in others
@@ -151,7 +157,7 @@ class Class2ImgRequest(SizedRequest):
     class_name: str | None = Field(default=None, max_length=MAX_NAME_CHARS, description="one of the model's labels")
 
 
-class Semantic2ImgRequest(JobRequest):
+class Semantic2ImgRequest(DrawRequest):
     """A semantic map to an image of its size."""
 
     map: ImageData = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")

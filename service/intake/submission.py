@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from anyio import to_thread
 
 from ldm_core.card import ModelCard
-from ldm_core.errors import InvalidParameter, RequestError, UnsupportedTask
+from ldm_core.errors import InvalidParameter
 from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
-from service.access.auth import ApiKey, Forbidden
+from service.access.auth import ApiKey
 from service.broker.broker import Broker
-from service.errors import Problem
 from service.http.memory import LARGE
 from service.intake.inputs import Inputs, open_inputs
 from service.intake.job_warnings import job_warnings
+from service.intake.model_choice import find_card, find_upscaler
 from service.intake.schemas import (
     IMAGE_FIELDS,
     Class2ImgRequest,
+    DrawRequest,
     JobRequest,
     Layout2ImgRequest,
     LayoutThing,
     Txt2ImgRequest,
 )
-from worker.jobs import JobPayload, LiveModel
+from worker.jobs import JobPayload, Pass
 
 IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
@@ -63,10 +63,14 @@ async def prepare(
         **_wanted(body, card),
     )
     card.check(params)
+    upscaler = None
+    if isinstance(body, DrawRequest) and body.upscale:
+        upscaler = await find_upscaler(broker, card, params, caller)
     payload = JobPayload(
         id=str(uuid4()),
         model=card.id,
         params=params,
+        upscale=None if upscaler is None else _upscaling(params, upscaler),
         format=body.format,
         priority=body.priority,
         metadata=body.metadata,
@@ -75,62 +79,30 @@ async def prepare(
         weight=caller.weight(body.priority),
         timeout_s=timeout_s,
         inputs=tuple(inputs.images),
-        warnings=job_warnings(card, params, body, one_image=one_image, format_accepted=format_accepted),
+        warnings=(
+            *job_warnings(card, params, body, one_image=one_image, format_accepted=format_accepted),
+            *(upscaler.warnings if upscaler else ()),
+        ),
     )
     return payload, inputs
 
 
-async def find_card(broker: Broker, task: Task, name: str | None, caller: ApiKey) -> ModelCard:
-    """Chooses among the models read a moment ago, and reads them anew before it refuses a request.
-
-    Raises Problem, RequestError, Forbidden.
-    """
-    try:
-        return _choose(await broker.models(recent=True), task, name, caller)
-    except (Problem, RequestError, Forbidden):
-        live = await broker.models()
-    try:
-        return _choose(live, task, name, caller)
-    except RequestError:
-        if away := _away(await broker.known_models(), live, task, name, caller):
-            detail = f"No worker serves {away[:80]!r} at the moment; try again soon."
-            raise Problem(503, detail, headers={"Retry-After": "5"}) from None
-        raise
-
-
-def _away(
-    known: Mapping[str, frozenset[str]], live: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey
-) -> str | None:
-    """The id of the model that would take the job if its worker were live, None if there is none."""
-    gone = known.keys() - {model.card.id for model in live}
-    wanted = [
-        model for model in sorted(gone) if task in known[model] and caller.may_use(model) and name in {None, model}
-    ]
-    able = any(task in model.card.tasks for model in live)
-    return wanted[0] if wanted and (name is not None or not able) else None
-
-
-def _choose(models: Sequence[LiveModel], task: Task, name: str | None, caller: ApiKey) -> ModelCard:
-    """The model called `name`; without a name, the task's default or any model for it among those of the caller."""
-    cards = [model.card for model in models]
-    if not cards:
-        raise Problem(503, "No worker is there to take the job; try again soon.", headers={"Retry-After": "5"})
-    if name is not None:
-        caller.check_model(name)
-        card = next((card for card in cards if card.id == name), None)
-        if card is None:
-            known = ", ".join(card.id for card in cards if caller.may_use(card.id))
-            raise InvalidParameter("model", f"{name[:80]!r} is not served here; there are {known}")
-    else:
-        able = [card for card in cards if task in card.tasks]
-        if not able:
-            raise UnsupportedTask("model", f"no model served here does {task}")
-        allowed = [card for card in able if caller.may_use(card.id)]
-        if not allowed:
-            caller.check_model(able[0].id)
-        card = next((card for card in allowed if task in card.default_for), allowed[0])
-    card.check_task(task)
-    return card
+def _upscaling(drawn: GenerationParams, card: ModelCard) -> Pass:
+    """The super-resolution of what has been drawn, by the model's defaults: that of /v1/superres with the same seed."""
+    params = GenerationParams(
+        task="superres",
+        width=drawn.width * card.scale,
+        height=drawn.height * card.scale,
+        steps=card.default_steps,
+        guidance_scale=card.guidance_for("superres"),
+        seed=drawn.seed,
+        prompt=drawn.prompt if card.text else "",
+        negative_prompt=drawn.negative_prompt if card.text else "",
+        sampler=card.sampler_for(0.0),
+        n=drawn.n,
+    )
+    card.check(params)
+    return Pass(model=card.id, params=params)
 
 
 def _timeout(body: JobRequest, most_s: int) -> int:

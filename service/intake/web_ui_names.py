@@ -26,7 +26,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "refiner_checkpoint": ("None",), "script_name": ("None",),
 }  # fmt: skip
 UNFOLLOWED: Mapping[str, str] = {
-    "enable_hr": "there is no second pass", "restore_faces": "no face restorer is here", "tiling": "edges do not meet",
+    "enable_hr": "enlarge with extra-single-image", "restore_faces": "no face restorer is here",
+    "tiling": "edges do not meet",
     "styles": "no styles are kept here", "subseed_strength": "seeds are not mixed", "s_churn": "no noise is added",
     "s_noise": "noise is not scaled", "s_min_uncond": "guidance is never left out",
     "seed_resize_from_w": "noise is of the image's own size", "seed_resize_from_h": "noise is of the image's own size",

@@ -23,6 +23,7 @@ JOBS = {
     "noisy": ("txt2img", {"eta": 1.0, "n": 2}),
     "dpmpp_2m": ("inpaint", {"sampler": "dpmpp_2m"}),
     "plms": ("superres", {"sampler": "plms"}),
+    "cascade": ("txt2img", {"upscale": True}),
 }
 
 

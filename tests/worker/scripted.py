@@ -122,7 +122,8 @@ def main() -> None:
     metrics = WorkerMetrics(CollectorRegistry())
     blobs = open_blobs(settings.redis_url, settings.data_dir)
     if os.environ.get("LDM_TEST_NEWER"):  # reads jobs that the present version does not
-        admission.payload_to_run, admission.FORMAT = payload_of, "newer"  # type: ignore[attr-defined]
+        admission.payload_to_run = payload_of  # type: ignore[attr-defined]
+        admission.abilities = lambda _: "newer"  # type: ignore[attr-defined]
     digest, _, dtype = os.environ.get("LDM_TEST_WEIGHTS", "").partition(" ")
     worker = BatchWorker(connect(settings.redis_url), blobs, {"toy": CARD}, metrics, settings, {"toy": (digest, dtype)})
     worker.serve(ScriptedEngine(worker.emit, settings.max_rows))

@@ -12,7 +12,7 @@ from redis import Redis
 
 from service.broker.broker import Broker
 from tests.worker.processes import WorkerProcess, eventually, payload, rewrite
-from worker.jobs import FORMAT, UnreadableJob
+from worker.jobs import UnreadableJob, abilities
 from worker.store import scripts
 from worker.store.records import UnreadableRecord
 from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS
@@ -104,7 +104,7 @@ async def test_a_parked_job_can_be_cancelled(broker: Broker, start_worker: Start
     rewrite(redis, job_id, lambda asked: asked.update(colours="many"))
     start_worker()
     eventually(lambda: redis.sismember("ldm:parked", job_id))
-    assert FORMAT in (redis.hget(f"rq:job:{job_id}", "x_declined") or b"").decode()
+    assert abilities(["toy"]) in (redis.hget(f"rq:job:{job_id}", "x_declined") or b"").decode()
     cancelled = await broker.cancel(job_id)
     assert cancelled is not None
     assert cancelled.status == "cancelled"
@@ -186,3 +186,16 @@ async def test_a_reader_trims_what_it_finds_expired(broker: Broker, redis: Redis
     listed, following = await broker.jobs("many")
     assert ([view.payload.id for view in listed if not isinstance(view, UnreadableJob)], following) == ([kept], None)
     assert redis.zcard("ldm:jobs:many") == 1
+
+
+async def test_a_job_whose_second_pass_needs_another_model_is_left_to_another_worker(
+    broker: Broker, start_worker: Start, redis: Redis
+) -> None:
+    job_id, after = await submit(broker), await submit(broker)
+    rewrite(redis, job_id, lambda asked: asked.update(upscale={"model": "elsewhere", "params": asked["params"]}))
+    start_worker(**QUICK)
+    ended = await broker.wait(after, 20)
+    assert ended is not None
+    assert ended.status == "succeeded"
+    assert redis.sismember("ldm:parked", job_id)
+    assert redis.hmget(f"rq:job:{job_id}", "status", "retries_left", "x_starts") == [b"queued", b"6", b"0"]

@@ -14,7 +14,6 @@ from service.broker.availability import BrokerUnavailable
 from service.broker.broker import Broker
 from service.broker.upkeep import NoRoom
 from tests.worker.processes import WorkerProcess, eventually, nothing_is_left, payload
-from worker.jobs import FORMAT
 from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.store import scripts
@@ -45,7 +44,7 @@ async def statuses(broker: Broker, ids: list[str]) -> list[str]:
 
 def admit(redis: Redis, worker: str, lease_s: int = 20) -> list[Any]:
     taken, _ = scripts.admit.run(
-        redis, worker=worker, token=f"token-{worker}", lease=lease_s, room=8, turn=0, format=FORMAT, held=0, max_rows=8,
+        redis, worker=worker, token=f"token-{worker}", lease=lease_s, room=8, turn=0, format="here", held=0, max_rows=8,
         spare=2, models=["toy"], rows={},
     )  # fmt: skip
     return list(taken)

@@ -13,7 +13,7 @@ from redis import Redis
 
 from tests.worker.processes import payload
 from tests.worker.scripts_model import CRASH, ENDED, KILL, MAX_ROWS, OWNERS, SPARE, Job, Jobs, queues_of
-from worker.jobs import FORMAT, PRIORITIES, Priority, queue_name
+from worker.jobs import PRIORITIES, Priority, queue_name
 from worker.leasing.heartbeat import revoke
 from worker.store import scripts
 from worker.store.keys import Key
@@ -103,7 +103,7 @@ class Machine(RuleBasedStateMachine):
         held = [self.jobs[job_id] for job_id, _ in self.believed[worker]]
         if newer:
             self.model.unpark()
-        reads = "newer" if newer else FORMAT
+        reads = "newer" if newer else "here"
         rows = {
             owner: [sum(job.rows for job in held if job.queue == of) for of in queues_of(owner)]
             for owner in {job.owner for job in held}
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
             return
         job_id, execution = held.pop()
         job, owns = self.jobs[job_id], self.model.owns(job_id, execution)
-        parked = scripts.park.run(self.redis, id=job_id, exe=execution, format=FORMAT)
+        parked = scripts.park.run(self.redis, id=job_id, exe=execution, format="here")
         assert parked == (owns and not job.cancelled)
         if owns:
             self.model.park(job)

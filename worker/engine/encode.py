@@ -53,4 +53,6 @@ def parameters_of(job: JobPayload, index: int) -> str:
     """The parameters of image `index` as a job of its own, so that both give the same bytes."""
     alone = {**job.params.to_json(), "model": job.model, "seed": job.params.image_seed(index)}
     del alone["n"]
+    if job.upscale is not None:
+        alone["upscale"] = True
     return json.dumps(alone, sort_keys=True, ensure_ascii=False)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ldm_core.errors import DeadlineExceeded, LdmError
+from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
-from worker.engine.finisher import Finisher
+from worker.engine.finisher import Finisher, Result
 from worker.engine.request import (
     Cancelled,
     EncodedImage,
@@ -144,9 +145,8 @@ class Engine:
 
     def save(self) -> list[Saved]:
         """The state of every job that has begun. For use once `run` has ended."""
-        return [
-            self._runner.save(request) for request in self._requests.values() if any(r.sample for r in request.runs)
-        ]
+        begun = [request for request in self._requests.values() if any(run.has_begun for run in request.runs)]
+        return [self._runner.save(request) for request in begun]
 
     def _drop_ended(self) -> None:
         now = time.monotonic()
@@ -154,7 +154,7 @@ class Engine:
             if request.key in self._cancelled:
                 self._end(request, Cancelled(request.key))
             elif request.deadline is not None and now > request.deadline:
-                late = DeadlineExceeded(f"The job's time was up at step {request.step} of {request.params.steps}.")
+                late = DeadlineExceeded(f"The job's time was up at step {request.step} of {request.payload.steps}.")
                 self._end(request, Failed(request.key, late, retryable=False))
 
     def _begin(self, run: ImageRun) -> None:
@@ -185,7 +185,7 @@ class Engine:
         with self._changed:
             self._scheduler.charge_step(batch, seconds)
         rows = sum(run.rows for run in batch)
-        self._metrics.step(batch[0].request.payload.model, rows, max(0, sum(computed) - rows), seconds)
+        self._metrics.step(batch[0].model, rows, max(0, sum(computed) - rows), seconds)
         self._metrics.stage("step", seconds)
         for request, error in failed.items():
             self._fail(request, error)
@@ -218,22 +218,33 @@ class Engine:
         """Called on the finisher's thread."""
         self._emit([Preview(key, data)])
 
-    def _finished(self, run: ImageRun, result: EncodedImage | Exception, seconds: float) -> None:
+    def _finished(self, run: ImageRun, result: Result, seconds: float) -> None:
         """Called on the finisher's thread."""
         self._note_progress()
         request = run.request
         with self._changed:
             self._scheduler.finished(run, seconds)
-            self._changed.notify_all()  # its owner's images may have waited for that
+            self._changed.notify_all()  # its owner's images may have waited for that, and it for its next pass
         if isinstance(result, Exception):
             self._fail(request, result)
             return
         with self._changed:
-            request.done[run.index] = result
-            if len(request.done) == len(request.runs) and request.key in self._requests:
+            if request.key not in self._requests:
+                return
+            if isinstance(result, EncodedImage):
+                request.done[run.index] = result
+            else:
+                run.advance(result)
+                self._scheduler.enter_next_pass(run)
+            if len(request.done) == len(request.runs):
                 images = tuple(request.done[index] for index in range(len(request.runs)))
-                warnings = self._models[request.payload.model].condition.warnings(request.params)
-                self._end(request, Finished(request.key, images, warnings))
+                self._end(request, Finished(request.key, images, self._warnings(request)))
+
+    def _warnings(self, request: Request) -> tuple[JobWarning, ...]:
+        """What the networks of its passes could not take in, each once."""
+        passes = request.payload.passes
+        found = [self._models[each.model].condition.warnings(each.params) for each in passes]
+        return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Ends a job with an error. An error class of ours says whether to retry; any other error is retried."""

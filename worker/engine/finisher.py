@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Stage = Callable[[str, float], None]
+Result = EncodedImage | Image.Image | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,16 @@ class PreviewJob:
 
 
 class Finisher:
-    """Calls `done` with each image's bytes, or the exception in their place, and the seconds that the image took.
+    """Calls `done` with the seconds that an image took and its bytes, or the exception in their place.
 
-    Calls `show` with each preview, and `progress` after every decoded window of an image.
+    After a pass that is not the last, the image itself is in the place of its bytes. Calls `show` with each preview,
+    and `progress` after every decoded window of an image.
     """
 
     def __init__(
         self,
         models: Mapping[str, LatentDiffusion],
-        done: Callable[[ImageRun, EncodedImage | Exception, float], None],
+        done: Callable[[ImageRun, Result, float], None],
         show: Callable[[str, bytes], None],
         stage: Stage,
         png_metadata: bool,
@@ -69,7 +71,7 @@ class Finisher:
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
         payload = run.request.payload
-        self._queue.put(payload.owner, PreviewJob(run.request.key, payload.model, run.sample.x0))
+        self._queue.put(payload.owner, PreviewJob(run.request.key, run.model, run.sample.x0))
         return True
 
     def hangs(self, limit_s: float) -> bool:
@@ -104,21 +106,23 @@ class Finisher:
     def _finish(self, run: ImageRun) -> None:
         started = time.perf_counter()
         try:
-            result: EncodedImage | Exception = self._encoded(run)
+            result: Result = self._drawn(run)
         except Exception as error:  # whatever it is, it is this image's, and its job's, alone
             result = error
         self._done(run, result, time.perf_counter() - started)
 
-    def _encoded(self, run: ImageRun) -> EncodedImage:
-        payload, sample = run.request.payload, run.sample
-        assert sample is not None
+    def _drawn(self, run: ImageRun) -> EncodedImage | Image.Image:
+        assert run.sample is not None
         started = time.perf_counter()
-        image = _in_thread_on_cpu(self._decoded, self._models[payload.model], sample)
-        decoded = time.perf_counter()
+        image = _in_thread_on_cpu(self._decoded, self._models[run.model], run.sample)
+        self._stage("finish", time.perf_counter() - started)
+        return self._encoded(run, image) if run.is_in_last_pass else image
+
+    def _encoded(self, run: ImageRun, image: Image.Image) -> EncodedImage:
+        payload, started = run.request.payload, time.perf_counter()
         parameters = parameters_of(payload, run.index) if self._png_metadata else None
         data = encode(image, payload.format, parameters, provenance=self._provenance)
-        self._stage("finish", decoded - started)
-        self._stage("encode", time.perf_counter() - decoded)
+        self._stage("encode", time.perf_counter() - started)
         return EncodedImage(data, payload.params.image_seed(run.index), *image.size)
 
     @torch.inference_mode()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import GenerationParams
-from worker.jobs import JobPayload
+from worker.jobs import JobPayload, Pass
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ldm_core.images.decoding import Images
     from ldm_core.sampling.sample import Sample
     from worker.engine.saved_sample import SavedSample
@@ -99,7 +101,7 @@ class Request:
     runs: list[ImageRun] = field(init=False)
     inputs: Images | None = field(init=False, default=None)  # decoded once, for all its images
     done: dict[int, EncodedImage] = field(init=False, default_factory=dict)
-    resumes: Mapping[int, SavedSample] = field(init=False, default_factory=dict)
+    resumes: dict[int, SavedSample] = field(init=False, default_factory=dict)  # of the pass that each image is in
     saved_at: float = field(init=False, default_factory=time.monotonic)
     preview_requested: bool = field(init=False, default=False)  # by a client that wants to see previews
     shown_at: float = field(init=False, default=-math.inf)
@@ -113,26 +115,47 @@ class Request:
 
     @property
     def step(self) -> int:
-        """Steps done by the slowest image."""
-        steps = self.params.steps
+        """Steps done by the slowest image, over all passes."""
+        steps = self.payload.steps
         return min(steps if run.index in self.done else run.step for run in self.runs)
 
 
 @dataclass(eq=False, slots=True)
 class ImageRun:
-    """One image of a request. `sample` is there from its first step to its last."""
+    """One image of a request, in one of its passes. `sample` is there from the pass's first step to its last."""
 
     request: Request
     index: int
-    sample: Sample | None = None
-    stepped: int = 0  # the number of the engine's step in which it was last
+    drawn: list[Image.Image] = field(init=False, default_factory=list)  # the result of each pass that has ended
+    sample: Sample | None = field(init=False, default=None)
+    stepped: int = field(init=False, default=0)  # the number of the engine's step in which it was last
+    model: str = field(init=False)
+    params: GenerationParams = field(init=False)
     rows: int = field(init=False)  # U-Net rows it takes in a step
     kind: tuple[str, int, int] = field(init=False)  # model and size: what the time of a row depends on
 
     def __post_init__(self) -> None:
-        params = self.request.params
-        self.rows = params.rows_per_image
-        self.kind = self.request.payload.model, params.width, params.height
+        self._enter(self.request.payload.passes[0])
+
+    def advance(self, image: Image.Image) -> None:
+        """Enters the next pass with the result of this one."""
+        self.drawn.append(image)
+        self.sample = None
+        self.request.resumes.pop(self.index, None)
+        self._enter(self.request.payload.passes[len(self.drawn)])
+
+    def _enter(self, of: Pass) -> None:
+        self.model, self.params = of.model, of.params
+        self.rows = of.params.rows_per_image
+        self.kind = of.model, of.params.width, of.params.height
+
+    @property
+    def has_begun(self) -> bool:
+        return self.sample is not None or bool(self.drawn)
+
+    @property
+    def is_in_last_pass(self) -> bool:
+        return len(self.drawn) == len(self.request.payload.passes) - 1
 
     @property
     def owner(self) -> str:
@@ -140,8 +163,9 @@ class ImageRun:
 
     @property
     def step(self) -> int:
-        """Steps done or left out."""
+        """Steps done or left out, over all passes."""
+        before = sum(each.params.steps for each in self.request.payload.passes[: len(self.drawn)])
         if self.sample is None:
             saved = self.request.resumes.get(self.index)
-            return min(saved.step, self.request.params.steps) if saved else 0
-        return self.sample.steps_done(self.request.params.steps)
+            return before + (min(saved.step, self.params.steps) if saved else 0)
+        return before + self.sample.steps_done(self.params.steps)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm_core import denoise, tasks
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
+from ldm_core.images.decoding import Images
 from ldm_core.model import LatentDiffusion
 from worker.engine.checkpoint import Checkpoint, fingerprint
 from worker.engine.request import ImageRun, Request, Saved
@@ -28,30 +29,29 @@ class Runner:
         self._rows = rows
 
     def begin(self, run: ImageRun, moved: Callable[[], None]) -> None:
-        """Text to context, image to latents, seed to noise. Raises RequestError, or what torch raises.
+        """Begins the pass: text to context, image to latents, seed to noise. Raises RequestError, or what torch raises.
 
         Calls `moved` after every block of the encoder: over a large image all of them together may take minutes.
         """
         request = run.request
-        model = self._models[request.payload.model]
+        model = self._models[run.model]
         if request.inputs is None:
             request.inputs = {name: _decoded(data) for name, data in request.encoded.items()}
         with torch.inference_mode(), _progress_hooks(model.autoencoder.encoder, moved):
-            sample = tasks.begin(model, request.params, run.index, request.inputs)
+            sample = tasks.begin(model, run.params, run.index, _inputs_of(run))
         if run.index in request.resumes:
             request.resumes[run.index].restore(sample)
         run.sample = sample
 
     def resume(self, request: Request) -> None:
         """Restores the checkpoint of an earlier execution where this worker would continue to the same bytes."""
-        model, rows = self._of(request)
-        saved = Checkpoint.from_bytes(request.checkpoint or b"", fingerprint(model, rows))
+        saved = Checkpoint.from_bytes(request.checkpoint or b"", self._place(request))
         if saved is not None:
-            request.resumes, request.done = saved.samples, dict(saved.done)
+            saved.restore(request)
 
     def save(self, request: Request) -> Saved:
         """The request's present state as an event."""
-        checkpoint = Checkpoint.of(request, fingerprint(*self._of(request)))
+        checkpoint = Checkpoint.of(request, self._place(request))
         return Saved(request.key, request.step, checkpoint.to_bytes)
 
     def step(self, batch: Sequence[ImageRun], on_call: Callable[[int], None]) -> dict[Request, Exception]:
@@ -59,9 +59,10 @@ class Runner:
 
         An error of a whole call is narrowed down by halving the batch. `on_call` is that of `denoise.step`.
         """
-        model, rows = self._of(batch[0].request)
+        model = batch[0].model
+        samples = [run.sample for run in batch if run.sample is not None]
         try:
-            finite = denoise.step(model, [run.sample for run in batch if run.sample is not None], rows, on_call)
+            finite = denoise.step(self._models[model], samples, self._rows[model], on_call)
         except Exception as error:
             if _device_is_lost(error):
                 raise
@@ -75,9 +76,10 @@ class Runner:
             if not ok
         }
 
-    def _of(self, request: Request) -> tuple[LatentDiffusion, int]:
-        model = request.payload.model
-        return self._models[model], self._rows[model]
+    def _place(self, request: Request) -> str:
+        """Where its bytes are the same: the fingerprints of all passes."""
+        models = [each.model for each in request.payload.passes]
+        return "; ".join(fingerprint(self._models[model], self._rows[model]) for model in models)
 
 
 @contextmanager
@@ -90,6 +92,11 @@ def _progress_hooks(network: torch.nn.Module, moved: Callable[[], None]) -> Iter
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _inputs_of(run: ImageRun) -> Images:
+    """The job's images, or what the pass before has drawn."""
+    return {"image": run.drawn[-1]} if run.drawn else run.request.inputs or {}
 
 
 def _decoded(data: bytes) -> Image.Image:

@@ -51,6 +51,10 @@ class Scheduler:
         self._time.account(request.payload.owner)
         self._runs.extend(run for run in request.runs if run.index not in request.done)
 
+    def enter_next_pass(self, run: ImageRun) -> None:
+        """Takes back an image that `retire` has returned."""
+        self._runs.append(run)
+
     def choose(self, begin_limit: int) -> list[ImageRun]:
         """Chooses the images of the next step. Returns those that have not begun, at most `begin_limit`."""
         due = self._select_images()
@@ -156,7 +160,7 @@ class Scheduler:
             assert run.sample is not None
             if run.sample.done:  # resumed after its last step
                 continue
-            groups.setdefault((run.request.payload.model, run.sample.batch_key), []).append(run)
+            groups.setdefault((run.model, run.sample.batch_key), []).append(run)
         return list(groups.values())
 
     def retire(self) -> list[ImageRun]:
@@ -176,7 +180,7 @@ class Scheduler:
 
     def rows(self, model: str) -> int:
         """Rows of `model` in the present step."""
-        return self._rows(run for run in self.running if run.request.payload.model == model)
+        return self._rows(run for run in self.running if run.model == model)
 
     def free_rows(self) -> int:
         """Capacity minus demand, in rows; negative while images are preempted."""

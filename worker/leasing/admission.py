@@ -13,7 +13,7 @@ from redis import Redis
 from ldm_core.errors import JobError
 from ldm_core.params import MAX_IMAGES
 from worker.engine.request import Request
-from worker.jobs import FORMAT, PRIORITIES, OtherVersion
+from worker.jobs import PRIORITIES, JobPayload, NotHere, abilities
 from worker.leasing.in_flight import InFlight, Lease
 from worker.leasing.result_writer import ResultWriter
 from worker.metrics import WorkerMetrics
@@ -35,7 +35,7 @@ class Admission:
         self._redis, self._blobs, self._in_flight = redis, blobs, in_flight
         self._results, self._metrics = results, metrics
         self._worker, self._held_s = worker, held_s
-        self._models = models
+        self._models, self._abilities = models, abilities(models)
         self._max_rows = max_rows
         self._spare = max(2 * MAX_IMAGES, max_rows // 4)  # rows of urgent jobs for which less urgent ones have to rest
         self._turn = 0
@@ -53,7 +53,7 @@ class Admission:
             return []
         taken, waits = scripts.admit.run(
             self._redis, worker=self._worker, token=uuid4().hex[:16], lease=self._held_s, room=room, turn=self._turn,
-            format=FORMAT, held=len(leases), max_rows=self._max_rows, spare=self._spare, models=self._models,
+            format=self._abilities, held=len(leases), max_rows=self._max_rows, spare=self._spare, models=self._models,
             rows=_rows_by_owner(leases),
         )  # fmt: skip
         self._turn += len(taken)
@@ -69,8 +69,8 @@ class Admission:
         starts: bytes, result_ttl: bytes,
     ) -> Request | None:  # fmt: skip
         try:
-            payload = payload_to_run(data)
-        except OtherVersion as error:
+            payload = self._payload(data)
+        except NotHere as error:
             self._park(job_id.decode(), execution.decode(), error)
             return None
         except Exception:  # it would not be any better the next time
@@ -93,11 +93,19 @@ class Admission:
         self._in_flight.add(lease)
         return request
 
-    def _park(self, job_id: str, execution: str, error: OtherVersion) -> None:
-        """Leaves a job to a worker of another version, at no cost."""
-        log.warning("left to a worker of another version: %s", error, extra={"job_id": job_id})
+    def _payload(self, data: bytes) -> JobPayload:
+        """Raises NotHere for a job of another version, or whose second pass needs a model that is not served here."""
+        payload = payload_to_run(data)
+        missing = {each.model for each in payload.passes} - set(self._models)
+        if missing:
+            raise NotHere(f"model {', '.join(missing)} is not served here")
+        return payload
+
+    def _park(self, job_id: str, execution: str, error: NotHere) -> None:
+        """Leaves a job to another worker, at no cost."""
+        log.warning("left to another worker: %s", error, extra={"job_id": job_id})
         with suppress(*AWAY):  # else its lease ends
-            scripts.park.run(self._redis, id=job_id, exe=execution, format=FORMAT)
+            scripts.park.run(self._redis, id=job_id, exe=execution, format=self._abilities)
 
     def _fail_unreadable(self, job_id: str, execution: str) -> None:
         result = result_fields(job_id, [], "the record cannot be read", self._worker, execution)
@@ -135,5 +143,5 @@ def _rows_by_owner(leases: Sequence[Lease]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = {}
     for payload in (lease.payload for lease in leases):
         of_owner = rows.setdefault(payload.owner, [0] * len(PRIORITIES))
-        of_owner[PRIORITIES.index(payload.priority)] += payload.params.n * payload.params.rows_per_image
+        of_owner[PRIORITIES.index(payload.priority)] += payload.rows
     return rows
