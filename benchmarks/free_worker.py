@@ -2,7 +2,7 @@
 
 It is `ldm worker` without its prefork master, over the built-in `scenes`: tokenizer, noise, samplers, scheduling, PNG
 and Redis are the real ones. With FREE_STEP_S set, every U-Net call sleeps so long, as the processor does while a
-device works.
+device works; into FREE_STEP_LOG, a file, goes the time at which each has ended, in Unix seconds.
 
     FREE_STEP_S=0.04 LDM_REDIS_URL=unix://... python -m benchmarks.free_worker
 """
@@ -35,12 +35,16 @@ class FreeUNet(UNet):
     def __init__(self, config: UNetConfig, call_s: float) -> None:
         nn.Module.__init__(self)
         self.config, self._call_s = config, call_s
+        self._log = os.environ.get("FREE_STEP_LOG", "")
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
         if self._call_s:
             time.sleep(self._call_s)
+        if self._log:
+            with open(self._log, "a") as log:
+                log.write(f"{time.time()}\n")
         return x[:, : self.config.out_channels]
 
 
@@ -49,7 +53,7 @@ class FreeAutoencoder(Autoencoder):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         nn.Module.__init__(self)
-        self.config = config
+        self.config, self.encoder = config, nn.Identity()
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         height, width = (side // self.config.factor for side in image.shape[2:])

@@ -87,6 +87,10 @@ class Service:
         """Starts one whose networks are free; its process id."""
         return self._start("benchmarks.free_worker", OMP_NUM_THREADS=1, **settings)
 
+    def builtin_worker(self) -> int:
+        """Starts one with the built-in models; its process id."""
+        return self._start("service", "worker")
+
     def wait_until_ready(self) -> None:
         """Until the gateway knows of a worker."""
         wait_until_ready(self.port, "/readyz")

@@ -21,7 +21,8 @@ from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.engine.encode import encode, parameters_of
-from worker.engine.request import Cancelled, Failed, Finished, ImageRun, Progress, Request
+from worker.engine.engine import PREVIEW_S, PREVIEW_SHARE
+from worker.engine.request import Cancelled, Failed, Finished, ImageRun, Preview, Progress, Request
 from worker.leasing.heartbeat import Watchdog
 
 
@@ -374,3 +375,22 @@ def test_tokens_that_are_cut_stand_in_the_outcome() -> None:
     tokens = len(tiny_models()["scenes"].condition.tokenizer([prompt])["input_ids"][0]) - 2
     assert f"It has {tokens} tokens" in warning.detail
     assert "house" in warning.detail or "sea" in warning.detail  # where the cut begins
+
+
+def test_a_preview_comes_with_the_first_step_and_slow_ones_come_seldom() -> None:
+    def previews(kept: Kept) -> int:
+        kept.engine.step()
+        kept.finish()
+        return len([event for event in kept.events if isinstance(event, Preview)])
+
+    kept = Kept()
+    of = job(steps=9)
+    of.preview_requested = True  # as where a client looked before the job began
+    kept.engine.submit(of)
+    assert previews(kept) == 1
+    of.next_preview_at = 0.0
+    assert previews(kept) == 2
+    assert of.next_preview_at < time.monotonic() + PREVIEW_S
+    kept.engine._show("job", b"", seconds=60.0)
+    assert of.next_preview_at > time.monotonic() + 60.0 / PREVIEW_SHARE - 60.0
+    assert previews(kept) == 3  # the one that was just shown, and no other

@@ -337,3 +337,11 @@ async def test_pictures_that_cannot_be_read_just_now_cost_their_job_nothing(
     ended = await broker.wait(job.id, 20)
     assert ended is not None
     assert ended.status == "succeeded"
+
+
+async def test_a_preview_that_was_asked_for_before_the_job_began_comes_with_its_first_steps(
+    broker: Broker, redis: Redis
+) -> None:
+    watched, other = await submit(broker, 2)
+    await broker.preview(watched)
+    assert {reply[0].decode(): reply[-1] for reply in admit(redis, "one")} == {watched: 1, other: 0}

@@ -32,7 +32,9 @@ from worker.engine.scheduler import STEP_S, Scheduler
 from worker.vital import start_vital
 
 BEGIN_PER_STEP = 4  # images: encoding the inputs of many new jobs must not delay the steps of running ones
-PREVIEW_S = 0.5  # between two previews of a job
+PREVIEW_S = 0.5  # at least, between two previews of a job
+EARLY_PREVIEWS = 3  # come every PREVIEW_S, so that short jobs have some; of later ones
+PREVIEW_SHARE = 0.02  # is the most of a job's time that they take
 FINISH_S = 1800.0  # decoding an image of megapixels on a CPU takes minutes
 IDLE_S = 0.2  # how often an idle engine notes progress, so that the watchdog sees no hang
 
@@ -207,15 +209,20 @@ class Engine:
             for request in due:
                 request.saved_at = now
             for request in alive:
-                preview_due = request.preview_requested and now - request.shown_at >= PREVIEW_S
+                preview_due = request.preview_requested and now >= request.next_preview_at
                 if preview_due and self._finisher.preview(request.runs[0]):
-                    request.shown_at = now
+                    request.next_preview_at = now + PREVIEW_S
             counts = {model: self._scheduler.rows(model) for model in self._models}
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
 
-    def _show(self, key: str, data: bytes) -> None:
-        """Called on the finisher's thread."""
+    def _show(self, key: str, data: bytes, seconds: float) -> None:
+        """Called on the finisher's thread with a preview that took `seconds`."""
+        with self._changed:
+            if (request := self._requests.get(key)) is not None:
+                request.previews += 1
+                if request.previews >= EARLY_PREVIEWS:
+                    request.next_preview_at = time.monotonic() + max(PREVIEW_S, seconds / PREVIEW_SHARE)
         self._emit([Preview(key, data)])
 
     def _finished(self, run: ImageRun, result: Result, seconds: float) -> None:

@@ -43,15 +43,15 @@ class PreviewJob:
 class Finisher:
     """Calls `done` with the seconds that an image took and its bytes, or the exception in their place.
 
-    After a pass that is not the last, the image itself is in the place of its bytes. Calls `show` with each preview,
-    and `progress` after every decoded window of an image.
+    After a pass that is not the last, the image itself is in the place of its bytes. Calls `show` with each preview
+    and the seconds that it took, and `progress` after every decoded window of an image.
     """
 
     def __init__(
         self,
         models: Mapping[str, LatentDiffusion],
         done: Callable[[ImageRun, Result, float], None],
-        show: Callable[[str, bytes], None],
+        show: Callable[[str, bytes, float], None],
         stage: Stage,
         png_metadata: bool,
         provenance: bool,
@@ -97,9 +97,10 @@ class Finisher:
             self._busy_since = None
 
     def _preview(self, preview_job: PreviewJob) -> None:
+        started = time.perf_counter()
         try:
             image = _in_thread_on_cpu(_previewed, self._models[preview_job.model], preview_job.x0)
-            self._show(preview_job.key, encode_preview(image))
+            self._show(preview_job.key, encode_preview(image), time.perf_counter() - started)
         except Exception:  # the image itself is what counts
             log.warning("no preview of job %s", preview_job.key, exc_info=True)
 

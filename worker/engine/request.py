@@ -104,7 +104,8 @@ class Request:
     resumes: dict[int, SavedSample] = field(init=False, default_factory=dict)  # of the pass that each image is in
     saved_at: float = field(init=False, default_factory=time.monotonic)
     preview_requested: bool = field(init=False, default=False)  # by a client that wants to see previews
-    shown_at: float = field(init=False, default=-math.inf)
+    previews: int = field(init=False, default=0)  # made so far
+    next_preview_at: float = field(init=False, default=-math.inf)  # not before, on the monotonic clock
 
     def __post_init__(self) -> None:
         self.runs = [ImageRun(self, index) for index in range(self.params.n)]

@@ -66,7 +66,7 @@ class Admission:
 
     def _prepare(
         self, job_id: bytes, queue: bytes, execution: bytes, data: bytes, timeout: bytes, waited_s: bytes, alone: int,
-        starts: bytes, result_ttl: bytes,
+        starts: bytes, result_ttl: bytes, preview_requested: int,
     ) -> Request | None:  # fmt: skip
         try:
             payload = self._payload(data)
@@ -82,6 +82,7 @@ class Admission:
         self._metrics.job_admitted(payload.model, float(waited_s))
         try:
             request = self._request(lease, now + float(timeout), began=int(starts) > 1)
+            request.preview_requested = bool(preview_requested)
         except AWAY as error:  # its images are there, only not now
             log.warning("an input image cannot be read (%s); the job goes back", error, extra=lease.context)
             self._give_back(lease)

@@ -103,7 +103,7 @@ while true do
     event('kind', 'started', 'id', id)
     local waited = t - tonumber(get(id, 'x_since') or t)
     taken[#taken + 1] = {id, queue, exe, get(id, 'data'), get(id, 'timeout'), stamp(waited),
-      alone and 1 or 0, get(id, 'x_starts'), get(id, 'result_ttl')}
+      alone and 1 or 0, get(id, 'x_starts'), get(id, 'result_ttl'), call('EXISTS', PREVIEW..id)}
     local added = tonumber(get(id, 'x_rows') or 1)
     owner.rows[priority] = owner.rows[priority] + added
     room, turn = room - added, turn + 1
