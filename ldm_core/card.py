@@ -11,9 +11,8 @@ from pydantic import Field
 
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
 from ldm_core.job_warning import JobWarning, warnings_from_json
-from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_STEPS, SAMPLERS, GenerationParams, Sampler, Task
+from ldm_core.params import FREE_SIZE, MAX_GUIDANCE_SCALE, MAX_STEPS, SAMPLERS, GenerationParams, Sampler, Task
 
-FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no image gives the size
 Positive = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
 Guidance = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
@@ -93,9 +92,6 @@ class ModelCard:
             raise InvalidParameter(
                 "steps", f"must be at most {self.max_steps} for model {self.id!r}, got {params.steps}"
             )
-        for task, field in (("class2img", "class_id"), ("layout2img", "objects")):
-            if params.task == task and getattr(params, field) is None:
-                raise InvalidParameter(field, f"is required for {task}")
         self._check_labels(params)
         if params.task in FREE_SIZE and params.strength is None:
             self._check_size(params.width, params.height)

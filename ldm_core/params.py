@@ -10,6 +10,8 @@ from ldm_core.errors import InvalidParameter
 
 Task = Literal["txt2img", "inpaint", "superres", "class2img", "semantic2img", "layout2img", "unconditional"]
 TASKS: tuple[Task, ...] = get_args(Task)
+FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no image gives the size
+NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  # a field that is not optional there
 
 Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a"]  # the names in `ldm_core.sampling.samplers`
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
@@ -57,6 +59,8 @@ class GenerationParams:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise InvalidParameter("task", f"must be one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.task in NEEDS and getattr(self, NEEDS[self.task]) is None:
+            raise InvalidParameter(NEEDS[self.task], f"is required for {self.task}")
         for name in ("prompt", "negative_prompt"):
             if len(getattr(self, name)) > MAX_PROMPT_CHARS:
                 raise InvalidParameter(

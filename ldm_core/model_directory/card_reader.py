@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ldm_core.card import FREE_SIZE, ModelCard
+from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.model_directory.components import WEIGHTLESS, Components, find_components, scheduler_settings
 from ldm_core.model_directory.config_reader import ComponentNumbers
@@ -16,7 +16,7 @@ from ldm_core.model_directory.foreign import SERVED, channels_kind, unet_kind
 from ldm_core.model_directory.json_files import read_json
 from ldm_core.model_directory.scheduler_config import SchedulerConfig
 from ldm_core.model_directory.weight_files import check_headers
-from ldm_core.params import MAX_STEPS, SAMPLERS, Task
+from ldm_core.params import FREE_SIZE, MAX_STEPS, SAMPLERS, Task
 
 TEXT = ("CLIPTextModel", "LDMBertModel", "CLIPModel")
 OTHERS: Mapping[tuple[str | None, str | None], Task] = {

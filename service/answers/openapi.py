@@ -10,7 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from ldm_core.params import Task
 from service.errors import PROBLEM_JSON
-from service.intake.schemas import IMAGE_FIELDS, REQUESTS, JobRequest
+from service.intake.schemas import IMAGE_FIELDS, JobRequest
+from service.intake.tasks import REQUESTS
 from service.problems import Problem
 
 REF = "#/components/schemas/{model}"
@@ -29,15 +30,6 @@ DESCRIPTIONS = {
     429: "The queue is full, or the API key is over a limit of its own; see Retry-After",
     503: "The queue cannot be reached or no worker is there; see Retry-After",
     504: "The job's time was up",
-}
-EXAMPLES: dict[Task, dict[str, Any]] = {
-    "txt2img": {"prompt": "a red house by the sea at sunset", "seed": 7},
-    "inpaint": {"prompt": "a blue house by the sea", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…"},
-    "superres": {"image": "iVBORw0KGgo…"},
-    "class2img": {"class_id": 207, "guidance_scale": 3.0},
-    "semantic2img": {"map": "iVBORw0KGgo…"},
-    "layout2img": {"objects": [{"label": "Tree", "box": [0.1, 0.2, 0.5, 0.9]}]},
-    "unconditional": {"seed": 7},
 }
 BINARY = {"type": "string", "format": "binary"}
 IMAGE_CONTENT: dict[str, Any] = {
@@ -116,7 +108,7 @@ def job_body(task: Task) -> dict[str, Any]:
     """The request body of a task's POST, in both content types."""
     json_name, form_name = (REF.format(model=name) for name in _names(task))
     content = {
-        "application/json": {"schema": {"$ref": json_name}, "example": EXAMPLES[task]},
+        "application/json": {"schema": {"$ref": json_name}, "example": REQUESTS[task].example},
         "multipart/form-data": {"schema": {"$ref": form_name}},
     }
     return {"requestBody": {"required": True, "content": content}}

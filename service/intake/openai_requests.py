@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ldm_core.params import MAX_PROMPT_CHARS
-from service.intake.schemas import ImageData, InpaintRequest, Txt2ImgRequest
+from service.intake.schemas import ImageData
+from service.intake.tasks import InpaintRequest, Txt2ImgRequest
 from service.intake.vocabulary import ImageFormat
 
 SIZE = "^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"

@@ -1,4 +1,4 @@
-"""The shape of requests: field names here are the promise to clients."""
+"""What the requests of all tasks have in common; each task's own is in tasks.py. Names are the promise to clients."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS, Task
+from ldm_core.card import ModelCard
+from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS
+from service.intake.inputs import NOT_AN_IMAGE, Inputs
 from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
 
 MAX_METADATA_BYTES = 2048
 IMAGE_FIELDS = frozenset({"image", "mask", "map", "neighbors"})
 MAX_SIDE = 2**16  # of any image of any model: a number to calculate with
-MAX_CLASS_ID = 2**16
-
-IMAGE = "PNG, JPEG or WebP: base64 or a data: URL in JSON, a file part in multipart/form-data"
-NOT_AN_IMAGE = "must be base64, a data: URL or a file part of multipart/form-data"
 
 
-def _either(*kinds: type, otherwise: str) -> BeforeValidator:
+def either(*kinds: type, otherwise: str) -> BeforeValidator:
     """One sentence about a value of none of these types, in place of an error for each branch of their union."""
 
     def check(value: Any) -> Any:
@@ -32,10 +30,9 @@ def _either(*kinds: type, otherwise: str) -> BeforeValidator:
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 ImageData = Annotated[
     str | bytes,
-    _either(str, bytes, otherwise=NOT_AN_IMAGE),
+    either(str, bytes, otherwise=NOT_AN_IMAGE),
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
-Label = Annotated[str | int, _either(str, int, otherwise="must be a label's name or its id, an integer")]
 
 
 def _optional_as_nullable(schema: dict[str, Any]) -> None:
@@ -68,6 +65,8 @@ class Fields(BaseModel):
 
 class JobRequest(Fields):
     """What all tasks have in common. `None` means the model's default."""
+
+    example: ClassVar[dict[str, Any]] = {}  # a whole request, for the OpenAPI
 
     model_config = ConfigDict(
         protected_namespaces=(), hide_input_in_errors=True, json_schema_extra=_optional_as_nullable
@@ -103,6 +102,14 @@ class JobRequest(Fields):
             raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes, got {size}")
         return value
 
+    def inputs(self, card: ModelCard) -> Inputs:
+        """Its images, opened, and the size of what comes out. Raises RequestError for what the model does not take."""
+        raise NotImplementedError
+
+    def parameters(self, card: ModelCard) -> dict[str, Any]:
+        """The sampling parameters that only this task has. Raises RequestError."""
+        return {}
+
 
 class DrawRequest(JobRequest):
     """A task that draws."""
@@ -116,76 +123,6 @@ class SizedRequest(DrawRequest):
     width: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
     height: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="a multiple of the model's size_multiple")
 
-
-class Txt2ImgRequest(SizedRequest):
-    """A prompt to an image; with `image`, an image to another one."""
-
-    prompt: Prompt = Field()
-    image: ImageData | None = Field(default=None, description="an image to begin with; it gives the size then")
-    strength: float | None = Field(
-        default=None, ge=0, le=1, allow_inf_nan=False, description="how far to go from `image`: 0.8 if it is left out"
-    )
-    neighbors: list[ImageData] | None = Field(
-        default=None,
-        min_length=1,
-        description="images like the one wanted, up to the model's max_neighbors; "
-        "in multipart/form-data a file part `neighbors` for each",
-    )
-
-
-class InpaintRequest(DrawRequest):
-    """An image with a hole to a whole one."""
-
-    mask_by_alpha: ClassVar[bool] = False  # a mask with transparent pixels may be white in others
-
-    image: ImageData = Field(description=IMAGE)
-    mask: ImageData | None = Field(
-        default=None, description="white = repaint; without it, the transparent pixels of `image` are repainted"
-    )
-
-
-class SuperresRequest(JobRequest):
-    """A small image to a large one."""
-
-    image: ImageData = Field(description=IMAGE)
-
-
-class Class2ImgRequest(SizedRequest):
-    """A class to an image: one of `class_id` and `class_name`."""
-
-    class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS_ID, description="an id below the model's label_count")
-    class_name: str | None = Field(default=None, max_length=MAX_NAME_CHARS, description="one of the model's labels")
-
-
-class Semantic2ImgRequest(DrawRequest):
-    """A semantic map to an image of its size."""
-
-    map: ImageData = Field(description="PNG, grey or with a palette, whose values are ids of the model's labels")
-
-
-class LayoutThing(Fields):
-    """One thing in a layout."""
-
-    label: Label = Field(description="one of the model's labels, or its id")
-    box: list[float] = Field(min_length=4, max_length=4, description="[x0, y0, x1, y1] as shares of width and height")
-
-
-class Layout2ImgRequest(SizedRequest):
-    """Things and their places to an image."""
-
-    objects: list[LayoutThing] = Field(min_length=1, max_length=1000)
-
-
-class UnconditionalRequest(SizedRequest):
-    """An image of what the model was trained on."""
-
-
-REQUESTS: dict[Task, type[JobRequest]] = {
-    "txt2img": Txt2ImgRequest,
-    "inpaint": InpaintRequest,
-    "superres": SuperresRequest,
-    "class2img": Class2ImgRequest,
-    "semantic2img": Semantic2ImgRequest,
-    "layout2img": Layout2ImgRequest,
-    "unconditional": UnconditionalRequest,
-}
+    def inputs(self, card: ModelCard) -> Inputs:
+        width, height = card.native_size
+        return Inputs(self.width or width, self.height or height)

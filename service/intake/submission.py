@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Any
 from uuid import uuid4
 
 from anyio import to_thread
 
 from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidParameter
-from ldm_core.params import MAX_SEED, GenerationParams, LayoutObject, Task
+from ldm_core.params import MAX_SEED, GenerationParams, Task
 from service.access.auth import ApiKey
 from service.broker.broker import Broker
 from service.http.memory import LARGE
-from service.intake.inputs import Inputs, open_inputs
+from service.intake.inputs import Inputs
 from service.intake.job_warnings import job_warnings
 from service.intake.model_choice import find_card, find_upscaler
-from service.intake.schemas import (
-    IMAGE_FIELDS,
-    Class2ImgRequest,
-    DrawRequest,
-    JobRequest,
-    Layout2ImgRequest,
-    LayoutThing,
-    Txt2ImgRequest,
-)
+from service.intake.schemas import IMAGE_FIELDS, DrawRequest, JobRequest
 from worker.jobs import JobPayload, Pass
-
-IMAGE_STRENGTH = 0.8  # of image to image, when the client does not say; diffusers' default
 
 
 async def prepare(
@@ -45,9 +34,9 @@ async def prepare(
     card = await find_card(broker, task, body.model, caller)
     _refuse_unused(card, body)
     if any(getattr(body, name, None) for name in IMAGE_FIELDS):
-        inputs = await to_thread.run_sync(open_inputs, body, card, limiter=LARGE)
+        inputs = await to_thread.run_sync(body.inputs, card, limiter=LARGE)
     else:
-        inputs = open_inputs(body, card)  # without images, waits for no thread
+        inputs = body.inputs(card)  # without images, waits for no thread
     params = GenerationParams(
         task=task,
         width=inputs.width,
@@ -60,7 +49,7 @@ async def prepare(
         sampler=card.sampler_for(body.eta) if body.sampler is None else body.sampler,
         eta=body.eta,
         n=body.n,
-        **_wanted(body, card),
+        **body.parameters(card),
     )
     card.check(params)
     upscaler = None
@@ -117,37 +106,3 @@ def _timeout(body: JobRequest, most_s: int) -> int:
 def _refuse_unused(card: ModelCard, body: JobRequest) -> None:
     if not card.text and (body.prompt or body.negative_prompt):
         raise InvalidParameter("prompt" if body.prompt else "negative_prompt", f"model {card.id!r} takes no text")
-
-
-def _wanted(body: JobRequest, card: ModelCard) -> dict[str, Any]:
-    """The parameters that only this kind of request has."""
-    match body:
-        case Txt2ImgRequest(image=str() | bytes()):
-            return {"strength": IMAGE_STRENGTH if body.strength is None else body.strength}
-        case Txt2ImgRequest(strength=float()):
-            raise InvalidParameter("strength", "needs an image")
-        case Class2ImgRequest():
-            return {"class_id": _class_id(body, card)}
-        case Layout2ImgRequest():
-            return {"objects": tuple(_placed(i, thing, card) for i, thing in enumerate(body.objects))}
-    return {}
-
-
-def _class_id(body: Class2ImgRequest, card: ModelCard) -> int:
-    if (body.class_id is None) == (body.class_name is None):
-        raise InvalidParameter("class_id", "give either class_id or class_name")
-    return body.class_id if body.class_id is not None else _label_id(card, "class_name", body.class_name or "")
-
-
-def _placed(index: int, thing: LayoutThing, card: ModelCard) -> LayoutObject:
-    label = thing.label if isinstance(thing.label, int) else _label_id(card, f"objects/{index}/label", thing.label)
-    x0, y0, x1, y1 = thing.box
-    return LayoutObject(label, x0, y0, x1, y1)
-
-
-def _label_id(card: ModelCard, field: str, name: str) -> int:
-    found = card.label_id(name)
-    if found is None:
-        known = "see its labels in /v1/models" if card.labels else "it has no names, only ids"
-        raise InvalidParameter(field, f"{name[:80]!r} is no label of model {card.id!r}; {known}")
-    return found

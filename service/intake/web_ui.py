@@ -30,8 +30,9 @@ from service.intake.repainting import (
     resized,
     softened,
 )
-from service.intake.schemas import MAX_SIDE, InpaintRequest, JobRequest, Prompt, SuperresRequest, Txt2ImgRequest
+from service.intake.schemas import MAX_SIDE, JobRequest, Prompt
 from service.intake.strict_json import field_problem
+from service.intake.tasks import InpaintRequest, SuperresRequest, Txt2ImgRequest
 from service.intake.vocabulary import MAX_NAME_CHARS
 from service.intake.web_ui_names import (
     OF_ENLARGING,

@@ -27,10 +27,11 @@ from service.http.hang_up import while_connected
 from service.http.memory import LARGE
 from service.http.negotiation import refuse_encoded
 from service.intake.body import read_json
+from service.intake.inputs import NOT_AN_IMAGE
 from service.intake.model_choice import find_card
 from service.intake.pacing import paced
 from service.intake.repainting import finished_png
-from service.intake.schemas import NOT_AN_IMAGE, JobRequest
+from service.intake.schemas import JobRequest
 from service.intake.strict_json import field_problem
 from service.intake.web_ui import FIELDS, MARK, Afterwards, EnlargeRequest, enlarging, read_drawing, read_enlarging
 from service.metrics import GatewayMetrics

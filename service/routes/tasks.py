@@ -14,21 +14,13 @@ from service.answers.waiting import ResponsePreference, answer
 from service.dependencies import BrokerOf, CallerOf, LinksOf, MetricsOf
 from service.http.hang_up import while_connected
 from service.http.negotiation import refuse_encoded
-from service.intake.schemas import REQUESTS
+from service.intake.schemas import JobRequest
+from service.intake.tasks import REQUESTS
 from service.routes.making import HEADERS, Recipe, headers_of, make_job
 from service.routes.queueing import refusals_counted
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-TASKS: dict[Task, str] = {
-    "txt2img": "A prompt to an image, or an image and a prompt to another",
-    "inpaint": "An image with a hole to a whole one",
-    "superres": "A small image to a large one",
-    "class2img": "A class to an image",
-    "semantic2img": "A semantic map to an image",
-    "layout2img": "Objects and their places to an image",
-    "unconditional": "An image of what the model was trained on",
-}
 MAKES_A_JOB: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Waited for: the finished job, or its first image", "model": Job,
@@ -40,7 +32,7 @@ MAKES_A_JOB: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _add_route(task: Task, summary: str) -> None:
+def _add_route(task: Task, body: type[JobRequest]) -> None:
     async def make(
         request: Request, caller: CallerOf, broker: BrokerOf, links: LinksOf, metrics: MetricsOf
     ) -> Response:
@@ -48,15 +40,16 @@ def _add_route(task: Task, summary: str) -> None:
             caller.check_task(task)
             refuse_encoded(request.headers)
             preference = ResponsePreference.of(request)
-            recipe = Recipe(task, REQUESTS[task], preference)
+            recipe = Recipe(task, body, preference)
             sent, _ = await make_job(request, caller, broker, metrics, recipe)
         return await while_connected(request, answer(broker, sent.view, preference, headers_of(sent), links))
 
     router.add_api_route(
-        f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202, summary=summary,
+        f"/{task}", make, methods=["POST"], name=f"create_{task}", status_code=202,
+        summary=(body.__doc__ or "").rstrip("."),
         response_model=Job, responses=MAKES_A_JOB, openapi_extra=job_body(task) | {"parameters": HEADERS},
     )  # fmt: skip
 
 
-for _task, _summary in TASKS.items():
-    _add_route(_task, _summary)
+for _task, _body in REQUESTS.items():
+    _add_route(_task, _body)

@@ -89,6 +89,5 @@ def test_a_card_survives_json() -> None:
 
 @pytest.mark.parametrize(("task", "field"), [("class2img", "class_id"), ("layout2img", "objects")])
 def test_what_a_task_cannot_do_without_is_required(task: Task, field: str) -> None:
-    params = GenerationParams(task=task, width=64, height=64, steps=5, guidance_scale=1.0, seed=1)
     with pytest.raises(InvalidParameter, match=f"{field}: is required for {task}"):
-        replace(CARD, tasks=(task,), label_count=10, max_objects=3).check(params)
+        GenerationParams(task=task, width=64, height=64, steps=5, guidance_scale=1.0, seed=1)

@@ -15,7 +15,7 @@ from ldm_core.params import GenerationParams, Task
 from service.answers import answers
 from service.answers.answers import JobParameters, Model
 from service.http import cors
-from service.intake.schemas import REQUESTS
+from service.intake.tasks import REQUESTS
 from tests.worker.processes import WorkerProcess
 
 Start = Callable[..., WorkerProcess]
