@@ -24,7 +24,7 @@ from service.http.memory import BodyBudget
 from service.http.middleware import RequestMiddleware
 from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
-from service.routes import a1111, a1111_served, docs, events, health, images, jobs, models, openai_images, tasks
+from service.routes import a1111, a1111_served, docs, events, health, images, jobs, mcp, models, openai_images, tasks
 from service.settings import GatewaySettings
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
@@ -113,6 +113,8 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         app.include_router(routes.router, dependencies=[Depends(caller_of), *bearer], responses=refusals)
     for routes in (images, events):  # they depend on `ReadableJobOf`, which takes a key or a signature
         app.include_router(routes.router, dependencies=[*bearer, *signed], responses=refusals)
+    if settings.mcp:
+        app.include_router(mcp.router)
     app.include_router(a1111.router)
     app.include_router(a1111_served.router)
     app.include_router(health.router)

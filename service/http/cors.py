@@ -17,7 +17,10 @@ from service.http.middleware import SANE_ID
 log = logging.getLogger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
-SENT = ("Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-ID")
+SENT = (
+    "Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Mcp-Method", "Mcp-Name",
+    "Mcp-Protocol-Version", "Prefer", "X-Request-ID",
+)  # fmt: skip
 READ = (
     "Content-Disposition", "ETag", "Idempotent-Replay", "Link", "Location", "Preference-Applied", "RateLimit-Limit",
     "RateLimit-Remaining", "RateLimit-Reset", "Retry-After", "X-Job-ID", "X-Job-Warning", "X-Request-ID", "X-Seed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -36,6 +36,11 @@ async def read_body(request: Request, model: type[Model], kinds: Sequence[str] =
         return _validated(model, await read_json(request), strict=True)
     # every form field is text: "20" is a number there
     return _validated(model, await _form(request), strict=False)
+
+
+def read_fields(model: type[Model], data: Mapping[str, Any]) -> Model:
+    """The same of fields that stand inside a body that is parsed already. Raises Problem 422."""
+    return _validated(model, {**data}, strict=True)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

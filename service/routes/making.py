@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from service.answers.waiting import ResponsePreference
 from service.broker.broker import Broker
 from service.http.hang_up import refuse_gone
 from service.http.memory import LARGE
-from service.intake.body import KINDS, read_body
+from service.intake.body import KINDS, read_body, read_fields
 from service.intake.idempotency import identify, read_key
 from service.intake.pacing import charge, paced
 from service.intake.schemas import IMAGE_FIELDS, JobRequest
@@ -51,6 +51,7 @@ class Recipe(Generic[Model]):
     preference: ResponsePreference | None = None
     kinds: Sequence[str] = KINDS  # content types of the body
     prepare: Prepare = prepare
+    fields: Mapping[str, Any] | None = None  # those of the body, where who has read the request goes on holding it
 
 
 async def make_job(
@@ -62,7 +63,8 @@ async def make_job(
     """
     async with paced(broker, caller):
         sent, body = await _submit(request, broker, caller, recipe)
-    request.state.body.release()  # `_submit` was the last to hold it
+    if recipe.fields is None:
+        request.state.body.release()  # `_submit` was the last to hold it
     if sent.replayed:
         return replace(sent, pace=await charge(broker, caller)), body
     payload = sent.view.payload
@@ -72,7 +74,10 @@ async def make_job(
 
 async def _submit(request: Request, broker: Broker, caller: ApiKey, recipe: Recipe[Model]) -> tuple[Submitted, Model]:
     """Looks up the idempotency key first, so that a replay succeeds even if the model or the quota has changed."""
-    body = await read_body(request, recipe.body, recipe.kinds)
+    if recipe.fields is None:
+        body = await read_body(request, recipe.body, recipe.kinds)
+    else:
+        body = read_fields(recipe.body, recipe.fields)
     idempotency: Idempotency | None = None
     if (key := read_key(request.headers.getlist("idempotency-key"))) is not None:
         idempotency = await to_thread.run_sync(identify, key, caller.name, recipe.task, body, limiter=LARGE)
