@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard ldm_core/acceleration/*.[ch]
 	  "(Debian, Ubuntu: apt install python3-venv); name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(call usable,$(PYTHON)) || { echo "make: $(PYTHON) is no Python >= 3.11 with venv and pip" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[worker,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[worker,c2pa,dev]'
 	@touch $@
 
 run: install ## starts the service on this machine: Redis, worker, gateway

@@ -50,6 +50,8 @@ class WorkerSettings(BaseSettings):
     max_rows: int = Field(default=64, ge=1, le=4096)
     png_metadata: bool = True
     provenance: bool = True  # says in every image, in XMP, that a trained model made it
+    c2pa_cert: Path | None = None  # PEM files; both or none: every image is signed with Content Credentials
+    c2pa_key: Path | None = None
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
     metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
     log_format: Literal["json", "text"] = "json"
@@ -65,6 +67,17 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
         return checked_redis_url(value)
+
+    @field_validator("c2pa_cert", "c2pa_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None  # as compose files pass on a variable that is not set
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> WorkerSettings:
+        if (self.c2pa_cert is None) != (self.c2pa_key is None):
+            raise ValueError("LDM_C2PA_CERT and LDM_C2PA_KEY go together")
+        return self
 
     @model_validator(mode="after")
     def _in_time(self) -> WorkerSettings:

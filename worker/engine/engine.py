@@ -14,6 +14,7 @@ from typing import Protocol
 from ldm_core.errors import DeadlineExceeded, LdmError
 from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
+from worker.engine.content_credentials import Seal
 from worker.engine.finisher import Finisher, Result
 from worker.engine.request import (
     Cancelled,
@@ -60,6 +61,7 @@ class Engine:
         metrics: EngineMetrics,
         png_metadata: bool = True,
         provenance: bool = True,
+        seal: Seal | None = None,
         checkpoint_s: float = 5.0,
         step_s: float = STEP_S,
     ) -> None:
@@ -67,7 +69,7 @@ class Engine:
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
         self._finisher = Finisher(
-            models, self._finished, self._show, metrics.stage, png_metadata, provenance, self._note_progress
+            models, self._finished, self._show, metrics.stage, png_metadata, provenance, seal, self._note_progress
         )
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}

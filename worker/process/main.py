@@ -14,6 +14,7 @@ from ldm_core.errors import ModelError
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import check_directories
+from worker.engine.content_credentials import BadCredentials, Seal, read_seal
 from worker.engine.engine import Engine
 from worker.engine.run_in_thread import run_in_thread
 from worker.leasing.batch_worker import BatchWorker
@@ -42,6 +43,11 @@ def main() -> int:
         log.critical("%s", error)
         return EXIT_BAD_SETTING
     try:
+        seal = _seal(settings)
+    except BadCredentials as error:
+        print(f"LDM_C2PA_CERT, LDM_C2PA_KEY: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTING
+    try:
         models = run_in_thread(lambda: load_models(settings))
     except ModelError as error:
         print(f"ldm worker: {error}", file=sys.stderr)
@@ -63,7 +69,8 @@ def main() -> int:
     )  # fmt: skip
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
-        png_metadata=settings.png_metadata, provenance=settings.provenance, checkpoint_s=settings.checkpoint_s,
+        png_metadata=settings.png_metadata, provenance=settings.provenance, seal=seal,
+        checkpoint_s=settings.checkpoint_s,
     )  # fmt: skip
     worker.serve(engine)
     return 0
@@ -85,6 +92,13 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     if not models:
         raise ModelError("LDM_MODEL", "names no model directory, and none came with this installation")
     return models
+
+
+def _seal(settings: WorkerSettings) -> Seal | None:
+    """What signs every image, where the settings say with what. Raises BadCredentials."""
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        return None
+    return read_seal(settings.c2pa_cert, settings.c2pa_key)
 
 
 def _device(name: str) -> torch.device:
