@@ -19,6 +19,8 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # the order in which a worker looks
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 CONTENT_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+LATER = frozenset({"upscale", "output_compression"})  # fields of a job that came after the first release
+QUALITY = 92  # of a JPEG or a WebP whose request names none
 FUNCTION = "ldm.generate"  # the one name on the queues; a worker looks it up in its own table and imports nothing
 
 
@@ -55,6 +57,7 @@ class JobPayload:
     params: GenerationParams
     upscale: Pass | None = None  # enlarges each image in the same job (cascaded diffusion, Ho et al. 2021)
     format: Format = "png"
+    output_compression: int | None = None  # the quality of a JPEG or a WebP, 0 to 100; None: QUALITY
     priority: Priority = "normal"
     metadata: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
@@ -87,12 +90,15 @@ class JobPayload:
         return self.params.n * max(each.params.rows_per_image for each in self.passes)
 
     def to_json(self) -> dict[str, Any]:
-        """Without `upscale` where there is none, so that versions that do not know the field can run the job."""
+        """Leaves out LATER fields without a value, so that versions that do not know them run the job."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        upscale = values.pop("upscale")
-        warnings = [warning.to_json() for warning in self.warnings]
-        values |= {"params": self.params.to_json(), "metadata": dict(self.metadata), "warnings": warnings}
-        return values if upscale is None else {**values, "upscale": upscale.to_json()}
+        values |= {
+            "params": self.params.to_json(),
+            "upscale": None if self.upscale is None else self.upscale.to_json(),
+            "metadata": dict(self.metadata),
+            "warnings": [warning.to_json() for warning in self.warnings],
+        }
+        return {name: value for name, value in values.items() if name not in LATER or value is not None}
 
     @classmethod
     def to_run(cls, data: Mapping[str, Any]) -> JobPayload:

@@ -92,6 +92,11 @@ class Links:
         return {name: f"{path}?{SIGNATURE}={self.signer.sign(path.removeprefix(self.root))}"}
 
 
+def end_of(signature: str) -> float:
+    """The Unix second at which a signature that holds ends."""
+    return float(signature.partition(".")[0])
+
+
 def signed_paths(job_id: str) -> list[str]:
     """Every path of a job that has signatures."""
     job = Links().job(job_id)

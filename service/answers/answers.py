@@ -82,6 +82,7 @@ class JobParameters(BaseModel):
     n: int
     priority: Priority
     format: ImageFormat
+    output_compression: int | None = None
     timeout: int | None = Field(description="seconds")
     metadata: Metadata
     strength: float | None = None
@@ -282,6 +283,7 @@ def _parameters(view: JobView) -> dict[str, Any]:
         "model": payload.model,
         "priority": payload.priority,
         "format": payload.format,
+        **({} if payload.output_compression is None else {"output_compression": payload.output_compression}),
         "timeout": payload.timeout_s,
         "metadata": dict(payload.metadata),
     }

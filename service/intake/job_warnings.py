@@ -31,7 +31,7 @@ def job_warnings(
     request's `Accept` takes.
     """
     of_answer = _of_answer(params, body, format_accepted) if one_image else ()
-    return (*card.warnings, *_of_text(card, params), *_of_size(card, params, body), *of_answer)
+    return (*card.warnings, *_of_text(card, params), *_of_size(card, params, body), *_of_format(body), *of_answer)
 
 
 def _of_text(card: ModelCard, params: GenerationParams) -> Iterator[JobWarning]:
@@ -65,6 +65,11 @@ def _of_size(card: ModelCard, params: GenerationParams, body: JobRequest) -> Ite
     given = next((name for name in ("image", "map") if getattr(body, name, None) is not None), "width")
     detail = f"{params.width}x{params.height} is beyond {width}x{height}, which model {card.id!r} was trained for."
     yield JobWarning("size_untrained", f"{detail} Things may come out doubled or out of place.", f"/{given}")
+
+
+def _of_format(body: JobRequest) -> Iterator[JobWarning]:
+    if body.format == "png" and body.output_compression is not None:
+        yield JobWarning("output_compression_ignored", "A PNG loses nothing, whatever it is.", "/output_compression")
 
 
 def _of_answer(params: GenerationParams, body: JobRequest, format_accepted: bool) -> Iterator[JobWarning]:

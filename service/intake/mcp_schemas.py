@@ -10,7 +10,7 @@ from ldm_core.params import MAX_IMAGES, Task
 from service.intake.schemas import REQUESTS
 
 TEXT = ("prompt", "negative_prompt")
-ANY = ("model", "steps", "guidance_scale", "seed", "n", "format")
+ANY = ("model", "steps", "guidance_scale", "seed", "n", "format", "output_compression")
 EARLIER: Mapping[str, Mapping[str, Any]] = {
     "job_id": {"type": "string", "description": "in place of `image`: the job that drew it"},
     "index": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGES - 1,

@@ -29,7 +29,6 @@ class StreamedRequest(OpenAIRequest):
 
     stream: bool = Field(default=False, description="answers with Server-Sent Events")
     partial_images: int = Field(default=0, ge=0, le=3, description="at most so many previews in the stream")
-    output_compression: int | None = Field(default=None, ge=0, le=100, description="not heeded: see `warnings`")
     background: str | None = Field(
         default=None, pattern="^(opaque|auto|transparent)$", description="`opaque` or `auto`; none is transparent here"
     )

@@ -10,6 +10,7 @@ from ldm_core.card import ModelCard
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS
 from service.intake.inputs import NOT_AN_IMAGE, Inputs
 from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
+from worker.jobs import QUALITY
 
 MAX_METADATA_BYTES = 2048
 IMAGE_FIELDS = frozenset({"image", "mask", "map", "neighbors"})
@@ -89,6 +90,9 @@ class JobRequest(Fields):
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images")
     priority: Priority = "normal"
     format: ImageFormat = "png"
+    output_compression: int | None = Field(
+        default=None, ge=0, le=100, description=f"the quality of a JPEG or a WebP; {QUALITY} otherwise"
+    )
     timeout: float | None = Field(
         default=None, ge=1, allow_inf_nan=False, description="seconds; the operator's limit otherwise"
     )

@@ -61,6 +61,7 @@ async def prepare(
         params=params,
         upscale=None if upscaler is None else _upscaling(params, upscaler),
         format=body.format,
+        output_compression=None if body.format == "png" else body.output_compression,
         priority=body.priority,
         metadata=body.metadata,
         request_id=request_id,

@@ -54,7 +54,6 @@ UNHEEDED = {
     "quality": "It is set by `steps`, `sampler` and `guidance_scale` here.",
     "style": "It is set by the prompt here.",
     "input_fidelity": "How near an edit stays to its image is set by `strength` here.",
-    "output_compression": "JPEG and WebP are written at quality 92 here, and PNG loses nothing.",
 }
 ROUTES: dict[str, tuple[type[OpenAIRequest], Task, str, str]] = {
     "generations": (ImageGenerationRequest, "txt2img", "image_generation", "A prompt to images"),

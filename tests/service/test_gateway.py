@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ async def test_a_job_from_post_to_picture(http: httpx.AsyncClient, start_worker:
     picture = await http.get(job["images"][1]["url"])
     assert picture.content == b"x:5"
     assert picture.headers["etag"] == f'"{job["images"][1]["sha256"]}"'
-    assert picture.headers["cache-control"] == "private, immutable"
+    kept = re.fullmatch(r"private, max-age=(\d+), immutable", picture.headers["cache-control"])
+    assert kept and 3500 < int(kept[1]) <= 3600
     again = await http.get(job["images"][1]["url"], headers={"If-None-Match": picture.headers["etag"]})
     assert again.status_code == 304
     assert_problem(await http.get(f"/v1/jobs/{job['id']}/images/2"), 404)

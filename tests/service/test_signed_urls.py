@@ -148,6 +148,17 @@ def test_another_secret_opens_nothing_and_none_is_shown() -> None:
         UrlSigner(b"secret", 600, 601.0).check("/a", signer.sign("/a"))
 
 
+async def test_an_image_may_be_kept_no_longer_than_its_signature(gateway: Gateway, start_worker: Start) -> None:
+    start_worker()
+    http = await gateway(api_keys=KEYS, signed_url_ttl_s=60)
+    image = (await finished(http))["images"][0]
+    kept = [
+        await http.get(image["signed_url"]), await http.get(image["url"], headers=as_caller(ALICE)),
+    ]  # fmt: skip
+    signed_s, keyed_s = (int(answer.headers["cache-control"].split("=")[1].split(",")[0]) for answer in kept)
+    assert 50 < signed_s <= 61 and 3500 < keyed_s <= 3600
+
+
 async def test_a_signature_does_not_outlive_the_images_or_the_job(
     gateway: Gateway, start_worker: Start, redis: Redis
 ) -> None:

@@ -8,7 +8,7 @@ import json
 from PIL import Image
 
 from worker.engine.png import png
-from worker.jobs import Format, JobPayload
+from worker.jobs import QUALITY, Format, JobPayload
 
 PREVIEW_SIDE = 128  # pixels
 # That a machine made the image, as the IPTC names it (EU AI Act, article 50(2)). An XMP packet, which platforms read:
@@ -25,19 +25,22 @@ PROVENANCE = (
 XMP_KEYWORD = "XML:com.adobe.xmp"  # of a PNG's text chunk (XMP specification, part 3)
 
 
-def encode(image: Image.Image, kind: Format, parameters: str | None, *, provenance: bool = True) -> bytes:
+def encode(
+    image: Image.Image, kind: Format, parameters: str | None, *, provenance: bool = True, quality: int | None = None
+) -> bytes:
     """Encodes an RGB image; a PNG carries `parameters` in a text chunk of that name.
 
-    With `provenance` the file says in XMP that a trained model made it.
+    With `provenance` the file says in XMP that a trained model made it; `quality` is a JPEG's or a WebP's, 0 to 100.
     """
     if kind == "png":
         texts = {"parameters": parameters, XMP_KEYWORD: PROVENANCE if provenance else None}
         return png(image, *((keyword, text) for keyword, text in texts.items() if text is not None))
     buffer, xmp = io.BytesIO(), PROVENANCE.encode() if provenance else b""
+    quality = QUALITY if quality is None else quality
     if kind == "jpeg":
-        image.save(buffer, "JPEG", quality=92, subsampling=0, xmp=xmp)
+        image.save(buffer, "JPEG", quality=max(1, quality), subsampling=0, xmp=xmp)
     else:
-        image.save(buffer, "WEBP", quality=92, method=4, xmp=xmp)
+        image.save(buffer, "WEBP", quality=quality, method=4, xmp=xmp)
     return buffer.getvalue()
 
 

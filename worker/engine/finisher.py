@@ -125,7 +125,9 @@ class Finisher:
     def _encoded(self, run: ImageRun, image: Image.Image) -> EncodedImage:
         payload, started = run.request.payload, time.perf_counter()
         parameters = parameters_of(payload, run.index) if self._png_metadata else None
-        data = encode(image, payload.format, parameters, provenance=self._provenance)
+        data = encode(
+            image, payload.format, parameters, provenance=self._provenance, quality=payload.output_compression
+        )
         if self._seal is not None:
             data = self._seal(data, CONTENT_TYPES[payload.format])
         self._stage("encode", time.perf_counter() - started)
