@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from anyio import to_thread
+from fastapi import Request
 
 from ldm_core.params import Task
 from service.access.quota import Idempotency
 from service.errors import Problem
+from service.http.memory import LARGE
 from service.intake.inputs import image_bytes
 from service.intake.schemas import IMAGE_FIELDS, JobRequest
 
@@ -35,6 +39,23 @@ def identify(key: str, owner: str, task: Task, body: JobRequest) -> Idempotency:
     for field in IMAGE_FIELDS & sent.keys():
         sent[field] = _digest_of_images(sent[field], field)
     canonical = json.dumps([task, sent], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return Idempotency(key=_sha256(f"{owner}\0{key}".encode()), fingerprint=_sha256(canonical.encode()))
+
+
+async def identified(request: Request, owner: str, data: Mapping[str, Any], jobs: int = 1) -> Idempotency | None:
+    """The same of a request in another API's words, whose body `data` was; None without a key.
+
+    `jobs`: that it makes; of several some could be made and others refused. Raises Problem for more than one.
+    """
+    if (key := read_key(request.headers.getlist("idempotency-key"))) is None:
+        return None
+    if jobs > 1:
+        raise Problem(400, "Idempotency-Key goes with one image here: send a request, with a key, for each.")
+    return await to_thread.run_sync(_identify_json, key, owner, [request.url.path, data], limiter=LARGE)
+
+
+def _identify_json(key: str, owner: str, sent: Sequence[Any]) -> Idempotency:
+    canonical = json.dumps(sent, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return Idempotency(key=_sha256(f"{owner}\0{key}".encode()), fingerprint=_sha256(canonical.encode()))
 
 

@@ -18,6 +18,7 @@ from ldm_core.errors import InvalidImage, RequestError
 from ldm_core.job_warning import JobWarning
 from ldm_core.params import MAX_IMAGES, Task
 from service.access.auth import ApiKey
+from service.access.quota import Idempotency, Submitted
 from service.answers.infotext import infotext_of, time_stamp, web_ui_info, web_ui_warnings
 from service.answers.waiting import stored_image, succeeded
 from service.broker.broker import Broker
@@ -27,14 +28,16 @@ from service.http.hang_up import while_connected
 from service.http.memory import LARGE
 from service.http.negotiation import refuse_encoded
 from service.intake.body import read_json
+from service.intake.idempotency import identified
 from service.intake.inputs import NOT_AN_IMAGE
 from service.intake.model_choice import find_card
-from service.intake.pacing import paced
+from service.intake.pacing import charge, paced
 from service.intake.repainting import finished_png
 from service.intake.schemas import JobRequest
 from service.intake.strict_json import field_problem
 from service.intake.web_ui import FIELDS, MARK, Afterwards, EnlargeRequest, enlarging, read_drawing, read_enlarging
 from service.metrics import GatewayMetrics
+from service.routes.making import headers_of
 from service.routes.queueing import queue_job, refusals_counted
 from service.settings import GatewaySettings
 from worker.jobs import JobView, Status
@@ -61,36 +64,40 @@ async def _draw(
 ) -> Response:
     with refusals_counted(metrics, caller):
         async with paced(broker, caller):
-            view, after = await _submit(request, caller, broker, metrics, with_image=with_image)
+            sent, after = await _submit(request, caller, broker, metrics, with_image=with_image)
     if after.repainting is None:
         request.state.body.release()
-    return await while_connected(request, _drawn(broker, view, after, _patience(request)))
+    return await while_connected(request, _drawn(broker, sent, after, _patience(request)))
 
 
 async def _submit(
     request: Request, caller: ApiKey, broker: Broker, metrics: GatewayMetrics, *, with_image: bool
-) -> tuple[JobView, Afterwards]:
+) -> tuple[Submitted, Afterwards]:
     refuse_encoded(request.headers)
     data, model = await read_json(request), await broker.chosen_model(caller.name)
+    idempotency = await identified(request, caller.name, data)
     with _in_their_names(FIELDS):
         read = partial(read_drawing, data, with_image=with_image, model=model)
         drawing = await to_thread.run_sync(read, limiter=LARGE) if with_image else read()
-        view = await _queue(request, caller, broker, metrics, drawing.task, drawing.body, drawing.warnings)
-    return view, drawing.after
+        asked = (drawing.task, drawing.body, drawing.warnings)
+        return await _queue(request, caller, broker, metrics, *asked, idempotency), drawing.after
 
 
 async def _queue(
     request: Request, caller: ApiKey, broker: Broker, metrics: GatewayMetrics, task: Task, body: JobRequest,
-    warnings: Sequence[JobWarning],
-) -> JobView:  # fmt: skip
+    warnings: Sequence[JobWarning], idempotency: Idempotency | None,
+) -> Submitted:  # fmt: skip
     caller.check_task(task)
-    sent = await queue_job(request, broker, caller, task, body, warnings=warnings)
-    metrics.submitted(task, sent.view.payload.model, caller.name)
-    return sent.view
+    if idempotency is not None and (known := await broker.remembered(caller.name, idempotency)) is not None:
+        return Submitted(view=known, replayed=True, pace=await charge(broker, caller))
+    sent = await queue_job(request, broker, caller, task, body, warnings=warnings, idempotency=idempotency)
+    if not sent.replayed:
+        metrics.submitted(task, sent.view.payload.model, caller.name)
+    return sent
 
 
-async def _drawn(broker: Broker, view: JobView, after: Afterwards, patience_s: float) -> Response:
-    view = await succeeded(broker, view, patience_s)
+async def _drawn(broker: Broker, sent: Submitted, after: Afterwards, patience_s: float) -> Response:
+    view = await succeeded(broker, sent.view, patience_s)
     put_back = after.repainting.finished if after.repainting else None
     texts = [infotext_of(view, i, after.fields) for i in range(len(view.images))]
     images = [
@@ -101,23 +108,23 @@ async def _drawn(broker: Broker, view: JobView, after: Afterwards, patience_s: f
         "images": [b64encode(data).decode() for data in images],
         "parameters": {**after.parameters, **dict.fromkeys(after.parameters.keys() & {"init_images", "mask"})},
         "info": json.dumps(web_ui_info(view, after.batch_size, texts), ensure_ascii=False),
-    })  # fmt: skip
+    }, headers=headers_of(sent))  # fmt: skip
 
 
 @router.post("/extra-single-image")
 async def extra_single_image(
     request: Request, caller: PasswordCallerOf, broker: BrokerOf, metrics: MetricsOf
 ) -> Response:
-    told, images = await _enlarge(request, caller, broker, metrics, lambda data: {"image": data.get("image")})
-    return JSONResponse({"html_info": told, "image": images[0]})
+    told, images, headers = await _enlarge(request, caller, broker, metrics, lambda data: {"image": data.get("image")})
+    return JSONResponse({"html_info": told, "image": images[0]}, headers=headers)
 
 
 @router.post("/extra-batch-images")
 async def extra_batch_images(
     request: Request, caller: PasswordCallerOf, broker: BrokerOf, metrics: MetricsOf
 ) -> Response:
-    told, images = await _enlarge(request, caller, broker, metrics, _listed_images)
-    return JSONResponse({"html_info": told, "images": images})
+    told, images, headers = await _enlarge(request, caller, broker, metrics, _listed_images)
+    return JSONResponse({"html_info": told, "images": images}, headers=headers)
 
 
 def _listed_images(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,23 +136,23 @@ def _listed_images(data: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _enlarge(
     request: Request, caller: ApiKey, broker: Broker, metrics: GatewayMetrics, find: Find
-) -> tuple[str, list[str]]:
-    """What there is to say as HTML, and the images in base64: a job for each, and none if one is refused."""
-    made: list[JobView] = []
+) -> tuple[str, list[str], dict[str, Any]]:
+    """What there is to say as HTML, images in base64, headers: a job for each image, and none if one is refused."""
+    made: list[Submitted] = []
     with refusals_counted(metrics, caller):
         async with paced(broker, caller):
             try:
                 asked, scale = await _submit_enlarging(request, caller, broker, metrics, find, made)
             except BaseException:
-                for view in made:
-                    await broker.cancel(view.payload.id)
+                for sent in made:  # of several, none was made before: they take no idempotency key
+                    await broker.cancel(sent.view.payload.id)
                 raise
     request.state.body.release()
     return await while_connected(request, _enlarged(broker, made, asked, scale, _patience(request)))
 
 
 async def _submit_enlarging(
-    request: Request, caller: ApiKey, broker: Broker, metrics: GatewayMetrics, find: Find, made: list[JobView]
+    request: Request, caller: ApiKey, broker: Broker, metrics: GatewayMetrics, find: Find, made: list[Submitted]
 ) -> tuple[EnlargeRequest, int]:
     refuse_encoded(request.headers)
     data = await read_json(request)
@@ -154,26 +161,28 @@ async def _submit_enlarging(
     card = await find_card(broker, "superres", asked.upscaler_1 if asked.upscaler_1 in served else None, caller)
     if asked.upscaler_1 != card.id:
         warnings.append(JobWarning("upscaler_chosen", f"Enlarged by {card.id!r}; /upscalers lists all.", "/upscaler_1"))
-    for field, image in find(data).items():
+    images = find(data)
+    idempotency = await identified(request, caller.name, data, jobs=len(images))
+    for field, image in images.items():
         with _in_their_names({"image": field}):
             if not isinstance(image, str):
                 raise InvalidImage(field, NOT_AN_IMAGE)
             body = await to_thread.run_sync(enlarging, image, field, card, asked, limiter=LARGE)
-            made.append(await _queue(request, caller, broker, metrics, "superres", body, warnings))
+            made.append(await _queue(request, caller, broker, metrics, "superres", body, warnings, idempotency))
     return asked, card.scale
 
 
 async def _enlarged(
-    broker: Broker, made: Sequence[JobView], asked: EnlargeRequest, scale: int, patience_s: float
-) -> tuple[str, list[str]]:
+    broker: Broker, made: Sequence[Submitted], asked: EnlargeRequest, scale: int, patience_s: float
+) -> tuple[str, list[str], dict[str, Any]]:
     images: list[str] = []
     told: dict[str, None] = {}
-    for view in made:
-        ended = await succeeded(broker, view, patience_s)
+    for sent in made:
+        ended = await succeeded(broker, sent.view, patience_s)
         data = await stored_image(broker, ended, 0)
         images.append(await to_thread.run_sync(_at_its_size, data, asked, scale, infotext_of(ended, 0), limiter=LARGE))
         told |= {html.escape(warning["detail"]): None for warning in web_ui_warnings(ended)}
-    return "".join(f"<p>{line}</p>" for line in told), images
+    return "".join(f"<p>{line}</p>" for line in told), images, headers_of(made[0])
 
 
 def _at_its_size(data: bytes, asked: EnlargeRequest, scale: int, text: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 import httpx
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from tests.service.conftest import Gateway
 from tests.service.problems import assert_problem
+from tests.worker.processes import WorkerProcess
 
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
 KEYS = SecretStr(f"alice:{ALICE},bob:{BOB}")
@@ -68,3 +71,27 @@ async def test_nothing_runs_and_there_is_nothing_to_interrupt(http: httpx.AsyncC
     assert (await http.post(f"{API}/skip")).json() is None
     assert (await http.get(f"{API}/unknown")).status_code == 404
     assert API not in (await http.get("/openapi.json")).text
+
+
+async def test_a_request_that_is_sent_again_under_its_key_makes_one_job(
+    http: httpx.AsyncClient, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    start_worker()
+    headers, body = {"Idempotency-Key": "order-1"}, {"prompt": "a boat", "batch_size": 2, "send_images": False}
+    first, again = [await http.post(f"{API}/txt2img", json=body, headers=headers) for _ in range(2)]
+    assert "idempotent-replay" not in first.headers and again.headers["idempotent-replay"] == "true"
+    assert first.json() == again.json()  # with the seed that was drawn for it
+    assert len((await http.get("/v1/jobs")).json()["data"]) == 1
+    for other in ({**body, "prompt": "an oak"}, {**body, "send_images": True}):
+        assert_problem(await http.post(f"{API}/txt2img", json=other, headers=headers), 422)
+    assert_problem(await http.post("/v1/txt2img", json={"prompt": "a boat"}, headers=headers), 422)
+
+
+async def test_several_images_to_enlarge_take_no_idempotency_key(
+    http: httpx.AsyncClient, announced: None, redis: Redis, encoded: Callable[..., bytes]
+) -> None:
+    image = base64.b64encode(encoded()).decode()
+    body = {"upscaling_resize": 4, "imageList": [{"data": image, "name": "a"}] * 2}
+    refused = await http.post(f"{API}/extra-batch-images", json=body, headers={"Idempotency-Key": "order-1"})
+    assert "one image" in assert_problem(refused, 400)["detail"]
+    assert redis.zcard("ldm:open") == 0
