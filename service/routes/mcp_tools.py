@@ -173,7 +173,11 @@ async def _draw(context: Context, name: str, arguments: Mapping[str, Any]) -> Ca
         view = await _made(request, broker, name, arguments)
     await _report(context, broker, view)
     settings: GatewaySettings = request.app.state.settings
-    view = await succeeded(broker, view, settings.queue_ttl_s + settings.job_timeout_s)
+    try:
+        view = await succeeded(broker, view, settings.queue_ttl_s + settings.job_timeout_s)
+    except Problem as problem:
+        problem.headers.pop("Retry-After", None)  # another call would make another job
+        raise
     images = [await stored_image(broker, view, i) for i in range(len(view.images))]
     links, at = await links_of(request, broker), f"{request.url.scheme}://{request.url.netloc}"
     urls = [at + links.image(view.payload.id, i) for i in range(len(images))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import subprocess
@@ -47,6 +48,21 @@ async def test_a_full_queue_is_the_tools_error_and_says_when_to_try_again(
     refused = 'ldm_jobs_refused_total{key="",reason="queue_full"} 1.0'
     metrics = httpx.get(f"{gateway.url}/metrics").text
     assert refused in metrics and 'route="/mcp"' in metrics
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_gateway_that_stops_says_where_the_job_goes_on(
+    start_gateway: Callable[..., GatewayProcess], mode: str
+) -> None:
+    gateway = start_gateway()
+    async with connected(gateway.url, mode) as client:
+        call = asyncio.create_task(client.call_tool("generate_image", PROMPT))
+        while not httpx.get(f"{gateway.url}/v1/jobs").json()["data"]:
+            await asyncio.sleep(0.05)
+        gateway.process.terminate()
+        result = await call
+    assert result.is_error and "The job goes on: /v1/jobs/" in text_of(result)
+    assert "again" not in text_of(result)
 
 
 async def test_rates_and_rights_are_those_of_every_job(
