@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm_core.card import ModelCard
 from ldm_core.params import MAX_IMAGES, Task
-from service.intake.schemas import REQUESTS
+from service.intake.tasks import REQUESTS
 
 TEXT = ("prompt", "negative_prompt")
 ANY = ("model", "steps", "guidance_scale", "seed", "n", "format", "output_compression")

@@ -40,8 +40,8 @@ from service.dependencies import links_of, own_job
 from service.errors import Problem, as_problem
 from service.http.memory import LARGE
 from service.intake.mcp_schemas import FIELDS, schema_of
-from service.intake.schemas import REQUESTS
 from service.intake.strict_json import field_problem
+from service.intake.tasks import REQUESTS
 from service.metrics import GatewayMetrics
 from service.routes.making import Recipe, make_job
 from service.routes.queueing import refusals_counted
