@@ -50,6 +50,7 @@ lint: install ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file clients/python/pyproject.toml clients/python/ldm_client
 
 check: lint test-all ## format, lint, types, all tests: what CI runs
 

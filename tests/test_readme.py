@@ -76,6 +76,7 @@ def an_install_from_the_clone(command: str) -> None:
     extras = re.findall(r"\[(\w+)\]", command)
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) <= set(declared)
+    assert (ROOT / shlex.split(command)[2].partition("[")[0] / "pyproject.toml").exists()
 
 
 def run_by_another_test(command: str) -> None:
