@@ -71,5 +71,5 @@ evaluate: install ## measures the built-in model
 	$(BIN)/python -m training.evaluate $(ARGS)
 
 clean: ## takes away what install, the tests and the tools made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,13 @@ import pytest
 from packaging.requirements import Requirement
 
 import ldm_client
+from ldm_client import fields
+from service.intake.schemas import REQUESTS
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "clients" / "python"
 PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
+TYPES = (ROOT / "clients" / "javascript" / "ldm-client.d.ts").read_text()
 MODULES = sorted((CLIENT / "ldm_client").glob("*.py"))
 
 
@@ -58,3 +63,20 @@ def test_the_service_s_wheel_and_images_have_nothing_of_the_clients() -> None:
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in sent and not [line for line in sent if "clients" in line]
     assert "clients" not in (ROOT / "Dockerfile").read_text()
+
+
+def typed(method: str) -> set[str]:
+    """The names of all that a method of the Python client takes."""
+    parameters = inspect.signature(getattr(ldm_client.Client, method)).parameters
+    (given,) = re.findall(r"Unpack\[(\w+)\]", parameters["fields"].annotation)
+    return {*parameters, *getattr(fields, given).__annotations__}
+
+
+@pytest.mark.parametrize("task", REQUESTS)
+def test_every_field_that_a_task_takes_is_typed(task: str) -> None:
+    known = typed(task) | (typed("img2img") if task == "txt2img" else set())
+    other_names = {"class2img": {"class_id", "class_name"}, "semantic2img": {"map"}}.get(task, set())
+    with_text = task in {"txt2img", "inpaint", "superres"}
+    assert REQUESTS[task].model_fields.keys() - known <= other_names | (set() if with_text else {"prompt"})
+    if with_text:
+        assert REQUESTS[task].model_fields.keys() <= {*re.findall(r"(\w+)\??: ", TYPES)}

@@ -77,7 +77,9 @@ def test_a_prompt_becomes_an_image_which_is_edited_and_enlarged(served: Served, 
         const models = (await client.models()).map((model) => model.id);
         const file = Buffer.from(await image.arrayBuffer()).toString("base64");
         tell({{ before, job: job.raw, again: again.raw, file, type: image.type, second: job.images[1].seed, models,
-          width: large.images[0].width, listed, made: [large.id, changed.id, edited.id, job.id], ended: job.ended }});
+          width: large.images[0].width,
+          keys: {{ Job: Object.keys(job), JobImage: Object.keys(job.images[0]) }},
+          listed, made: [large.id, changed.id, edited.id, job.id], ended: job.ended }});
     """)  # fmt: skip
     assert told["before"] == ["queued", 0] and told["ended"]
     assert told["job"] == told["again"] == served.job(told["job"]["id"])
@@ -85,6 +87,10 @@ def test_a_prompt_becomes_an_image_which_is_edited_and_enlarged(served: Served, 
     assert (told["type"], told["second"], told["width"]) == ("image/png", 8, 256)
     assert told["listed"] == told["made"]
     assert "scenes" in told["models"]
+    types = (CLIENT / "ldm-client.d.ts").read_text()
+    for name, keys in told["keys"].items():
+        (body,) = re.findall(rf"^export class {name} \{{\n(.*?)^\}}", types, re.MULTILINE | re.DOTALL)
+        assert set(keys) == set(re.findall(r"^  readonly (\w+):", body, re.MULTILINE))
 
 
 def test_a_job_is_followed_with_previews_and_cancelled(served: Served, folder: Path) -> None:
