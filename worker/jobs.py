@@ -19,7 +19,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # the order in which a worker looks
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 CONTENT_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-LATER = frozenset({"upscale", "output_compression"})  # fields of a job that came after the first release
+LATER = frozenset({"upscale", "output_compression", "webhook"})  # fields of a job that came after the first release
 QUALITY = 92  # of a JPEG or a WebP whose request names none
 FUNCTION = "ldm.generate"  # the one name on the queues; a worker looks it up in its own table and imports nothing
 
@@ -66,6 +66,7 @@ class JobPayload:
     timeout_s: int | None = None  # how long it may run; None: the operator's limit
     inputs: tuple[str, ...] = ()  # names of its input images: image, mask, neighbor0, ...
     warnings: tuple[JobWarning, ...] = ()  # what the gateway knows will not be honoured
+    webhook: str = ""  # the URL that is told its end
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -98,7 +99,7 @@ class JobPayload:
             "metadata": dict(self.metadata),
             "warnings": [warning.to_json() for warning in self.warnings],
         }
-        return {name: value for name, value in values.items() if name not in LATER or value is not None}
+        return {name: value for name, value in values.items() if name not in LATER or value not in (None, "")}
 
     @classmethod
     def to_run(cls, data: Mapping[str, Any]) -> JobPayload:
@@ -129,7 +130,7 @@ class JobPayload:
         """Raises TypeError for what this version would not know how to run or to show."""
         if self.priority not in PRIORITIES or self.format not in CONTENT_TYPES:
             raise TypeError(f"unknown here: priority {self.priority!r} or format {self.format!r}")
-        texts = (self.id, self.model, self.request_id, self.owner, *self.metadata.values(), *self.inputs)
+        texts = (self.id, self.model, self.request_id, self.owner, self.webhook, *self.metadata.values(), *self.inputs)
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.weight, (int, float)):
             raise TypeError("a field of the job has another type than here")
 

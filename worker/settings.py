@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 BUILTIN = Path(__file__).resolve().parent.parent / "ldm_core" / "builtin"
-SECRETS, HIDDEN = {"REDIS_URL", "API_KEYS"}, "***"  # settings whose values no message repeats
+SECRETS, HIDDEN = {"REDIS_URL", "API_KEYS", "WEBHOOK_SECRET"}, "***"  # settings whose values no message repeats
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 

@@ -25,6 +25,7 @@ from service.broker.queues import depths, with_positions
 from service.broker.refusals import refusal_of
 from service.broker.signing import Signing
 from service.broker.upkeep import Upkeep, largest_images
+from service.broker.webhooks import WebhookQueue
 from worker.jobs import TERMINAL, JobPayload, JobView, LiveModel, Status, UnreadableJob
 from worker.store import scripts
 from worker.store.blobs import INPUT_TTL_S, BlobStore, input_name, open_blobs
@@ -53,7 +54,7 @@ class Broker:
         self._blobs = blobs or open_blobs(redis_url, data_dir)
         self._events = EventReader(redis_url)
         self._fleet, self._signing, self._choices = Fleet(self._redis), Signing(self._redis), Choices(self._redis)
-        self.rates = Rates(self._redis)
+        self.rates, self.webhooks = Rates(self._redis), WebhookQueue(self._redis, self._events.webhook_due)
         self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAX_SUBMITS, TURN_S)
         self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
         self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s

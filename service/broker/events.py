@@ -78,6 +78,7 @@ class EventReader:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_id = ""
+        self.webhook_due = asyncio.Event()  # a job with a webhook has ended, or may have
         self.leaving = False  # the process is about to stop: nobody shall wait any more
 
     def start(self) -> None:
@@ -139,6 +140,7 @@ class EventReader:
     async def _stumbled(self) -> None:
         """The stream may have lost what happened meanwhile, so everyone looks for themselves."""
         await asyncio.sleep(AWAY_S)
+        self.webhook_due.set()
         self._tell_all()
 
     def _tell_all(self) -> None:
@@ -148,6 +150,8 @@ class EventReader:
 
     def _tell(self, event_id: str, fields: Mapping[bytes, bytes]) -> None:
         if fields[b"kind"] != b"progress":
+            if b"webhook" in fields:
+                self.webhook_due.set()
             for watch in self._watchers.get(fields[b"id"].decode(), ()):
                 if fields[b"kind"] == b"end" or not watch.only_end:
                     watch.tell_moved()

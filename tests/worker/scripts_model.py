@@ -30,6 +30,7 @@ class Job:
     saved: int = 0  # the step of its last checkpoint
     resumed: int = 0  # that of the checkpoint from which its present execution began
     cancelled: bool = False
+    webhook: bool = False
     parked: bool = False  # queued, and in no list: a worker of another version is to take it
 
     @property

@@ -25,6 +25,7 @@ from service import app
 from service.access.quota import Idempotency, Quota
 from service.answers.event_stream import event_stream
 from service.broker.broker import Broker
+from service.broker.webhooks import DONE
 from service.settings import GatewaySettings
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
 from worker.leasing.heartbeat import revoke
@@ -79,6 +80,12 @@ async def run_jobs(url: str, data_dir: Path) -> None:
         assert [model.card.id for model in await broker.models()] == ["toy"]
         assert len((await broker.jobs(""))[0]) == 1
         assert set((await broker.queue_depths()).values()) == {0}
+        told = payload("a boat", webhook="https://hooks.example/")
+        await broker.submit(told)
+        await broker.wait(told.id, 20)
+        (delivery,), _ = await broker.webhooks.claim(lease_s=20, room=1, each=1, running={})
+        assert (delivery.job_id, await broker.webhooks.waiting()) == (told.id, 1)
+        await broker.webhooks.settle(delivery, DONE)
         await broker.submit(lost)
         await eventually_running(broker, lost.id)
         workers[0].kill()

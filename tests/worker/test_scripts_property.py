@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 LIMIT = 6
 LEASE_S = 60
+HOST = "hooks.example:8443"
 WORKERS = ("w0", "w1")
 PICK = st.integers(0, 1000)
 
@@ -66,20 +67,23 @@ class Machine(RuleBasedStateMachine):
 
     # clients
 
-    @rule(priority=st.sampled_from(PRIORITIES), owner=st.sampled_from(OWNERS), guided=st.booleans())
-    def submit(self, priority: Priority, owner: str, guided: bool) -> None:
+    @rule(
+        priority=st.sampled_from(PRIORITIES), owner=st.sampled_from(OWNERS), guided=st.booleans(), told=st.booleans()
+    )  # fmt: skip
+    def submit(self, priority: Priority, owner: str, guided: bool, told: bool) -> None:
         wanted = payload(
-            id=f"job-{next(self.number)}", priority=priority, owner=owner, guidance_scale=3.0 if guided else 1.0
-        )
-        job = Job(wanted.id, queue_name("toy", priority, owner), 2 if guided else 1)
+            id=f"job-{next(self.number)}", priority=priority, owner=owner, guidance_scale=3.0 if guided else 1.0,
+            webhook=f"https://{HOST}/" if told else "",
+        )  # fmt: skip
+        job = Job(wanted.id, queue_name("toy", priority, owner), 2 if guided else 1, webhook=told)
         record = new_record(wanted, timeout_s=60, result_ttl_s=600, wait_s=3600)
         full = self.model.full(owner, LIMIT)
         for expected in (b"full" if full else b"queued", b"full" if full else b"duplicate"):  # the reply may get lost
-            told = scripts.enqueue.run(
+            reply = scripts.enqueue.run(
                 self.redis, record["data"], id=job.id, queue=job.queue, limit=LIMIT, owner=owner, most=0, rate=0,
                 window=60, idem="", print="", remember=60, free=-1, bytes=0, record=fields_of(record),
             )  # fmt: skip
-            assert told[0] == expected
+            assert reply[0] == expected
         if not full:
             self.model.submit(job)
 
@@ -242,6 +246,12 @@ class Machine(RuleBasedStateMachine):
         assert waiting <= {job_id.decode() for job_id in redis.zrange("ldm:due", 0, -1)} <= self.model.open()
         parked = {job.id for job in self.jobs.values() if job.parked}
         assert {job_id.decode() for job_id in redis.smembers("ldm:parked")} == parked
+
+    @invariant()
+    def of_every_job_that_has_ended_its_webhook_is_due(self) -> None:
+        ended = {job.id for job in self.jobs.values() if job.status in ENDED and job.webhook}
+        assert {job_id.decode() for job_id in self.redis.zrange(Key.WEBHOOKS_OF.of(HOST), 0, -1)} == ended
+        assert self.redis.zrange(Key.WEBHOOKS, 0, -1) == ([HOST.encode()] if ended else [])
 
     @invariant()
     def the_records_agree(self) -> None:

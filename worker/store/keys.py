@@ -44,6 +44,8 @@ class Key(StrEnum):
     PREVIEW = "ldm:preview:"  # a job's newest preview, a JPEG, empty until there is one; gone when no client looks
     SIGNING = "ldm:signing"  # the secret with which gateways sign URLs; never expires. Deleting it ends all signatures
     CHOICE = "ldm:choice:"  # the model that an owner has chosen by the web interfaces' API; expires
+    WEBHOOKS = "ldm:webhooks"  # sorted set: hosts by when their next delivery is due (Unix s)
+    WEBHOOKS_OF = "ldm:webhooks:"  # sorted set, by host: ended jobs by when their delivery is due, or its lease ends
     EVENTS = "ldm:events"  # capped stream: what happened to which job
 
     # ours: workers

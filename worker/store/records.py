@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import Redis
 from rq.job import Job, JobStatus, Retry
@@ -69,6 +70,7 @@ def new_record(
         "x_steps": payload.steps,
         "x_wait_s": wait_s,
         "x_bytes": image_bytes,
+        **({"x_webhook": urlsplit(payload.webhook).netloc} if payload.webhook else {}),
     }
 
 

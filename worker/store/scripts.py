@@ -4,7 +4,8 @@ queued ──admit──▶ started ──commit──▶ finished, failed, canc
    ▲                 │
    └─ requeue (drain), park (another version's), revoke and maintain (lost worker)
 
-`enqueue`, `cancel` and `sweep` come from the gateway. Every instant in a record is of Redis' clock, stamped by scripts.
+`enqueue`, `cancel` and `sweep` come from the gateway; so do `claim` and `settle`, which deliver webhooks: the script
+that ends a job says that its webhook is due. Every instant in a record is of Redis' clock, stamped by scripts.
 
 `x_exec` in the job's hash is the fencing token: only the execution named there may touch a started job. Because popping
 a job and leasing it are one script, there is no moment at which a killed worker could lose it.
@@ -96,3 +97,5 @@ sweep = _script("lib/time", "sweep")
 park = _script("park")
 announce = _script("announce")
 put = _script("put")
+claim = _script("claim")
+settle = _script("settle")

@@ -23,7 +23,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', OPEN, '-inf', stamp(t - unlisted))) do
   local status = get(id, 'status')
   if not status or REGISTRY[status] or status == 'stopped' then
     forget(id)
-    event('kind', 'end', 'id', id, 'status', status or 'gone')
+    tell_end(id, status or 'gone', status and get(id, 'x_webhook'))
   elseif status == 'started' then
     local exe, queue = get(id, 'x_exec'), get(id, 'origin')
     if not exe or not call('ZSCORE', LEASES..queue, id..':'..exe) then

@@ -102,11 +102,27 @@ local function must_be_taken(id, t)
   if patience > 0 then call('ZADD', DUE, stamp(t + patience), id) end
 end
 
+-- Puts a host of webhooks where its next delivery is due.
+local function turn_of_host(host)
+  local first = call('ZRANGE', WEBHOOKS_OF..host, 0, 0, 'WITHSCORES')
+  if not first[1] then call('ZREM', WEBHOOKS, host) return end
+  call('ZADD', WEBHOOKS, first[2], host)
+  for _, key in ipairs({WEBHOOKS, WEBHOOKS_OF..host}) do call('EXPIRE', key, 7 * 24 * 3600) end
+end
+
+-- says that a job has ended; with a `host` its webhook is due
+local function tell_end(id, status, host)
+  if not host then return event('kind', 'end', 'id', id, 'status', status) end
+  call('ZADD', WEBHOOKS_OF..host, stamp(now()), id)
+  turn_of_host(host)
+  event('kind', 'end', 'id', id, 'status', status, 'webhook', host)
+end
+
 -- failed jobs are kept for failure_ttl, all others for result_ttl
 local function finish(id, status)
-  local t, queue = now(), get(id, 'origin')
-  local ttl = tonumber(get(id, status == 'failed' and 'failure_ttl' or 'result_ttl'))
-  ttl = math.max(ttl, tonumber(get(id, 'x_keep') or 0)) -- under an idempotency key the record outlives its images
+  local t, queue, ttl, keep, owner, bytes, host = now(), unpack(call('HMGET', JOB..id, 'origin',
+    status == 'failed' and 'failure_ttl' or 'result_ttl', 'x_keep', 'x_owner', 'x_bytes', 'x_webhook'))
+  ttl = math.max(tonumber(ttl), tonumber(keep or 0)) -- under an idempotency key the record outlives its images
   call('HSET', JOB..id, 'status', status, 'ended_at', iso(t))
   call('EXPIRE', JOB..id, ttl)
   call('EXPIRE', RESULTS..id, ttl)
@@ -114,13 +130,13 @@ local function finish(id, status)
   call('ZREM', OPEN, id)
   call('ZREM', DUE, id)
   call('SREM', open_of_model(queue), id)
-  call('SREM', OPEN_OF_OWNER..(get(id, 'x_owner') or ''), id)
+  call('SREM', OPEN_OF_OWNER..(owner or ''), id)
   if status ~= 'canceled' then
     call('LPUSH', ENDED, stamp(t))
     call('LTRIM', ENDED, 0, 63)
   end
-  release(get(id, 'x_bytes'))
-  event('kind', 'end', 'id', id, 'status', status)
+  release(bytes)
+  tell_end(id, status, host)
 end
 
 -- ends a job without a worker; its blobs are queued for deletion at a worker's next clean-up

@@ -8,6 +8,12 @@ local function keep_time(t, lease)
     for _, both in ipairs(call('ZRANGE', wip, 0, -1)) do call('ZADD', wip, stamp(t + lease), both) end
   end
   for _, id in ipairs(call('ZRANGE', DUE, 0, -1)) do call('ZINCRBY', DUE, stamp(gap), id) end
+  if gap > 0 then return end -- webhooks that came due while nobody was there are overdue
+  for _, host in ipairs(call('ZRANGE', WEBHOOKS, 0, -1)) do
+    local waiting = WEBHOOKS_OF..host
+    for _, id in ipairs(call('ZRANGE', waiting, 0, -1)) do call('ZINCRBY', waiting, stamp(gap), id) end
+    turn_of_host(host)
+  end
 end
 
 -- jobs that no worker has taken in time
