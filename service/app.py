@@ -26,6 +26,7 @@ from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
 from service.routes import a1111, a1111_served, docs, events, health, images, jobs, mcp, models, openai_images, tasks
 from service.settings import GatewaySettings
+from service.webhooks.deliveries import Deliveries
 
 DESCRIPTION = """Text-to-image, inpainting and super-resolution with latent diffusion models.
 
@@ -78,10 +79,15 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
     )
     metrics = GatewayMetrics(CollectorRegistry())
 
+    deliveries = Deliveries(queue, metrics, settings, keys=ring.configured)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await queue.connect()
+        if settings.webhook_rules.hosts:
+            deliveries.start()
         yield
+        await deliveries.close()
         await queue.close()
 
     app = Gateway(

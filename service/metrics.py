@@ -27,6 +27,12 @@ class GatewayMetrics:
         )
         self._listeners = Gauge("ldm_event_listeners", "Event streams open to clients", registry=registry)
         self._depth = Gauge("ldm_queue_depth", "Jobs waiting", ["model", "priority"], registry=registry)
+        self._webhooks = Counter(
+            "ldm_webhook_deliveries", "Attempts to tell webhooks, by what came of them", ["outcome"], registry=registry
+        )
+        for outcome in ("delivered", "retried", "given_up"):  # from 0 on: the first one is an increase, too
+            self._webhooks.labels(outcome)
+        self._webhooks_waiting = Gauge("ldm_webhooks_waiting", "Webhooks not told yet", registry=registry)
         self._workers = Gauge("ldm_workers", "Live workers that serve a model", ["model"], registry=registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -42,15 +48,22 @@ class GatewayMetrics:
         """Counts a job that was not accepted."""
         self._refused.labels(reason, key).inc()
 
+    def webhook(self, outcome: str) -> None:
+        """Counts an attempt: delivered, retried (it went wrong, and another will follow) or given_up."""
+        self._webhooks.labels(outcome).inc()
+
     def listening(self) -> AbstractContextManager[object]:
         """Counts an open event stream while the context is entered."""
         return self._listeners.track_inprogress()
 
-    def exposition(self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int]) -> bytes:
+    def exposition(
+        self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int], webhooks_waiting: int = 0
+    ) -> bytes:
         """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority), `workers` by model.
 
         Shows 0 workers for a model that has had jobs and has no worker.
         """
+        self._webhooks_waiting.set(webhooks_waiting)
         self._workers.clear()
         for model in {*workers, *(model for model, _ in depths)}:
             self._workers.labels(model).set(workers.get(model, 0))

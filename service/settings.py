@@ -10,9 +10,11 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.access.origins import parse_hosts, parse_origins
+from service.access.webhooks import WebhookRules, parse_webhook_hosts, parse_webhook_secrets
 from worker.settings import DataDir, checked_redis_url, default_data_dir
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+SECONDS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,3})?(,[0-9]{1,7}(\.[0-9]{1,3})?){0,19}")
 OURS = {
     "v1",
     "sdapi",
@@ -50,6 +52,10 @@ class GatewaySettings(BaseSettings):
     allowed_hosts: str = ""  # comma-separated names under which it is reached, or *; loopback ones always are
     mcp: bool = True  # tools for assistants, at /mcp
     root_path: str = ""  # under which a proxy shows it, such as /ldm
+    webhook_hosts: str = ""  # comma-separated: whom clients may have told the end of a job; empty: nobody
+    webhook_secret: SecretStr = SecretStr("")  # whsec_…, with which that is signed; two while receivers change over
+    webhook_private: bool = False  # also addresses that are not public, and http
+    webhook_backoff_s: str = "5,300,1800,7200,18000,36000,50400,72000,86400"  # waits after attempts that went wrong
     log_format: Literal["json", "text"] = "json"
 
     @field_validator("api_keys_file", mode="before")
@@ -72,6 +78,25 @@ class GatewaySettings(BaseSettings):
     def _are_hosts(cls, value: str) -> str:
         return ",".join(sorted(parse_hosts(value)))
 
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _are_webhook_hosts(cls, value: str) -> str:
+        parse_webhook_hosts(value)
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, value: SecretStr) -> SecretStr:
+        parse_webhook_secrets(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_backoff_s")
+    @classmethod
+    def _are_seconds(cls, value: str) -> str:
+        if not SECONDS.fullmatch(value):
+            raise ValueError("must be seconds to wait after each failed attempt, such as 5,300,1800")
+        return value
+
     @field_validator("root_path")
     @classmethod
     def _is_prefix(cls, value: str) -> str:
@@ -81,6 +106,27 @@ class GatewaySettings(BaseSettings):
         if prefix.split("/")[1:2] and prefix.split("/")[1] in OURS:
             raise ValueError(f"must not begin with a path of this server's own: {', '.join(sorted(OURS))}")
         return prefix
+
+    @property
+    def webhook_rules(self) -> WebhookRules:
+        """Which webhooks clients may name."""
+        return WebhookRules(parse_webhook_hosts(self.webhook_hosts), self.webhook_private)
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        """Each of them signs what webhooks are told."""
+        return parse_webhook_secrets(self.webhook_secret.get_secret_value())
+
+    @property
+    def webhook_waits_s(self) -> list[float]:
+        """How long to wait after each attempt that went wrong."""
+        return [float(part) for part in self.webhook_backoff_s.split(",")]
+
+    @model_validator(mode="after")
+    def _signed(self) -> GatewaySettings:
+        if parse_webhook_hosts(self.webhook_hosts) and not self.webhook_secrets:
+            raise ValueError("LDM_WEBHOOK_SECRET must be set where LDM_WEBHOOK_HOSTS is: webhooks are signed with it")
+        return self
 
     @model_validator(mode="after")
     def _room_for_the_largest(self) -> GatewaySettings:

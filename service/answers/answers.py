@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from service.access.links import Links
+from service.access.webhooks import origin_of
 from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
 from service.problems import JobError
 from worker.jobs import JobView, LiveModel, StoredImage, UnreadableJob
@@ -89,6 +90,9 @@ class JobParameters(BaseModel):
     class_id: int | None = None
     objects: list[PlacedObject] | None = None
     upscale: bool | None = Field(default=None, description="of tasks that draw")
+    webhook: str | None = Field(
+        default=None, description="whom it will be told when it ends: scheme and host alone, the rest may be secret"
+    )
 
 
 class Job(BaseModel):
@@ -286,4 +290,5 @@ def _parameters(view: JobView) -> dict[str, Any]:
         **({} if payload.output_compression is None else {"output_compression": payload.output_compression}),
         "timeout": payload.timeout_s,
         "metadata": dict(payload.metadata),
+        **({"webhook": origin_of(payload.webhook)} if payload.webhook else {}),
     }

@@ -55,6 +55,28 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Accept": ("The content types that are taken", TEXT),
     "Accept-Encoding": ("`identity`: a body is taken only without a Content-Encoding", TEXT),
 }
+WEBHOOKS: dict[str, Any] = {
+    "job": {
+        "post": {
+            "summary": "What a job's `webhook` is told when it ends",
+            "description": "Signed as Standard Webhooks has it. Sent again, with the same id, until 2xx or 410.",
+            "operationId": "job_ended",
+            "parameters": [
+                {"name": name, "in": "header", "required": True, "schema": TEXT}
+                for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
+            ],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": {
+                "type": "object", "required": ["type", "timestamp", "data"],
+                "properties": {
+                    "type": {"type": "string", "enum": ["job.succeeded", "job.failed", "job.cancelled"]},
+                    "timestamp": {"type": "string", "format": "date-time", "description": "when it ended"},
+                    "data": {"$ref": REF.format(model="Job")},
+                },
+            }}}},
+            "responses": {"2XX": {"description": "It is taken"}, "410": {"description": "Nothing more is wanted"}},
+        }
+    }
+}  # fmt: skip
 RATE = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 MADE = ("Location", "Preference-Applied", "Idempotent-Replay", "Link", *RATE)  # on what answers a POST
 ERROR_HEADERS: dict[int, tuple[str, ...]] = {
@@ -91,6 +113,7 @@ def completed(document: dict[str, Any], others: Collection[type[JobRequest]] = (
     document["components"]["headers"] = {
         name: {"description": description, "schema": schema} for name, (description, schema) in HEADERS.items()
     }
+    document["webhooks"] = WEBHOOKS
     return document
 
 

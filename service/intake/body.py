@@ -104,10 +104,7 @@ async def _part(value: UploadFile | str) -> bytes | str:
 
 def _validated(model: type[Model], data: dict[str, Any], *, strict: bool) -> Model:
     if not strict:  # a form has no null: what is empty in it is left out
-        known = model.model_fields.keys() | {"webhook"}
-        data = {name: value for name, value in data.items() if value != "" or name not in known}
-    if data.pop("webhook", None) is not None:
-        raise field_problem("webhook", "no host is allowed here")
+        data = {name: value for name, value in data.items() if value != "" or name not in model.model_fields}
     return validated(model, data, strict=strict)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from ldm_core.card import ModelCard
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS
+from service.access.webhooks import MAX_URL_CHARS
 from service.intake.inputs import NOT_AN_IMAGE, Inputs
 from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
 from worker.jobs import QUALITY
@@ -95,6 +96,11 @@ class JobRequest(Fields):
     )
     timeout: float | None = Field(
         default=None, ge=1, allow_inf_nan=False, description="seconds; the operator's limit otherwise"
+    )
+    webhook: str | None = Field(
+        default=None,
+        max_length=MAX_URL_CHARS,
+        description="an https:// URL on one of the operator's hosts, which is told the job's end, signed",
     )
     metadata: Metadata = Field(default_factory=dict, description="echoed, never interpreted; at most 2 KiB")
 

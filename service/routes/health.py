@@ -38,6 +38,7 @@ async def get_metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
     try:
         depths = await broker.queue_depths()
         workers = {model.card.id: model.workers for model in await broker.models()}
+        webhooks_waiting = await broker.webhooks.waiting()
     except BrokerUnavailable:
-        depths, workers = {}, {}
-    return Response(gateway.exposition(depths, workers), media_type=CONTENT_TYPE_LATEST)
+        depths, workers, webhooks_waiting = {}, {}, 0
+    return Response(gateway.exposition(depths, workers, webhooks_waiting), media_type=CONTENT_TYPE_LATEST)

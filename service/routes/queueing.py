@@ -48,11 +48,12 @@ async def queue_job(
     if trouble := await broker.trouble():
         raise NoRoom(trouble)
     settings: GatewaySettings = request.app.state.settings
+    webhook = settings.webhook_rules.checked(body.webhook) if body.webhook is not None else ""
     payload, inputs = await prepare(
         broker, task, body, caller=caller, request_id=request.state.request_id, max_timeout_s=settings.job_timeout_s,
         **asked,
     )  # fmt: skip
-    payload = replace(payload, warnings=(*warnings, *payload.warnings))
+    payload = replace(payload, webhook=webhook, warnings=(*warnings, *payload.warnings))
     async with broker.turn():
         await refuse_gone(request)
         return await broker.submit(payload, inputs.images, quota=caller.quota, idempotency=idempotency)

@@ -25,7 +25,7 @@ TEXTLESS = ("class2img", "semantic2img", "layout2img")
 def suit(task: str, body: dict[str, Any], *, form: bool) -> dict[str, Any]:
     """The body after its corrections; `form`: with file parts instead of base64."""
     files = {name: Binary(data) if form else base64.b64encode(data).decode() for name, data in FILES.items()}
-    body = {name: value for name, value in body.items() if name not in {"model", "neighbors"}}
+    body = {name: value for name, value in body.items() if name not in {"model", "neighbors", "webhook"}}
     body |= {name: data for name, data in files.items() if body.get(name) is not None}
     for name in ("width", "height"):
         if body.get(name) is not None:

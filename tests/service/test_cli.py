@@ -187,6 +187,10 @@ def test_a_missing_file_of_keys_stops_the_start(command: str, tmp_path: Path) ->
         ("LDM_QUEUE_LIMIT", "0", "LDM_QUEUE_LIMIT=0: Input should be greater than or equal to 1"),
         ("LDM_ALLOWED_HOSTS", "a b", "LDM_ALLOWED_HOSTS=a b: 'a b' "),
         ("LDM_ROOT_PATH", "ldm", "LDM_ROOT_PATH=ldm: must be a path such as /ldm"),
+        ("LDM_WEBHOOK_HOSTS", "a.example", "LDM_WEBHOOK_SECRET must be set where LDM_WEBHOOK_HOSTS is"),
+        ("LDM_WEBHOOK_HOSTS", "*", "LDM_WEBHOOK_HOSTS=*: '*' is no host"),
+        ("LDM_WEBHOOK_SECRET", "whsec_c2hvcnQ=", "LDM_WEBHOOK_SECRET=***: must be whsec_ and base64 of 24 to 64"),
+        ("LDM_WEBHOOK_BACKOFF_S", "soon", "LDM_WEBHOOK_BACKOFF_S=soon: must be seconds"),
         ("LDM_BODIES_BUDGET_BYTES", "1", "LDM_BODIES_BUDGET_BYTES=1 must be at least twice LDM_MAX_BODY_BYTES="),
     ],
 )

@@ -1,0 +1,1 @@
+"""Tells the webhooks of jobs that these have ended."""
