@@ -17,8 +17,8 @@ EARLIER: Mapping[str, Mapping[str, Any]] = {
               "description": "which of that job's images; 0 by default"},
 }  # fmt: skip
 FIELDS: Mapping[str, frozenset[str]] = {
-    "generate_image": frozenset({*TEXT, *ANY, "width", "height"}),
-    "edit_image": frozenset({*TEXT, *ANY, *EARLIER, "image", "mask", "strength"}),
+    "generate_image": frozenset({*TEXT, *ANY, "width", "height", "upscale"}),
+    "edit_image": frozenset({*TEXT, *ANY, *EARLIER, "image", "mask", "strength", "upscale"}),
     "upscale_image": frozenset({*TEXT, *ANY, *EARLIER, "image"}),
 }
 IMAGE = "PNG, JPEG or WebP, in base64 or as a data: URL"
@@ -41,6 +41,8 @@ def schema_of(tool: str, task: Task, masked: Task | None, cards: Sequence[ModelC
     known: dict[str, Any] = {name: fields.get(name) or EARLIER[name] for name in sorted(FIELDS[tool])}
     if not any(card.text for card in able):
         known = {name: field for name, field in known.items() if name not in TEXT}
+    if not any("superres" in card.tasks for card in cards):
+        known.pop("upscale", None)
     if able:
         known["model"] = {**known["model"], "enum": [card.id for card in able]}
         for name, more in _about(able).items():

@@ -85,6 +85,11 @@ async def test_a_prompt_becomes_the_images_that_our_own_route_draws(served: Serv
     assert "seed 7, 64x48, image/png" in text and "seed 8" in text and f"{served.url}/v1/jobs/{job_of(result)}" in text
 
 
+async def test_an_image_is_drawn_and_enlarged_in_one_call(mcp: Callable[..., Any]) -> None:
+    (image,) = images_of(await mcp("generate_image", {**QUICK, "upscale": True}))
+    assert Image.open(io.BytesIO(image)).size == (256, 256)
+
+
 async def test_an_edit_leaves_what_its_mask_leaves_out(mcp: Callable[..., Any]) -> None:
     before = base64_picture(64, 64)
     result = await mcp("edit_image", {**QUICK, "image": before, "mask": base64_picture(64, 64, "L")})
