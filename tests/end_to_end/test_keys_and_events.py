@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.bodies import request
-from tests.end_to_end.serving import Served, eventually
+from tests.end_to_end.serving import PATIENCE_S, Served, eventually
 
 Serve = Callable[..., Served]
 ALICE, BOB = "ldm_alice-0123456789", "ldm_bob-0123456789"
@@ -63,6 +64,25 @@ def test_previews_come_to_whom_asks_and_change_no_byte(served: Served) -> None:
     assert not [data for _, data in unseen if "preview" in data]
     ended = [served.finished(job["id"]) for job in jobs]
     assert ended[0]["images"][0]["sha256"] == ended[1]["images"][0]["sha256"]
+
+
+def test_who_does_not_read_holds_up_nobody_and_misses_no_end(served: Served) -> None:
+    """Events of steps that cannot be sent are dropped; the last one, with the job, is kept until it is read."""
+    job = served.submit("txt2img", **request(served, "txt2img", steps=300))
+    lazy = [socket.socket() for _ in range(4)]
+    for connection in lazy:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        connection.settimeout(PATIENCE_S)
+        connection.connect(("127.0.0.1", served.port))
+        path = f"{job['urls']['events']}?preview=1"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    *_, (last, _) = events(served.http, job["urls"]["self"])
+    assert last == "succeeded"
+    for connection in lazy:
+        with connection, connection.makefile("rb") as stream:
+            heard = stream.read()
+        assert b"event: succeeded" in heard
+        assert heard.count(b"event: progress") < 300
 
 
 def test_a_job_over_its_own_timeout_fails_and_says_so(served: Served) -> None:
