@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 import ldm_client
 from ldm_client import fields
-from service.intake.schemas import REQUESTS
+from service.intake.tasks import REQUESTS
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "clients" / "python"

@@ -14,16 +14,13 @@ export interface Fields {
   model?: string | null;
   steps?: number | null;
   sampler?: string | null;
-  schedule?: string | null;
   guidance_scale?: number | null;
-  guidance_start?: number | null;
-  guidance_end?: number | null;
-  clip_skip?: number | null;
   eta?: number | null;
   seed?: number | null;
   n?: number | null;
   priority?: "low" | "normal" | "high" | null;
   format?: "png" | "jpeg" | "webp" | null;
+  output_compression?: number | null;
   timeout?: number | null;
   upscale?: boolean | null;
   webhook?: string | null;

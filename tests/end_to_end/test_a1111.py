@@ -170,7 +170,7 @@ def test_progress_shows_the_running_job_and_interrupt_ends_it(served: Served, ap
 
     drawing = threading.Thread(target=draw)
     drawing.start()
-    shown = eventually(lambda: now if (now := api.get_progress())["current_image"] else None)
+    shown = eventually(lambda: now if (now := api.get_progress())["current_image"] and now["progress"] else None)
     assert shown is not None
     assert 0 < shown["progress"] < 1
     assert shown["state"]["sampling_steps"] == 1000

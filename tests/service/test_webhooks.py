@@ -201,14 +201,14 @@ async def test_a_delivery_that_ended_every_gateway_before_is_given_up(
 async def test_who_hangs_is_asked_again_and_delays_nobody_else(
     gateway: Start, receiver: Receiver, announced: None, monkeypatch: pytest.MonkeyPatch, redis: Redis
 ) -> None:
-    monkeypatch.setattr("service.webhooks.sender.ATTEMPT_S", 1.0)
+    monkeypatch.setattr("service.webhooks.sender.ATTEMPT_S", 3.0)
     with receiving(*[HANG] * 6) as hanging:
         http = await gateway(**given(f"{receiver.hosts()},{hanging.hosts('127.0.0.1')}"))
         for _ in range(6):
             await cancelled(http, hanging.url("127.0.0.1"))
         await until(lambda: len(hanging.told) == 4)
         await cancelled(http, receiver.url())
-        await until(lambda: receiver.told, 0.5)
+        await until(lambda: receiver.told, 2.0)
         assert len(hanging.told) == 4  # as many at once to one host
         assert b"ldm_webhooks_waiting 6.0" in (await http.get("/metrics")).content
         await until(lambda: nothing_waits(redis))
@@ -220,7 +220,7 @@ async def test_who_hangs_is_asked_again_and_delays_nobody_else(
 async def test_an_answer_that_does_not_end_or_is_none_counts_as_a_failure(
     gateway: Start, announced: None, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr("service.webhooks.sender.ATTEMPT_S", 0.3)
+    monkeypatch.setattr("service.webhooks.sender.ATTEMPT_S", 2.0)
     connections = []
 
     async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

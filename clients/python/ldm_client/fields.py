@@ -27,16 +27,13 @@ class Fields(TypedDict, total=False):
     model: str | None
     steps: int | None
     sampler: str | None
-    schedule: str | None
     guidance_scale: float | None
-    guidance_start: float | None
-    guidance_end: float | None
-    clip_skip: int | None
     eta: float | None
     seed: int | None
     n: int | None
     priority: Literal["low", "normal", "high"] | None
     format: Literal["png", "jpeg", "webp"] | None
+    output_compression: int | None
     timeout: float | None
     upscale: bool | None
     webhook: str | None
