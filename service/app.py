@@ -24,7 +24,20 @@ from service.http.memory import BodyBudget
 from service.http.middleware import RequestMiddleware
 from service.http.site_guard import SiteGuard
 from service.metrics import GatewayMetrics
-from service.routes import a1111, a1111_served, docs, events, health, images, jobs, mcp, models, openai_images, tasks
+from service.routes import (
+    a1111,
+    a1111_served,
+    docs,
+    events,
+    health,
+    images,
+    jobs,
+    mcp,
+    models,
+    openai_images,
+    playground,
+    tasks,
+)
 from service.settings import GatewaySettings
 from service.webhooks.deliveries import Deliveries
 
@@ -52,7 +65,9 @@ class Gateway(FastAPI):
                 scope.setdefault("state", {})["authority"], path = target.groups()
             if len(path) > 1:
                 path = path.removesuffix("/")
-            below = not self._root or path == self._root or path.startswith(f"{self._root}/")
+            if path == self._root:  # the page
+                path += "/"
+            below = not self._root or path.startswith(f"{self._root}/")
             scope["root_path"], scope["path"] = self._root, path if below else self._root + path
         await super().__call__(scope, receive, send)
 
@@ -113,6 +128,8 @@ def create_app(settings: GatewaySettings, broker: Broker | None = None, keys: Ke
         app.add_middleware(Cors, origins=origins)
     errors.install(app)
     app.include_router(docs.router)
+    if settings.playground:
+        app.include_router(playground.router)
     bearer, signed = ([Depends(BEARER)], [Depends(SIGNED_URL)]) if ring.configured else ([], [])
     refusals = problems(401, 403) if ring.configured else {}
     for routes in (tasks, openai_images, jobs, models):

@@ -24,6 +24,7 @@ OURS = {
     "healthz",
     "readyz",
     "metrics",
+    "playground",
 }  # first segments of this server's own paths
 
 
@@ -56,6 +57,7 @@ class GatewaySettings(BaseSettings):
     webhook_secret: SecretStr = SecretStr("")  # whsec_…, with which that is signed; two while receivers change over
     webhook_private: bool = False  # also addresses that are not public, and http
     webhook_backoff_s: str = "5,300,1800,7200,18000,36000,50400,72000,86400"  # waits after attempts that went wrong
+    playground: bool = True  # the page at /
     log_format: Literal["json", "text"] = "json"
 
     @field_validator("api_keys_file", mode="before")

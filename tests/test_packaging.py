@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 from setuptools import find_packages
 
 from service.routes.docs import ASSETS
+from service.routes.playground import ASSETS as PAGE_ASSETS
+from service.routes.playground import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -86,6 +88,12 @@ def test_what_the_page_of_the_api_needs_is_package_data() -> None:
     shipped = {path.name for pattern in patterns for path in (ROOT / "service").glob(pattern)}
     assert shipped >= {*ASSETS, "LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"}
     assert sum(path.stat().st_size for path in (ROOT / "service" / "swagger_ui").iterdir()) < 2.5e6
+
+
+def test_what_the_page_of_the_gateway_needs_is_package_data() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["service"]
+    shipped = {path for pattern in patterns for path in (ROOT / "service").glob(pattern)}
+    assert shipped >= {FOLDER / name for name in PAGE_ASSETS} | {FOLDER / "index.html", FOLDER / "vendor/LICENSES.txt"}
 
 
 def test_every_script_for_redis_is_package_data() -> None:
