@@ -33,6 +33,13 @@ class GatewayMetrics:
         for outcome in ("delivered", "retried", "given_up"):  # from 0 on: the first one is an increase, too
             self._webhooks.labels(outcome)
         self._webhooks_waiting = Gauge("ldm_webhooks_waiting", "Webhooks not told yet", registry=registry)
+        self._rows = Gauge(
+            "ldm_model_rows",
+            "Rows of all steps of a model's live workers since each started",
+            ["model"],
+            registry=registry,
+        )
+        self._steps = Gauge("ldm_model_steps", "Steps of them", ["model"], registry=registry)
         self._workers = Gauge("ldm_workers", "Live workers that serve a model", ["model"], registry=registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -57,9 +64,12 @@ class GatewayMetrics:
         return self._listeners.track_inprogress()
 
     def exposition(
-        self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int], webhooks_waiting: int = 0
-    ) -> bytes:
+        self, depths: Mapping[tuple[str, str], int], workers: Mapping[str, int], taken: Mapping[str, tuple[int, int]],
+        webhooks_waiting: int = 0,
+    ) -> bytes:  # fmt: skip
         """The text that Prometheus reads; `depths` are the jobs waiting by (model, priority), `workers` by model.
+
+        `taken`: rows and steps by model.
 
         Shows 0 workers for a model that has had jobs and has no worker.
         """
@@ -67,6 +77,11 @@ class GatewayMetrics:
         self._workers.clear()
         for model in {*workers, *(model for model, _ in depths)}:
             self._workers.labels(model).set(workers.get(model, 0))
+        self._rows.clear()
+        self._steps.clear()
+        for model, (rows, steps) in taken.items():
+            self._rows.labels(model).set(rows)
+            self._steps.labels(model).set(steps)
         for (model, priority), depth in depths.items():
             self._depth.labels(model, priority).set(depth)
         return generate_latest(self._registry)

@@ -205,6 +205,8 @@ class LiveModel:
     card: ModelCard
     workers: int
     beside: frozenset[str] = frozenset()  # models that some worker serves together with it
+    rows: int = 0  # of all the steps that its live workers took since each has started
+    steps: int = 0
 
 
 def _names(kind: Any) -> set[str]:

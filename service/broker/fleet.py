@@ -44,14 +44,19 @@ class Fleet:
         return found
 
 
-def _models(published: Sequence[bytes]) -> list[LiveModel]:
-    served = [_cards(text) for text in published]
+def _models(published: Sequence[tuple[bytes, bytes]]) -> list[LiveModel]:
+    served = [_cards(text) for text, _ in published]
     latest = {card.id: card for cards in served for card in cards}
     workers = Counter(card.id for cards in served for card in cards)
     beside: dict[str, frozenset[str]] = {}
     for ids in (frozenset(card.id for card in cards) for cards in served):
         beside |= {model: beside.get(model, frozenset()) | ids for model in ids}
-    return [LiveModel(card=latest[id_], workers=workers[id_], beside=beside[id_]) for id_ in sorted(latest)]
+    taken = [json.loads(text) for _, text in published]
+    rows, steps = ({id_: sum(each.get(id_, (0, 0))[i] for each in taken) for id_ in latest} for i in (0, 1))
+    return [
+        LiveModel(card=latest[id_], workers=workers[id_], beside=beside[id_], rows=rows[id_], steps=steps[id_])
+        for id_ in sorted(latest)
+    ]
 
 
 @lru_cache(maxsize=256)

@@ -37,8 +37,10 @@ async def get_readiness(broker: BrokerOf) -> Readiness:
 async def get_metrics(broker: BrokerOf, gateway: MetricsOf) -> Response:
     try:
         depths = await broker.queue_depths()
-        workers = {model.card.id: model.workers for model in await broker.models()}
+        models = await broker.models()
         webhooks_waiting = await broker.webhooks.waiting()
     except BrokerUnavailable:
-        depths, workers, webhooks_waiting = {}, {}, 0
-    return Response(gateway.exposition(depths, workers, webhooks_waiting), media_type=CONTENT_TYPE_LATEST)
+        depths, models, webhooks_waiting = {}, [], 0
+    workers = {model.card.id: model.workers for model in models}
+    taken = {model.card.id: (model.rows, model.steps) for model in models}
+    return Response(gateway.exposition(depths, workers, taken, webhooks_waiting), media_type=CONTENT_TYPE_LATEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.end_to_end.bodies import TASKS, request
-from tests.end_to_end.serving import Served
+from tests.end_to_end.serving import Served, eventually
 from tests.test_dashboard import named_metrics
 
 
@@ -25,6 +25,17 @@ def test_a_job_is_counted_by_task_model_and_outcome(served: Served) -> None:
     before = count()
     served.finished(served.submit("txt2img", **request(served, "txt2img"))["id"])
     assert count() == before + 1
+
+
+def test_the_gateway_tells_how_full_steps_are(served: Served) -> None:
+    served.finished(served.submit("txt2img", **request(served, "txt2img"))["id"])
+
+    def taken(name: str) -> float:
+        found = re.search(rf'^ldm_model_{name}{{model="scenes"}} (\S+)', served.metrics()[0], re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    assert eventually(lambda: taken("steps")) >= 1
+    assert taken("rows") >= taken("steps")
 
 
 def test_no_metric_names_a_job_or_a_prompt(served: Served) -> None:

@@ -68,6 +68,7 @@ class BatchWorker(BaseWorker):
         self._weights = weights or {}  # of each model the digest of its weights, and its dtype
         self._inbox = Inbox()
         self._in_flight = InFlight()
+        self._metrics = metrics
         self._results = ResultWriter(redis, blobs, self._in_flight, self._inbox, metrics, worker=name)
         self._admission = Admission(
             redis, blobs, self._in_flight, self._results, metrics,
@@ -96,6 +97,7 @@ class BatchWorker(BaseWorker):
         self._heartbeat = Heartbeat(
             self._redis, self._blobs, self._in_flight, self._inbox, Watchdog(self._settings.step_timeout_s, engine),
             self._settings, worker=self.name, cards=list(self._cards.values()), weights=self._weights,
+            taken=self._metrics.taken,
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,15 @@ class Heartbeat:
     def __init__(
         self, redis: Redis, blobs: BlobStore, in_flight: InFlight, inbox: Inbox, watchdog: Watchdog,
         settings: WorkerSettings, *, worker: str, cards: Sequence[ModelCard], weights: Mapping[str, tuple[str, str]],
+        taken: Callable[[], Mapping[str, tuple[int, int]]],
     ) -> None:  # fmt: skip
+        """`taken` tells the rows and steps of each model so far."""
         self._redis: Any = redis
         self._blobs, self._in_flight, self._inbox, self._watchdog = blobs, in_flight, inbox, watchdog
         self._worker, self._cards = worker, json.dumps([card.to_json() for card in cards])
         self._models = [json.dumps({"id": card.id, "tasks": card.tasks}) for card in cards]
         self._settings, self._beat_s = settings, settings.beat_s
-        self._weights = weights
+        self._weights, self._taken = weights, taken
         self._warned = ""
         self._closed = threading.Event()
         self._away = ""  # why, while it is
@@ -130,6 +132,7 @@ class Heartbeat:
             self._redis,
             worker=self._worker,
             cards=self._cards,
+            taken=json.dumps(self._taken()),
             lease=self._settings.lease_s,
             models=self._models,
             weights=self._weights,
@@ -156,7 +159,7 @@ class Heartbeat:
     def retire(self) -> None:
         """Removes this worker's registration. Raises what Redis raises."""
         with self._redis.pipeline(transaction=False) as pipeline:  # a full Redis queues up no transaction
-            pipeline.delete(*(key.of(self._worker) for key in (Key.CARDS, Key.WEIGHTS, Key.COMMANDS)))
+            pipeline.delete(*(key.of(self._worker) for key in (Key.CARDS, Key.TAKEN, Key.WEIGHTS, Key.COMMANDS)))
             pipeline.srem(Key.WORKERS, self._worker)
             pipeline.execute()
 

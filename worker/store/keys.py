@@ -51,6 +51,7 @@ class Key(StrEnum):
     # ours: workers
     WORKERS = "ldm:workers"  # set: names of workers that may be alive
     CARDS = "ldm:worker:"  # a worker's model cards, as JSON; expires when its heartbeat stops
+    TAKEN = "ldm:taken:"  # {MODEL: [rows, steps]} that a worker has taken since its start, as JSON; expires likewise
     WEIGHTS = "ldm:weights:"  # the digests and dtypes of a worker's models, as JSON; expires with its cards
     KNOWN_MODELS = "ldm:models"  # sorted set: {"id", "tasks"} of every model ever served, by when it was last (Unix s)
     COMMANDS = "ldm:commands:"  # list: jobs that a worker shall cancel
