@@ -93,9 +93,13 @@ let begun = false;
 async function opened() {
   update({ needsKey: null });
   if (begun) return;
-  begun = true;
-  await restore().catch(refuse);
-  startPolling();
+  try {
+    await restore();
+    begun = true;
+    startPolling();
+  } catch (error) {
+    refuse(error); // the next look at the models tries again
+  }
 }
 
 function takeDrops() {

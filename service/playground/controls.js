@@ -68,10 +68,10 @@ export function Tabs({ label, value, options, set, controls }) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const at = options.findIndex(([id]) => id === value);
-    set(options[(at + step + options.length) % options.length][0]);
-    const list = event.currentTarget;
-    requestAnimationFrame(() => requestAnimationFrame(() => list.querySelector("[aria-selected=true]")?.focus()));
+    const tabs = [...event.currentTarget.children];
+    const next = (tabs.indexOf(event.target) + step + tabs.length) % tabs.length;
+    tabs[next].focus();
+    set(options[next][0]);
   };
   return html`<div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
     ${options.map(([id, text, icon]) => html`<button key=${id} type="button" role="tab" id=${`tab-${id}`} aria-controls=${controls} aria-selected=${String(id === value)}

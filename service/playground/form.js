@@ -18,11 +18,13 @@ export async function chooseTask(task) {
 export function Panel() {
   const { form, models } = state;
   const model = modelOf(models, form);
-  if (!model) return html`<aside class="panel" aria-label="What to draw"><p class="quiet">${models ? "No worker serves a model at the moment." : "Reading the models…"}</p></aside>`;
+  const why = models ? "No worker serves a model at the moment." : "Reading the models…";
+  if (!model) return html`<aside class="panel" aria-label="What to draw"><p class="quiet">${why}</p></aside>`;
   const submit = (event) => (event.preventDefault(), send());
   const task = taskOf(form.task);
   return html`<aside class="panel" aria-label="What to draw">
-    <${Tabs} label="Task" controls="task" value=${form.task} options=${servedTasks(models).map(({ id, label, icon }) => [id, label, icon])} set=${chooseTask} />
+    <${Tabs} label="Task" controls="task" value=${form.task} set=${chooseTask}
+      options=${servedTasks(models).map(({ id, label, icon }) => [id, label, icon])} />
     <form id="task" role="tabpanel" aria-labelledby=${`tab-${form.task}`} onSubmit=${submit} noValidate>
       <${Models} model=${model} />
       ${takesPrompt(model) && html`<${Prompt} model=${model} />`}
@@ -32,7 +34,8 @@ export function Panel() {
       <${Sampling} model=${model} />
       <${Problem} />
       <div class="send">
-        <button class="button primary" type="submit" disabled=${state.sending || state.away}>${state.sending ? html`<span class="spinner"></span>` : html`<${Icon} name=${task.icon} />`}${task.verb}</button>
+        <button class="button primary" type="submit" disabled=${state.sending || state.away}>
+          ${state.sending ? html`<span class="spinner"></span>` : html`<${Icon} name=${task.icon} />`}${task.verb}</button>
       </div>
     </form>
   </aside>`;
@@ -78,17 +81,21 @@ function Size({ model }) {
 function Sampling({ model }) {
   const { form, models } = state;
   const guidance = guidanceOf(model, form.task);
+  const mostSteps = Math.min(model.max_steps, Math.max(100, 2 * model.default_steps));
   return html`
     <div class=${model.guidance ? "pair" : ""}>
-      <${Range} name="steps" label="Steps" min=${1} max=${Math.min(model.max_steps, Math.max(100, 2 * model.default_steps))} most=${model.max_steps} value=${form.steps} byDefault=${model.default_steps} />
-      ${model.guidance && html`<${Range} name="guidance_scale" label="Guidance" min=${1} max=${Math.max(12, guidance)} most=${30} step=${0.5} value=${form.guidance_scale} byDefault=${guidance} />`}
+      <${Range} name="steps" label="Steps" min=${1} max=${mostSteps} most=${model.max_steps} value=${form.steps} byDefault=${model.default_steps} />
+      ${model.guidance && html`<${Range} name="guidance_scale" label="Guidance" min=${1} max=${Math.max(12, guidance)} most=${30} step=${0.5}
+        value=${form.guidance_scale} byDefault=${guidance} />`}
     </div>
     <${Seed} />
     <${Range} name="n" label="Images" min=${1} max=${8} value=${form.n} byDefault=${1} />
-    ${canUpscale(models, form.task) && html`<${Switch} name="upscale" label="Enlarge" hint="by the super-resolution model, in the same job" checked=${upscales(models, form)} />`}
+    ${canUpscale(models, form.task) && html`<${Switch} name="upscale" label="Enlarge" hint="by the super-resolution model, in the same job"
+      checked=${upscales(models, form)} />`}
     <details class="more" open=${["sampler", "eta", "format", "priority", "negative_prompt"].some(errorOf)}>
       <summary>More</summary>
-      ${takesPrompt(model) && html`<${Field} name="negative_prompt" label="What it shall not show"><input type="text" ...${described("negative_prompt")} value=${form.negative_prompt} onInput=${(event) => setField("negative_prompt", event.target.value)} /><//>`}
+      ${takesPrompt(model) && html`<${Field} name="negative_prompt" label="What it shall not show">
+        <input type="text" ...${described("negative_prompt")} value=${form.negative_prompt} onInput=${(event) => setField("negative_prompt", event.target.value)} /><//>`}
       <div class="pair">
         <${Select} name="sampler" label="Sampler" value=${form.sampler ?? defaultSampler(model, form.eta)} options=${model.samplers} />
         <${Select} name="format" label="Format" value=${form.format} options=${["png", "jpeg", "webp"]} />

@@ -9,6 +9,7 @@ export const emptyField = (width, height) => ({ width, height, values: new Uint8
 export async function takeFile(file, largest = false) {
   try {
     const bitmap = await createImageBitmap(file);
+    if (!taskOf(state.form.task).image && !forImages().task) return update({ problem: { detail: "No model here takes an image.", fields: {} } });
     setForm({ ...fitted(bitmap, file, largest), ...forImages() });
     update({ showing: "input", notice: "" });
   } catch (error) {

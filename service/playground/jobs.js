@@ -7,7 +7,9 @@ const KEPT = "ldm.gallery";
 const STREAMS = 3; // a browser opens six connections to a server, and images and requests need some too
 const POLL_MS = 1500;
 const ENDS = ["succeeded", "failed", "cancelled"];
+const RENEW_MS = 10_000;
 const streams = new Map();
+const renewed = new Map();
 
 export const isOpen = (entry) => !ENDS.includes(entry.job.status);
 
@@ -30,10 +32,15 @@ export async function make(task, body) {
   const job = await api.submit(endpointOf(task), body);
   const entry = { id: job.id, task, body, job, preview: null };
   update({ gallery: [entry, ...state.gallery], selected: job.id, image: 0, showing: "result", away: false });
-  if (matchMedia("(max-width: 860px)").matches) document.querySelector(".stage")?.scrollIntoView(); // there it is above the form
+  showStage();
   say(`Queued: ${job.request.prompt || job.task}`);
   keep();
   tend();
+}
+
+// On a phone the stage is above the form and the cards.
+function showStage() {
+  if (matchMedia("(max-width: 860px)").matches) document.querySelector(".stage")?.scrollIntoView();
 }
 
 export function refuse(error) {
@@ -157,8 +164,10 @@ function forget(id) {
   keep();
 }
 
-// An image whose signed URL has ended, or that was deleted elsewhere.
+// An image whose signed URL has ended, or that was deleted elsewhere. Not again and again, where it stays away.
 export async function renew(id) {
+  if (performance.now() - (renewed.get(id) ?? -Infinity) < RENEW_MS) return;
+  renewed.set(id, performance.now());
   const job = await unlessGone(id).catch(() => undefined);
   if (job === null) forget(id);
   else if (job) receive(id, job);
@@ -186,6 +195,7 @@ export async function restore() {
 
 export function select(id) {
   update({ selected: id, image: 0, showing: "result" });
+  showStage();
   tend();
 }
 

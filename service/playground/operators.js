@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { html, useEffect, useState } from "./vendor/preact.js";
 
 const EVERY_MS = 2000;
+const BEAT_MS = 8000; // longer than workers take to tell
 const KEPT = 90; // three minutes
 const LINE = /^(\w+)(?:\{(.*)\})? ([-+\d.eInfNa]+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -30,17 +31,19 @@ async function look(before) {
   const [text, models, ready] = await Promise.all([api.metrics(), api.models(), api.readiness()]);
   const metrics = parse(text);
   const now = performance.now();
-  const counts = Object.fromEntries(["ldm_jobs_submitted_total", "ldm_http_requests_total", "ldm_worker_rows_total", "ldm_worker_steps_total", "ldm_jobs_refused_total"].map((name) => [name, sum(metrics, name)]));
+  const counts = Object.fromEntries(["ldm_jobs_submitted_total", "ldm_http_requests_total", "ldm_model_rows", "ldm_model_steps"].map((name) => [name, sum(metrics, name)]));
   // a counter that fell was another gateway's, or a new one's
   const rise = (name) => Math.max(0, counts[name] - (before?.counts[name] ?? counts[name]));
   const rate = (name) => (before ? (rise(name) / (now - before.at)) * 1000 : 0);
-  const steps = rise("ldm_worker_steps_total");
+  const steps = rise("ldm_model_steps");
+  // workers tell their counts every few seconds; until then the last ratio holds
+  const told = steps ? { at: now, rows: rise("ldm_model_rows") / steps } : before?.told;
   const point = {
     ...Object.fromEntries(PRIORITIES.map((priority) => [priority, sum(metrics, "ldm_queue_depth", { priority })])),
-    jobs: rate("ldm_jobs_submitted_total"), requests: rate("ldm_http_requests_total"), refused: rate("ldm_jobs_refused_total"),
-    listeners: sum(metrics, "ldm_event_listeners"), rows: steps ? rise("ldm_worker_rows_total") / steps : 0, steps: rate("ldm_worker_steps_total"),
+    jobs: rate("ldm_jobs_submitted_total"), requests: rate("ldm_http_requests_total"),
+    listeners: sum(metrics, "ldm_event_listeners"), rows: told && now - told.at < BEAT_MS ? told.rows : 0,
   };
-  return { at: now, counts, metrics, models, ready, points: [...(before?.points ?? []), point].slice(-KEPT) };
+  return { at: now, counts, told, metrics, models, ready, points: [...(before?.points ?? []), point].slice(-KEPT) };
 }
 
 export function Operators() {

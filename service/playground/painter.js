@@ -5,6 +5,8 @@ import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 const TOOLS = [["brush", "Brush", "brush"], ["erase", "Eraser", "eraser"], ["rectangle", "Rectangle", "square"]];
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
+const within = (value, most) => Math.min(most, Math.max(0, value));
+
 // A disc of `radius` grid cells around (x, y).
 function stamp({ width, height, values }, x, y, radius, value) {
   for (let row = Math.max(0, Math.ceil(y - radius)); row <= Math.min(height - 1, y + radius); row++) {
@@ -51,7 +53,7 @@ export function Painter({ label, field, colours, value, background, onChange, in
     return { x: ((event.clientX - area.left) / area.width) * field.width, y: ((event.clientY - area.top) / area.height) * field.height };
   };
   const paint = (from, to) => (line(field, from, to, radius, tool === "erase" ? 0 : value), redraw());
-  const down = (event) => {
+  const press = (event) => {
     canvas.current.setPointerCapture(event.pointerId);
     stroke.current = place(event);
     if (tool !== "rectangle") paint(stroke.current, stroke.current);
@@ -75,7 +77,7 @@ export function Painter({ label, field, colours, value, background, onChange, in
     const step = Math.max(1, radius / 2);
     if (KEYS[event.key]) {
       const [dx, dy] = KEYS[event.key];
-      setCursor({ x: Math.min(field.width, Math.max(0, cursor.x + dx * step)), y: Math.min(field.height, Math.max(0, cursor.y + dy * step)), shown: true });
+      setCursor({ x: within(cursor.x + dx * step, field.width), y: within(cursor.y + dy * step, field.height), shown: true });
     } else if (event.key === " " || event.key === "Enter") {
       paint(cursor, cursor);
       done();
@@ -83,16 +85,21 @@ export function Painter({ label, field, colours, value, background, onChange, in
     event.preventDefault();
   };
   const all = (change) => (field.values.forEach((now, i) => (field.values[i] = change(now))), done());
-  const share = (x, y, w, h) => ({ left: `${(x / field.width) * 100}%`, top: `${(y / field.height) * 100}%`, width: `${(w / field.width) * 100}%`, height: `${(h / field.height) * 100}%` });
+  const across = (length) => `${(length / field.width) * 100}%`;
+  const down = (length) => `${(length / field.height) * 100}%`;
+  const share = (x, y, w, h) => ({ left: across(x), top: down(y), width: across(w), height: down(h) });
+
+  const between = (a, b) => share(Math.min(a.x, b.x), Math.min(a.y, b.y), Math.abs(a.x - b.x), Math.abs(a.y - b.y));
 
   return html`<div class="editor">
     <div class="sheet" style=${{ "--ratio": field.width / field.height }}>
       ${background && html`<img src=${background} alt="" draggable=${false} />`}
       <canvas ref=${canvas} width=${field.width} height=${field.height} tabindex="0" role="application"
         aria-label=${`${label}. Arrow keys move the brush, space paints; below are buttons and numbers that do the same.`}
-        onPointerDown=${down} onPointerMove=${move} onPointerUp=${up} onPointerCancel=${up} onPointerLeave=${() => setCursor({ ...cursor, shown: false })} onKeyDown=${key}></canvas>
+        onPointerDown=${press} onPointerMove=${move} onPointerUp=${up} onPointerCancel=${up} onKeyDown=${key}
+        onPointerLeave=${() => setCursor({ ...cursor, shown: false })}></canvas>
       ${cursor.shown && tool !== "rectangle" && html`<div class="cursor" style=${share(cursor.x - radius, cursor.y - radius, 2 * radius, 2 * radius)}></div>`}
-      ${box && html`<div class="rubber" style=${share(Math.min(box[0].x, box[1].x), Math.min(box[0].y, box[1].y), Math.abs(box[0].x - box[1].x), Math.abs(box[0].y - box[1].y))}></div>`}
+      ${box && html`<div class="rubber" style=${between(...box)}></div>`}
     </div>
     <div class="tools">
       <${Segments} label="Tool" value=${tool} options=${TOOLS} set=${setTool} />
@@ -114,7 +121,8 @@ function ByNumbers({ field, fill }) {
   return html`<details class="more">
     <summary>Rectangle by numbers</summary>
     <div class="quad">
-      ${Object.entries(numbers).map(([name, value]) => html`<label key=${name}>${name}, %<input type="number" min="0" max="100" value=${value} onInput=${(event) => setNumbers({ ...numbers, [name]: Number(event.target.value) })} /></label>`)}
+      ${Object.entries(numbers).map(([name, value]) => html`<label key=${name}>${name}, %
+        <input type="number" min="0" max="100" value=${value} onInput=${(event) => setNumbers({ ...numbers, [name]: Number(event.target.value) })} /></label>`)}
     </div>
     <${Button} icon="square" onClick=${() => fill(at(numbers.left, numbers.top), at(numbers.right, numbers.bottom))}>Fill this rectangle<//>
   </details>`;

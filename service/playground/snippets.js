@@ -14,14 +14,20 @@ const python = (value) => JSON.stringify(value, null, 4).replace(/: true(,?)$/gm
 function parts({ task, body, job }) {
   const files = FILES.filter((name) => name in body);
   const bare = { ...Object.fromEntries(Object.entries(body).filter(([name]) => !files.includes(name))), seed: job.request.seed };
-  return { files, bare, url: `${location.origin}${ROOT}/v1/${endpointOf(task)}`, out: `out.${body.format === "jpeg" ? "jpg" : (body.format ?? "png")}`, type: `image/${body.format ?? "png"}` };
+  const format = body.format ?? "png";
+  const url = `${location.origin}${ROOT}/v1/${endpointOf(task)}`;
+  return { files, bare, url, out: `out.${format === "jpeg" ? "jpg" : format}`, type: `image/${format}` };
 }
 
 export function curl(entry) {
   const { files, bare, url, out, type } = parts(entry);
   const key = apiKey() ? [`-H "Authorization: Bearer $LDM_API_KEY"`] : [];
-  const form = files.length ? [...Object.entries(bare).map(([name, value]) => `-F ${shell(`${name}=${value}`)}`), ...files.map((name) => `-F ${name}=@${name}.png`)] : ["-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(bare))}`];
-  return [`curl -fsS ${url}`, `-H 'Accept: ${type}' -H 'Prefer: wait=120'`, ...key, ...form, `-o ${out}`].join(" \\\n  ");
+  const fields = Object.entries(bare).map(([name, value]) => `--form-string ${shell(`${name}=${value}`)}`);
+  const form = files.length
+    ? [...fields, ...files.map((name) => `-F ${name}=@${name}.png`)]
+    : ["-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(bare))}`];
+  const told = `-w ${shell("%{http_code} %{content_type}\\n")}`; // 202: it was not done in two minutes
+  return [`curl -fsS ${url}`, `-H 'Accept: ${type}' -H 'Prefer: wait=120'`, ...key, ...form, `-o ${out} ${told}`].join(" \\\n  ");
 }
 
 export function pythonCode(entry) {
@@ -38,6 +44,8 @@ ${files.map((name) => `body["${name}"] = base64.b64encode(Path("${name}.png").re
     "Prefer": "wait=120",${key}
 }
 with urlopen(Request("${url}", json.dumps(body).encode(), headers)) as answer:
+    if answer.status != 200:  # not done in two minutes
+        raise SystemExit(answer.read().decode())
     Path("${out}").write_bytes(answer.read())
 `;
 }
@@ -57,7 +65,7 @@ ${files.map((name) => `body.${name} = (await readFile("${name}.png")).toString("
   },
   body: JSON.stringify(body),
 });
-if (!answer.ok) throw new Error(await answer.text());
+if (answer.status !== 200) throw new Error(await answer.text());
 await writeFile("${out}", Buffer.from(await answer.arrayBuffer()));
 `;
 }

@@ -13,12 +13,15 @@ import { hasEditor, modelOf, taskOf } from "./tasks.js";
 import { html, useState } from "./vendor/preact.js";
 import { Welcome } from "./welcome.js";
 
+const VIEWS = [["input", "Input"], ["result", "Result"]];
+
 export function Stage() {
   const entry = selectedEntry();
   const editable = hasEditor(state.form.task);
   const input = editable && state.showing === "input";
   return html`<section class="stage" aria-label="Image">
-    ${editable && entry && html`<div class="stage-head"><${Segments} label="On the stage" value=${input ? "input" : "result"} options=${[["input", "Input"], ["result", "Result"]]} set=${(showing) => update({ showing })} /></div>`}
+    ${editable && entry && html`<${Segments} label="On the stage" value=${input ? "input" : "result"} options=${VIEWS}
+      set=${(showing) => update({ showing })} />`}
     ${input || (editable && !entry) ? html`<${Inputs} />` : entry ? html`<${Result} key=${entry.id} entry=${entry} />` : html`<${Welcome} />`}
   </section>`;
 }
@@ -42,8 +45,9 @@ function Picture({ entry }) {
   const { width, height } = image ?? job.request;
   const alt = job.request.prompt || `${taskOf(entry.task).label}, seed ${job.request.seed}`;
   const sheet = { "--ratio": width / height };
-  if (image && body.image) return html`<${Compare} style=${sheet} before=${body.image} after=${api.imageUrl(image)} alt=${alt} onError=${() => renew(entry.id)} />`;
-  if (image) return html`<div class="sheet" style=${sheet}><img src=${api.imageUrl(image)} alt=${alt} onError=${() => renew(entry.id)} /></div>`;
+  const shown = { src: image && api.imageUrl(image), alt, onError: () => renew(entry.id) };
+  if (image && body.image) return html`<${Compare} style=${sheet} before=${body.image} after=${shown} />`;
+  if (image) return html`<div class="sheet" style=${sheet}><img ...${shown} /></div>`;
   return html`<div class=${`sheet pending ${job.status}`} style=${sheet}>
     ${preview ? html`<img class="preview" src=${preview} alt="" />` : html`<p class="sheet-hint">${waitingFor(job)}</p>`}
     ${isOpen(entry) && html`<${Progress} job=${job} />`}
@@ -59,7 +63,8 @@ const Progress = ({ job }) => html`<div class="progress"><progress max="1" value
   <span>${job.status === "queued" ? waitingFor(job) : `Step ${job.step} of ${job.steps}`}</span></div>`;
 
 const Thumbs = ({ images }) => html`<div class="thumbs" role="group" aria-label="Images of this job">
-  ${images.map((image, i) => html`<button key=${i} type="button" aria-pressed=${String(i === state.image)} aria-label=${`Image ${i + 1}, seed ${image.seed}`} onClick=${() => update({ image: i })}><img src=${api.imageUrl(image)} alt="" /></button>`)}
+  ${images.map((image, i) => html`<button key=${i} type="button" aria-pressed=${String(i === state.image)}
+    aria-label=${`Image ${i + 1}, seed ${image.seed}`} onClick=${() => update({ image: i })}><img src=${api.imageUrl(image)} alt="" /></button>`)}
 </div>`;
 
 const attempt = (act) => act().catch(refuse);
@@ -86,9 +91,10 @@ function Actions({ entry }) {
   const { job, task, body } = entry;
   const image = job.images[state.image] ?? job.images[0];
   if (isOpen(entry)) return html`<div class="actions"><${Button} icon="close" onClick=${() => cancel(entry.id)}>Cancel<//></div>`;
+  const name = image && `${task}-${image.seed}.${image.content_type.split("/")[1]}`;
   const whole = !["image", "mask", "map"].some((name) => name in body && !body[name]);
   return html`<div class="actions" role="toolbar" aria-label="With this image">
-    ${image && html`<a class="button primary" href=${api.imageUrl(image)} download=${`${task}-${image.seed}.${image.content_type.split("/")[1]}`}><${Icon} name="download" />Download</a>`}
+    ${image && html`<a class="button primary" href=${api.imageUrl(image)} download=${name}><${Icon} name="download" />Download</a>`}
     ${whole && html`<${Button} icon="vary" onClick=${() => attempt(() => vary(entry))}>Vary<//>`}
     ${image && served("img2img") && html`<${Button} icon="image" onClick=${() => attempt(() => useAsInput("img2img", image))}>Redraw<//>`}
     ${image && served("inpaint") && html`<${Button} icon="brush" onClick=${() => attempt(() => useAsInput("inpaint", image))}>Inpaint<//>`}
@@ -103,9 +109,12 @@ function Facts({ entry }) {
   const { request, images, model } = entry.job;
   const seed = images[state.image]?.seed ?? request.seed;
   const reuse = () => setForm({ seed, ...(request.prompt ? { prompt: request.prompt } : {}) });
-  const facts = [model, `${request.steps} steps`, request.sampler, request.guidance_scale > 1 && `guidance ${request.guidance_scale}`, images[0] && `${images[0].width} × ${images[0].height}`];
+  const guidance = request.guidance_scale > 1 && `guidance ${request.guidance_scale}`;
+  const size = images[0] && `${images[0].width} × ${images[0].height}`;
+  const facts = [model, `${request.steps} steps`, request.sampler, guidance, size].filter(Boolean);
   return html`<div class="facts">
     ${request.prompt && html`<p class="caption-text">${request.prompt}</p>`}
-    <p class="quiet"><button type="button" class="link" onClick=${reuse} title="Take seed and prompt into the form">seed ${seed}</button>${facts.filter(Boolean).map((fact) => html` <span>${fact}</span>`)}</p>
+    <p class="quiet"><button type="button" class="link" onClick=${reuse} title="Take seed and prompt into the form">seed ${seed}</button>
+      ${facts.map((fact) => html` <span>${fact}</span>`)}</p>
   </div>`;
 }

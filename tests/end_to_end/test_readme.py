@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.documents import ROOT, blocks, commands
+from tests.documents import README, ROOT, blocks, commands
 from tests.end_to_end.serving import Served
 
 MARK = "trainedAlgorithmicMedia"
@@ -34,6 +34,11 @@ def test_a_request_makes_the_image_that_it_names(builtin: Served, command: str, 
     image = Image.open(tmp_path / name)
     assert image.format == "PNG"
     assert len(set(image.convert("RGB").get_flattened_data())) > 100
+
+
+def test_the_page_is_where_it_is_said_to_be(builtin: Served) -> None:
+    assert "<http://localhost:8000/>" in README.read_text()
+    assert '<div id="app">' in builtin.http.get("/").raise_for_status().text
 
 
 def test_an_image_says_that_a_trained_model_made_it(builtin: Served) -> None:
