@@ -18,10 +18,15 @@ const AWAY_MS = 1500;
 
 const view = () => (location.hash === "#/operators" ? "operators" : "create");
 
+function toForm(event) {
+  event.preventDefault(); // the address says which view is shown
+  document.querySelector("#task textarea, #task input")?.focus();
+}
+
 function Page() {
   const { away, said, needsKey } = useStore();
   return html`
-    <a class="skip" href="#task" onClick=${(event) => (event.preventDefault(), document.querySelector("#task")?.scrollIntoView(), document.querySelector("#task textarea, #task input")?.focus())}>Skip to the form</a>
+    <a class="skip" href="#task" onClick=${toForm}>Skip to the form</a>
     <${Header} />
     ${away && html`<div class="banner" role="alert"><span class="spinner"></span>The server does not answer. The page goes on by itself once it is back.</div>`}
     ${view() === "operators" ? html`<${Operators} />` : html`<main class="create"><div class="left"><${Stage} /><${Gallery} /></div><${Panel} /></main>`}

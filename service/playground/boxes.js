@@ -1,10 +1,9 @@
 // Things and their places: boxes drawn on a sheet, each with a label; a list of the same in numbers.
-import { Button, errorOf } from "./controls.js";
+import { Button, Sides, errorOf } from "./controls.js";
 import { colourOf, labelName, labelOptions } from "./labels.js";
 import { setField, state } from "./state.js";
 import { html, useRef, useState } from "./vendor/preact.js";
 
-const SIDES = ["left", "top", "right", "bottom"];
 const SMALLEST = 0.02;
 const inside = (share) => Math.round(Math.min(1, Math.max(0, share)) * 1000) / 1000;
 
@@ -35,7 +34,8 @@ export function Boxes({ model }) {
   const ratio = (width ?? model.native_size[0]) / (height ?? model.native_size[1]);
 
   return html`<div class="editor">
-    <div class="sheet plain" ref=${sheet} style=${{ "--ratio": ratio }} onPointerDown=${down} onPointerMove=${(event) => drawn && setDrawn([drawn[0], place(event)])} onPointerUp=${up} onPointerCancel=${up}>
+    <div class="sheet plain" ref=${sheet} style=${{ "--ratio": ratio }} onPointerDown=${down}
+      onPointerMove=${(event) => drawn && setDrawn([drawn[0], place(event)])} onPointerUp=${up} onPointerCancel=${up}>
       ${!objects.length && !drawn && html`<p class="sheet-hint">Drag to draw a box</p>`}
       ${objects.map((thing, i) => html`<${Box} key=${i} box=${thing.box} label=${thing.label} model=${model} />`)}
       ${drawn && html`<${Box} box=${ordered(drawn)} label=${label} model=${model} />`}
@@ -66,6 +66,6 @@ function Thing({ at, thing, model, change, remove }) {
     <span class="swatch" style=${{ "--hue": colourOf(thing.label) }}></span>
     <select aria-label=${`Box ${at + 1}: label`} value=${thing.label} onChange=${(event) => change(at, { label: Number(event.target.value) })}>${labelOptions(model, thing.label)}</select>
     <${Button} icon="trash" label=${`Delete box ${at + 1}`} onClick=${() => remove(at)} />
-    <div class="quad">${SIDES.map((name, side) => html`<label key=${name}>${name}, %<input type="number" min="0" max="100" value=${Math.round(thing.box[side] * 1000) / 10} onChange=${(event) => set(side, Number(event.target.value))} /></label>`)}</div>
+    <${Sides} values=${thing.box.map((share) => Math.round(share * 1000) / 10)} set=${set} />
   </li>`;
 }

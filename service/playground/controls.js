@@ -55,6 +55,13 @@ export const Button = ({ icon, children, label, kind = "", ...rest }) => html`<b
   ${icon && html`<${Icon} name=${icon} />`}${children}
 </button>`;
 
+// A rectangle's sides in per cent. `set` gets a side's place and its number.
+const SIDES = ["left", "top", "right", "bottom"];
+export const Sides = ({ values, set }) => html`<div class="quad">
+  ${SIDES.map((name, side) => html`<label key=${name}>${name}, %
+    <input type="number" min="0" max="100" value=${values[side]} onChange=${(event) => set(side, Number(event.target.value))} /></label>`)}
+</div>`;
+
 // Buttons of which one is pressed. `options`: [id, text, icon]
 export const Segments = ({ label, value, options, set }) => html`<div class="segments" role="group" aria-label=${label}>
   ${options.map(([id, text, icon]) => html`<button key=${id} type="button" aria-pressed=${String(id === value)} onClick=${() => set(id)}>

@@ -11,7 +11,7 @@ export async function takeFile(file, largest = false) {
     const bitmap = await createImageBitmap(file);
     if (!taskOf(state.form.task).image && !forImages().task) return update({ problem: { detail: "No model here takes an image.", fields: {} } });
     setForm({ ...fitted(bitmap, file, largest), ...forImages() });
-    update({ showing: "input", notice: "" });
+    update({ showing: "input" });
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
     update({ problem: { detail: `“${file.name ?? "This"}” is no image that can be read: PNG, JPEG and WebP can.`, fields: {} } });

@@ -45,7 +45,8 @@ function Chosen({ task }) {
     <p class="hint">${image.note || `${image.name}, ${image.width} × ${image.height}`} ${image.larger && html`<button type="button" class="link" onClick=${() => takeFile(image.file, true)}>Send ${image.larger.join(" × ")} instead</button>`}</p>
     ${["image", "mask"].map((name) => errorOf(name) && html`<p class="field-error" role="alert" key=${name}>${errorOf(name)}</p>`)}`;
   if (task.mask) {
-    return html`<${Painter} label="Mask: paint over what shall change" field=${mask} colours=${colours} value=${1} background=${image.url} invertible onChange=${(to) => setField("mask", to)}>${other}<//>`;
+    return html`<${Painter} label="Mask: paint over what shall change" field=${mask} colours=${colours} value=${1} background=${image.url}
+      invertible onChange=${(to) => setField("mask", to)}>${other}<//>`;
   }
   return html`<div class="editor"><div class="sheet" style=${{ "--ratio": image.width / image.height }}><img src=${image.url} alt=${`The image to begin with: ${image.name}`} /></div>
     <div class="tools">${other}</div></div>`;

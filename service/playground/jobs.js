@@ -17,7 +17,7 @@ export async function send() {
   if (state.sending) return;
   const fields = missing(state.form, state.models);
   if (fields) return refuse({ detail: Object.values(fields)[0], fields });
-  update({ sending: true, problem: null, notice: "" });
+  update({ sending: true, problem: null });
   try {
     await make(state.form.task, await bodyOf(state.form, state.models));
   } catch (error) {

@@ -69,12 +69,13 @@ export function Operators() {
   const now = seen.points.at(-1);
   const waiting = PRIORITIES.reduce((total, name) => total + now[name], 0);
   const workers = Math.max(0, ...seen.models.map((model) => model.workers));
+  const figures = [["Waiting", waiting], ["Workers", workers], ["Rows per step", now.rows.toFixed(1)],
+    ["Jobs a second", now.jobs.toFixed(1)], ["Listeners", now.listeners]];
   const ready = seen.ready === "Ready" && !trouble;
   return html`<main class="operators">
     <header><h1>Operators</h1><p class=${`pill ${ready ? "good" : "bad"}`} role="status">${trouble || seen.ready}</p></header>
     <dl class="figures">
-      <${Figure} name="Waiting" value=${waiting} /><${Figure} name="Workers" value=${workers} />
-      <${Figure} name="Rows per step" value=${now.rows.toFixed(1)} /><${Figure} name="Jobs a second" value=${now.jobs.toFixed(1)} /><${Figure} name="Listeners" value=${now.listeners} />
+      ${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
     </dl>
     <div class="charts">
       <${Chart} title="Queue by priority" points=${seen.points} series=${PRIORITIES} unit="jobs" stacked />
@@ -86,8 +87,6 @@ export function Operators() {
     <p class="quiet">Read every ${EVERY_MS / 1000} s from /v1/models, /readyz and /metrics. Rates are those of the gateway that answers.</p>
   </main>`;
 }
-
-const Figure = ({ name, value }) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
 
 const Models = ({ seen }) => html`<div class="table"><table>
   <caption>Models</caption>

@@ -1,5 +1,5 @@
 // Paints numbers onto a grid: a mask over an image (0 or 1), or a map of labels. By pointer, by keys, or by numbers.
-import { Button, Range, Segments } from "./controls.js";
+import { Button, Range, Segments, Sides } from "./controls.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 
 const TOOLS = [["brush", "Brush", "brush"], ["erase", "Eraser", "eraser"], ["rectangle", "Rectangle", "square"]];
@@ -116,14 +116,11 @@ export function Painter({ label, field, colours, value, background, onChange, in
 }
 
 function ByNumbers({ field, fill }) {
-  const [numbers, setNumbers] = useState({ left: 25, top: 25, right: 75, bottom: 75 });
+  const [sides, setSides] = useState([25, 25, 75, 75]);
   const at = (x, y) => ({ x: (x / 100) * field.width, y: (y / 100) * field.height });
   return html`<details class="more">
     <summary>Rectangle by numbers</summary>
-    <div class="quad">
-      ${Object.entries(numbers).map(([name, value]) => html`<label key=${name}>${name}, %
-        <input type="number" min="0" max="100" value=${value} onInput=${(event) => setNumbers({ ...numbers, [name]: Number(event.target.value) })} /></label>`)}
-    </div>
-    <${Button} icon="square" onClick=${() => fill(at(numbers.left, numbers.top), at(numbers.right, numbers.bottom))}>Fill this rectangle<//>
+    <${Sides} values=${sides} set=${(side, value) => setSides(sides.map((old, i) => (i === side ? value : old)))} />
+    <${Button} icon="square" onClick=${() => fill(at(sides[0], sides[1]), at(sides[2], sides[3]))}>Fill this rectangle<//>
   </details>`;
 }

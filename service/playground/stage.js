@@ -29,7 +29,7 @@ export function Stage() {
 function Result({ entry }) {
   const { job } = entry;
   return html`<div class="result">
-    <${Picture} entry=${entry} />
+    <${Shown} entry=${entry} />
     ${job.images.length > 1 && html`<${Thumbs} images=${job.images} />`}
     <${Actions} entry=${entry} />
     ${job.status === "failed" && html`<div class="note bad"><${Icon} name="warning" /><p>${job.error?.detail ?? "It failed."}</p></div>`}
@@ -39,7 +39,7 @@ function Result({ entry }) {
 }
 
 // The image, its preview, or the place where it will be.
-function Picture({ entry }) {
+function Shown({ entry }) {
   const { job, body, preview } = entry;
   const image = job.images[state.image] ?? job.images[0];
   const { width, height } = image ?? job.request;

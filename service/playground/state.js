@@ -11,7 +11,6 @@ export const state = {
   image: 0, // which of the entry's images
   problem: null, // why the form was refused: {detail, fields}
   sending: false,
-  notice: "", // a sentence beside the form
   said: "", // for screen readers
   form: {
     task: null, model: null, prompt: "", negative_prompt: "", width: null, height: null, steps: null, sampler: null,
