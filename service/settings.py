@@ -33,32 +33,96 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    data_dir: DataDir = Field(default_factory=default_data_dir)
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
-    max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
-    bodies_budget_bytes: int = 256 * 2**20  # of all requests that are being received; one API key may take half
-    headers_timeout_s: float = Field(default=20, gt=0)  # for a request's headers as a whole; for a client to read on
-    body_timeout_s: float = Field(default=60, gt=0)  # for a request's body as a whole
-    queue_limit: int = Field(default=1000, ge=1)  # of each model; four times as many of all together
-    queue_ttl_s: int = Field(default=3600, ge=1)  # how long a job waits for a worker to take it
-    allow_eviction: bool = False  # go on with a Redis that drops keys, jobs among them, when its memory is full
-    result_ttl_s: int = Field(default=3600, ge=1)
-    job_timeout_s: int = Field(default=600, ge=1)
-    api_keys: SecretStr = SecretStr("")  # NAME:KEY or NAME:SHA256, comma-separated
-    api_keys_file: Path | None = None
-    signed_url_ttl_s: int = Field(default=600, ge=1, le=86400)  # how long a signed URL works
-    cors_origins: str = ""  # comma-separated origins whose pages may use this server, or *
-    allowed_hosts: str = ""  # comma-separated names under which it is reached, or *; loopback ones always are
-    mcp: bool = True  # tools for assistants, at /mcp
-    root_path: str = ""  # under which a proxy shows it, such as /ldm
-    webhook_hosts: str = ""  # comma-separated: whom clients may have told the end of a job; empty: nobody
-    webhook_secret: SecretStr = SecretStr("")  # whsec_…, with which that is signed; two while receivers change over
-    webhook_private: bool = False  # also addresses that are not public, and http
-    webhook_backoff_s: str = "5,300,1800,7200,18000,36000,50400,72000,86400"  # waits after attempts that went wrong
-    playground: bool = True  # the page at /
-    log_format: Literal["json", "text"] = "json"
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="the Redis that gateways and workers share: `redis://`, `rediss://` with TLS, or `unix://`",
+    )
+    data_dir: DataDir = Field(
+        default_factory=default_data_dir,
+        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
+    )
+    host: str = Field(default="127.0.0.1", description="the address that the gateway listens on")
+    port: int = Field(default=8000, ge=1, le=65535, description="the port that the gateway listens on")
+    max_body_bytes: int = Field(default=20 * 2**20, ge=1024, description="a larger request gets `413`")
+    bodies_budget_bytes: int = Field(
+        default=256 * 2**20,
+        description="bytes of all request bodies held at once, at least twice `LDM_MAX_BODY_BYTES`; beyond: `503` with "
+        "`Retry-After`; one API key may hold half",
+    )
+    headers_timeout_s: float = Field(
+        default=20,
+        gt=0,
+        description="seconds for a request's headers, and for a client to read on; a slower one gets `408`",
+    )
+    body_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        description="seconds for a request's body; a slower one gets `408`",
+    )
+    queue_limit: int = Field(
+        default=1000,
+        ge=1,
+        description="jobs of one model, waiting and running, and four times as many of all; beyond: `429`; with API "
+        "keys a quarter is kept for keys with less than an equal share",
+    )
+    queue_ttl_s: int = Field(default=3600, ge=1, description="seconds that a job waits for a worker before it fails")
+    allow_eviction: bool = Field(
+        default=False,
+        description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
+    )
+    result_ttl_s: int = Field(default=3600, ge=1, description="seconds that an ended job and its images are kept")
+    job_timeout_s: int = Field(default=600, ge=1, description="seconds that a job may run")
+    api_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="who may send jobs: `NAME:KEY` or `NAME:SHA256`, comma-separated",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="a TOML file of who may send jobs, with limits; `ldm key NAME` makes its entries",
+    )
+    signed_url_ttl_s: int = Field(
+        default=600,
+        ge=1,
+        le=86400,
+        description="with API keys: seconds that a signed URL works",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="comma-separated origins whose pages may use the server, or `*`",
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="comma-separated names under which the server is reached, or `*`; without API keys it answers as "
+        "these, as `LDM_HOST` and as loopback alone",
+    )
+    mcp: bool = Field(default=True, description="0 leaves out `/mcp`, the tools for assistants")
+    root_path: str = Field(
+        default="",
+        description="the path under which a proxy shows the server, such as `/ldm`, stripped or not",
+    )
+    webhook_hosts: str = Field(
+        default="",
+        description="comma-separated hosts that may be told the end of a job, such as `hooks.example.com` or "
+        "`*.example.com:8443`; empty: no webhooks",
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="`whsec_` and base64, with which calls of webhooks are signed; two, comma-separated, while "
+        "receivers change",
+    )
+    webhook_private: bool = Field(
+        default=False,
+        description="1 also calls `http://` and addresses that are not public",
+    )
+    webhook_backoff_s: str = Field(
+        default="5,300,1800,7200,18000,36000,50400,72000,86400",
+        description="seconds to wait after each attempt that went wrong; after one more the webhook is given up",
+    )
+    playground: bool = Field(default=True, description="0 leaves out the page at `/`")
+    log_format: Literal["json", "text"] = Field(
+        default="json",
+        description="`json`: one object a line; `text`: for people",
+    )
 
     @field_validator("api_keys_file", mode="before")
     @classmethod

@@ -41,27 +41,80 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore", protected_namespaces=())
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    data_dir: DataDir = Field(default_factory=default_data_dir)
-    model: str = ""  # comma-separated directories; empty: the models that come with the package
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    rows: int | None = Field(default=None, ge=1, le=1024)  # rows of one U-Net call; None: what suits the device
-    max_rows: int = Field(default=64, ge=1, le=4096)
-    png_metadata: bool = True
-    provenance: bool = True  # says in every image, in XMP, that a trained model made it
-    c2pa_cert: Path | None = None  # PEM files; both or none: every image is signed with Content Credentials
-    c2pa_key: Path | None = None
-    metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
-    metrics_port: int = Field(default=9100, ge=0, le=65535)  # 0: none
-    log_format: Literal["json", "text"] = "json"
-    worker_name: str = ""  # given by the supervisor; empty: made up
-    checkpoint_s: float = Field(default=5, gt=0)  # how often a long job is saved, so that another worker can go on
-    drain_s: float = Field(default=60, ge=0)  # at SIGTERM: how long running jobs may go on
-    step_timeout_s: float = Field(default=120, gt=0)  # a network's call over one window that takes longer hangs
-    allow_eviction: bool = False  # go on with a Redis that drops keys, jobs among them, when its memory is full
-    lease_s: int = Field(default=20, ge=1)
-    beat_s: float = Field(default=5, gt=0)
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="the Redis that gateways and workers share: `redis://`, `rediss://` with TLS, or `unix://`",
+    )
+    data_dir: DataDir = Field(
+        default_factory=default_data_dir,
+        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
+    )
+    model: str = Field(
+        default="",
+        description="model directories to serve, comma-separated; empty: the models that come with the package",
+    )
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto`: the best there is")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="`float32`, `bfloat16`, on GPUs also `float16`; `auto`: what suits the device",
+    )
+    rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="rows of one U-Net call; empty: 2 on a CPU, 16 on CUDA",
+    )
+    max_rows: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="rows that run at once; an image takes one, with guidance two",
+    )
+    png_metadata: bool = Field(default=True, description="0 leaves the parameters out of PNGs")
+    provenance: bool = Field(default=True, description="0 leaves out of images that a trained model made them")
+    c2pa_cert: Path | None = Field(
+        default=None,
+        description="a PEM file: the certificate chain with which each image is signed (Content Credentials)",
+    )
+    c2pa_key: Path | None = Field(
+        default=None,
+        description="a PEM file: the private key of `LDM_C2PA_CERT`; both are set or none",
+    )
+    metrics_host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - Prometheus comes from another host; `ldm serve` narrows it
+        description="the address at which a worker's metrics listen; 127.0.0.1 under `ldm serve`",
+    )
+    metrics_port: int = Field(default=9100, ge=0, le=65535, description="the port of a worker's metrics; 0: none")
+    log_format: Literal["json", "text"] = Field(
+        default="json",
+        description="`json`: one object a line; `text`: for people",
+    )
+    worker_name: str = Field(default="", description="a worker's name in Redis and in logs; made up by default")
+    checkpoint_s: float = Field(
+        default=5,
+        gt=0,
+        description="seconds between two saves of a long job, from which another worker can go on",
+    )
+    drain_s: float = Field(default=60, ge=0, description="at SIGTERM: for how many seconds running jobs may go on")
+    step_timeout_s: float = Field(
+        default=120,
+        gt=0,
+        description="seconds after which a network's call over one window counts as hung, and the worker restarts",
+    )
+    allow_eviction: bool = Field(
+        default=False,
+        description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
+    )
+    lease_s: int = Field(
+        default=20,
+        ge=1,
+        description="seconds without a heartbeat after which a worker counts as lost and its jobs are queued again",
+    )
+    beat_s: float = Field(
+        default=5,
+        gt=0,
+        description="seconds between two heartbeats; at most a third of `LDM_LEASE_S`",
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -108,13 +161,24 @@ class ServeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
 
-    redis_url: str = ""  # empty: a private Redis under the data directory
-    data_dir: DataDir = Field(default_factory=default_data_dir)
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
-    metrics_port: int = Field(default=8001, ge=0, le=65535)
-    log_format: Literal["json", "text"] = "text"
-    drain_s: float = Field(default=3, ge=0)  # Ctrl-C means now; what is cut short runs again at the next start
+    redis_url: str = Field(default="", description="the Redis to use; empty: a private one under `LDM_DATA_DIR`")
+    data_dir: DataDir = Field(
+        default_factory=default_data_dir,
+        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
+    )
+    host: str = Field(default="127.0.0.1", description="the address that the gateway listens on")
+    port: int = Field(default=8000, ge=1, le=65535, description="the port that the gateway listens on")
+    metrics_port: int = Field(default=8001, ge=0, le=65535, description="the port of the worker's metrics; 0: none")
+    log_format: Literal["json", "text"] = Field(
+        default="text",
+        description="`json`: one object a line; `text`: for people",
+    )
+    drain_s: float = Field(
+        default=3,
+        ge=0,
+        description="at SIGTERM: for how many seconds running jobs may go on; what is cut short runs again at the "
+        "next start",
+    )
 
     @field_validator("redis_url")
     @classmethod
