@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 usable = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint check format chaos bench train evaluate clean
+.PHONY: help install run test test-all lint docs check format chaos bench train evaluate clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -52,7 +52,11 @@ lint: install ## format, lint and types
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file clients/python/pyproject.toml clients/python/ldm_client
 
-check: lint test-all ## format, lint, types, all tests: what CI runs
+docs: install ## builds the documentation into site/
+	$(BIN)/python -m docs.configuration
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint docs test-all ## format, lint, types, documentation, all tests: what CI runs
 
 format: install ## puts the code into shape
 	$(BIN)/ruff format .
@@ -71,5 +75,5 @@ evaluate: install ## measures the built-in model
 	$(BIN)/python -m training.evaluate $(ARGS)
 
 clean: ## takes away what install, the tests and the tools made
-	rm -rf $(VENV) build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,10 +34,3 @@ def test_the_python_client_s_page(builtin: Served, tmp_path: Path) -> None:
     assert "256 []" in told and "succeeded" in told and "with a preview" in told
     assert "FieldError(pointer='/steps', detail='should be less than or equal to 1000')" in told
     assert len(list(tmp_path.glob("*.png"))) == 3
-
-
-def test_the_service_s_page_in_python(builtin: Served, tmp_path: Path) -> None:
-    program = snippets("README.md", "python3").replace("http://localhost:8000", builtin.url)
-    (tmp_path / "page.py").write_text(program)
-    run([sys.executable, "page.py"], builtin, tmp_path)
-    assert (tmp_path / "house.png").read_bytes().startswith(b"\x89PNG")

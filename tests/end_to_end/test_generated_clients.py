@@ -6,6 +6,7 @@ import base64
 import importlib
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.documents import DOCS, commands
 from tests.end_to_end.node import installed
 from tests.end_to_end.serving import TERMINAL, Served, eventually, picture
 
@@ -57,13 +59,6 @@ COMPILER = {
 
 Generated = Callable[[str], Any]
 Generate = Callable[[Served], Generated]
-
-
-@pytest.fixture
-def document(served: Served, tmp_path: Path) -> Path:
-    path = tmp_path / "openapi.json"
-    path.write_text(served.http.get("/openapi.json").text)
-    return path
 
 
 @pytest.fixture
@@ -172,15 +167,14 @@ def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed(tmp_path_factory.mktemp("node"), *NODE_PACKAGES)
 
 
-def test_openapi_typescript_makes_types_that_compile_and_run_a_job(
-    served: Served, document: Path, node_packages: Path
-) -> None:
+def test_openapi_typescript_makes_types_that_compile_and_run_a_job(served: Served, node_packages: Path) -> None:
     def run(*command: str) -> str:
         done = subprocess.run(command, cwd=node_packages, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run("node_modules/.bin/openapi-typescript", str(document), "-o", "api.d.ts")
+    (shown,) = [command for command in commands(DOCS / "clients.md") if command.startswith("npx openapi-typescript ")]
+    run("npx", "--no-install", *shlex.split(shown.replace("http://localhost:8000", served.url))[1:])
     (node_packages / "run.ts").write_text(SCRIPT)
     (node_packages / "tsconfig.json").write_text(json.dumps(COMPILER))
     run("node_modules/.bin/tsc")

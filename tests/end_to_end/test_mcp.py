@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image, ImageChops
 
-from tests.documents import blocks
+from tests.documents import DOCS, blocks
 from tests.end_to_end.serving import Served, base64_picture, eventually
 
 PROMPT = "a red house by the sea"
@@ -201,7 +201,7 @@ async def test_a_job_is_its_keys(serve: Callable[..., Served]) -> None:
     assert refused.json()["detail"] == "send your API key: Authorization: Bearer KEY."
 
 
-def test_the_configuration_of_the_readme_names_the_address() -> None:
-    (text,) = [block for block in blocks("json") if "mcpServers" in block]
+def test_the_configuration_of_the_documentation_names_the_address() -> None:
+    (text,) = [block for block in blocks("json", DOCS / "clients.md") if "mcpServers" in block]
     (server,) = json.loads(text)["mcpServers"].values()
     assert server["url"] == "http://localhost:8000/mcp" and server["headers"]["Authorization"].startswith("Bearer ")

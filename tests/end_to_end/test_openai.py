@@ -13,7 +13,6 @@ import openai
 import pytest
 from PIL import Image, ImageChops
 
-from tests.documents import ROOT, blocks
 from tests.end_to_end.serving import Served, picture
 
 PROMPT = "a red house by the sea"
@@ -269,21 +268,6 @@ def test_an_idempotency_key_gives_the_same_images_again(sdk: openai.OpenAI) -> N
     assert first.data == again.data
     with pytest.raises(openai.UnprocessableEntityError):
         sdk.images.generate(prompt="another", extra_headers=headers)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is short, and closes no file
-def test_the_example_of_the_readme_draws(
-    builtin: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (example,) = blocks("py")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(compile(example.replace("http://localhost:8000", builtin.url), "README.md", "exec"), names)
-    names["client"].close()
-    assert Image.open(tmp_path / "out.png").size == (64, 64)
-    assert not names["drawn"].warnings and "edited_whole" not in codes(names["edited"])
-    assert capsys.readouterr().out.splitlines()[-1] == "image_generation.completed"
 
 
 @pytest.mark.slow

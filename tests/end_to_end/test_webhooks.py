@@ -1,4 +1,4 @@
-"""Webhooks of a whole service: the README's receiver and request as they stand there, and no secret in a log."""
+"""Webhooks of a whole service: the API guide's receiver and request as they stand there, and no secret in a log."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.documents import blocks, commands
+from tests.documents import DOCS, blocks, commands
 from tests.end_to_end.serving import Served, eventually, free_port
 from tests.receiver import SECRET, receiving
 
 pytestmark = pytest.mark.slow
 
 MARK = "marker-8675309"
+GUIDE = DOCS / "api.md"
 
 
-def test_the_receiver_of_the_readme_is_told_that_its_request_is_drawn(serve: Callable[..., Served]) -> None:
-    (program,), port = blocks("python3"), free_port()
-    (setting,) = [command for command in commands() if "LDM_WEBHOOK_HOSTS=" in command]
-    (request,) = [command for command in commands() if command.startswith("curl ") and "webhook" in command]
+def test_the_receiver_of_the_guide_is_told_that_its_request_is_drawn(serve: Callable[..., Served]) -> None:
+    (program,), port = blocks("python", GUIDE), free_port()
+    (setting,) = [command for command in commands(GUIDE) if "LDM_WEBHOOK_HOSTS=" in command]
+    (request,) = [command for command in commands(GUIDE) if command.startswith("curl ") and '"webhook"' in command]
     given = dict(re.findall(r"LDM_(\w+)=(localhost:9000|1|whsec_\$\([^)]*\))", setting))
     secret = subprocess.run(
         ["bash", "-c", f"echo {given['WEBHOOK_SECRET']}"], capture_output=True, text=True, check=True

@@ -1,0 +1,217 @@
+"""What README.md and docs/ show and no service is needed for: commands, files, links, settings, the site."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs import configuration
+from ldm_core.model_directory.card_reader import read_card
+from service.access.auth import KeyRing
+from service.cli import parser
+from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks_of, lines_of, quoted
+
+LINK = re.compile(r"(?:\]\(|src=\")([^)#\s\"]+)")
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+SHOWN = {"text", "html", "nginx"}  # languages of which nothing here can parse a block
+PARSERS: dict[str, Callable[[str], object]] = {
+    "json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load, "python": ast.parse,
+}  # fmt: skip
+
+
+def a_target_of_make(command: str) -> None:
+    words = [word for word in shlex.split(command, comments=True)[1:] if "=" not in word]
+    known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(words) <= set(known)
+
+
+def a_command_of_ldm(command: str) -> None:
+    words = shlex.split(command.partition(" >> ")[0], comments=True)[1:]
+    if len(words) == 1:  # it is only mentioned
+        words.append("--help")
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parser().parse_args(words)
+    else:
+        parser().parse_args(words)
+
+
+def a_module(command: str) -> None:
+    module = shlex.split(command)[2]
+    assert importlib.util.find_spec(module) is not None
+    assert (ROOT / Path(*module.split("."))).exists() or (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
+
+
+def existing_files(command: str) -> None:
+    assert all((ROOT / path).exists() for path in shlex.split(command)[1:])
+
+
+def a_compose_file(command: str) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    built = {service["build"]["target"] for service in services.values() if "build" in service}
+    stages = re.findall(r"^FROM .* AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE | re.IGNORECASE)
+    assert built <= set(stages)
+    mounted = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", ())]
+    assert all((ROOT / path).exists() for path in mounted if path.startswith("./"))
+    assert all(set(service.get("depends_on", ())) <= set(services) for service in services.values())
+
+
+def a_kustomization(command: str) -> None:
+    folder = ROOT / shlex.split(command)[-1]
+    if shutil.which("kubectl"):
+        made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    else:
+        assert (folder / "kustomization.yaml").exists(), f"{folder} is what kubectl would be given"
+        named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+        made = "\n---\n".join((folder / path).read_text() for path in named if (folder / path).is_file())
+    assert all(document["kind"] for document in yaml.safe_load_all(made) if document)
+
+
+def a_dependency_of_tests(command: str) -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'"{shlex.split(command)[-1]}>=' in text
+
+
+def a_setting(command: str) -> None:
+    assert shlex.split(command)[1].startswith("LDM_")
+
+
+def an_install_from_the_clone(command: str) -> None:
+    extras = re.findall(r"\[(\w+)\]", command)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) <= set(declared)
+    assert (ROOT / shlex.split(command)[2].partition("[")[0] / "pyproject.toml").exists()
+
+
+def run_by_another_test(command: str) -> None:
+    """`tests/end_to_end/test_documents.py` runs the curl of the blocks, and those that sentences quote abridge them."""
+
+
+def a_sentence_about(command: str) -> None:
+    """It has an ellipsis where a reader puts something in."""
+    assert "…" in command
+
+
+KINDS: dict[str, Callable[[str], None]] = {
+    r"[^…]*…": a_sentence_about,
+    r"make( |$)": a_target_of_make,
+    r"ldm ": a_command_of_ldm,
+    r"python -m ": a_module,
+    r"pytest ": existing_files,
+    r"docker compose up": a_compose_file,
+    r"kubectl apply -k ": a_kustomization,
+    r"pip install '?(\.|\./)": an_install_from_the_clone,
+    r"pip install (openai|standardwebhooks)$": a_dependency_of_tests,
+    r"export LDM_": a_setting,
+    r"curl ": run_by_another_test,
+}
+
+
+def check(command: str) -> None:
+    """Holds a command against the first kind that it is of. Raises StopIteration for one of no kind."""
+    next(check for start, check in KINDS.items() if re.match(start, command))(command)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.marker == "checked"], ids=str)
+def test_a_command_that_cannot_run_here_is_one_that_its_program_takes(block: Block) -> None:
+    for command in lines_of(block.text):
+        check(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_that_a_sentence_quotes_is_one_that_its_program_takes(page: Path) -> None:
+    for command in quoted(page):
+        check(command)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_can_be_parsed_and_its_comment_is_known(block: Block) -> None:
+    assert re.fullmatch(r"|checked|fails|output|file: [\w.]+|run by \S+", block.marker)
+    assert block.language in {"sh", "js", *SHOWN, *PARSERS}
+    assert block.language not in SHOWN - {"nginx"} or block.marker or block.page.name == "browser.md"
+    PARSERS.get(block.language, str)(block.text)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.marker.startswith("run by ")], ids=str)
+def test_another_test_names_the_page_whose_block_it_runs(block: Block) -> None:
+    assert f'"{block.page.name}"' in (ROOT / block.marker.removeprefix("run by ")).read_text()
+
+
+def test_the_keys_that_compose_is_given_are_keys() -> None:
+    (text,) = [block.text for block in BLOCKS if block.marker == "file: .env"]
+    given = dict(line.split("=", 1) for line in text.splitlines())
+    assert set(given) <= set(re.findall(r"LDM_\w+", (ROOT / "docker-compose.yml").read_text()))
+    assert KeyRing(given["LDM_API_KEYS"]).configured
+
+
+def test_the_proxy_has_nginx_s_grammar_and_lets_events_and_images_pass(tmp_path: Path) -> None:
+    (text,) = [block.text for block in BLOCKS if block.language == "nginx"]
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    assert all(re.fullmatch(r"(\w+( [^;{}]+)?;|\w+( [^;{}]+)? \{|\}|)", re.sub(" +", " ", line)) for line in lines)
+    assert text.count("{") == text.count("}") == 2
+    assert "proxy_buffering off;" in text and "client_max_body_size 20m;" in text
+
+
+def test_nothing_is_promised_from_an_index_that_has_no_release() -> None:
+    assert not [page for page in PAGES if re.search(r"pip install ['\"]?ldm-(service|client)", page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_of_the_repository(page: Path) -> None:
+    links = {link for link in LINK.findall(page.read_text()) if not link.startswith("http")}
+    assert [link for link in sorted(links) if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert README.read_text().count("\n") <= 150
+
+
+def test_the_page_of_settings_is_written_from_the_classes_and_has_all_of_them() -> None:
+    from service.settings import GatewaySettings
+    from worker.settings import ServeSettings, WorkerSettings
+
+    page = configuration.page()
+    assert configuration.PAGE.read_text() == page, "python -m docs.configuration"
+    kinds = (GatewaySettings, ServeSettings, WorkerSettings)
+    fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+    assert all(field.description for field in fields.values())
+    listed = set(re.findall(r"^\| `(LDM_\w+)` \|", page, re.MULTILINE))
+    assert listed == {configuration.variable(name) for name in fields} - {"LDM_WORKER_NAME"}
+
+
+def test_every_setting_that_a_page_names_is_read() -> None:
+    elsewhere = [ROOT / "clients/python/README.md", ROOT / "docker-compose.yml"]
+    known = set(re.findall(r"LDM_\w*", "".join([configuration.page(), *(path.read_text() for path in elsewhere)])))
+    for page in PAGES:
+        assert set(re.findall(r"\bLDM_[A-Z0-9_]+", page.read_text())) <= known, page.name
+
+
+def test_the_built_in_model_knows_as_many_words_as_the_pages_say() -> None:
+    said = {words for page in PAGES for words in re.findall(r"knows (\d+)", page.read_text())}
+    assert said == {str(len(read_card(ROOT / "ldm_core/builtin/scenes").vocabulary or ()))}
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > len(list(DOCS.glob("*.md")))
+    loads = re.compile(r"<(?:script|img|iframe|source)[^>]+src=\"?(?:https?:)?//|<link[^>]+href=\"?(?:https?:)?//")
+    assert not [page.name for page in pages if loads.search(page.read_text())]
+    styles = [path.read_text() for path in (tmp_path / "site").rglob("*.css")]
+    assert not [style for style in styles if re.search(r"url\([\"']?(?:https?:)?//|@import", style)]
+    assert not list((tmp_path / "site").rglob("*.py"))
