@@ -22,7 +22,7 @@ from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
 SERVE = "everything on this machine: Redis, gateway and worker"
 KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
 EMBEDDED = "redis://embedded"  # stands for the address of a Redis that has not started
-EPILOG = "Every option is also an environment variable, LDM_<NAME>; the README lists those without an option here."
+EPILOG = "Every option is also an environment variable, LDM_<NAME>; docs/configuration.md lists all settings."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ldm_core.model_directory.card_reader import read_card
 from service.access.auth import KeyRing
 from service.cli import parser
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks_of, lines_of, quoted
+from tests.end_to_end.page_script import matches, script_of
 
 LINK = re.compile(r"(?:\]\(|src=\")([^)#\s\"]+)")
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -79,6 +81,15 @@ def a_kustomization(command: str) -> None:
     assert all(document["kind"] for document in yaml.safe_load_all(made) if document)
 
 
+def a_secret_that_the_gateway_reads(command: str) -> None:
+    if shutil.which("kubectl"):
+        shown = [*shlex.split(command), "--dry-run=client", "-o", "yaml"]
+        made = yaml.safe_load(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
+        assert made["kind"] == "Secret" and KeyRing(b64decode(made["data"]["LDM_API_KEYS"]).decode()).configured
+    gateway = (ROOT / "deploy/kubernetes/base/gateway.yaml").read_text()
+    assert f"secretRef: {{name: {shlex.split(command)[6]}," in gateway
+
+
 def a_dependency_of_tests(command: str) -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert f'"{shlex.split(command)[-1]}>=' in text
@@ -112,6 +123,7 @@ KINDS: dict[str, Callable[[str], None]] = {
     r"pytest ": existing_files,
     r"docker compose up": a_compose_file,
     r"kubectl apply -k ": a_kustomization,
+    r"kubectl -n ldm create secret ": a_secret_that_the_gateway_reads,
     r"pip install '?(\.|\./)": an_install_from_the_clone,
     r"pip install (openai|standardwebhooks)$": a_dependency_of_tests,
     r"export LDM_": a_setting,
@@ -147,6 +159,32 @@ def test_a_block_can_be_parsed_and_its_comment_is_known(block: Block) -> None:
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.marker.startswith("run by ")], ids=str)
 def test_another_test_names_the_page_whose_block_it_runs(block: Block) -> None:
     assert f'"{block.page.name}"' in (ROOT / block.marker.removeprefix("run by ")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("language", "shown", "said", "equal"),
+    [
+        ("json", '{"a": {"b": "x…"}}', 'curl: (22)\n{"a": {"b": "xyz", "c": 1}}', True),
+        ("json", '{"a": [1]}', '{"a": [1, 2]}', False),
+        ("json", '{"status": 422}', '{"status": 500}', False),
+        ("json", '{"a": 1}', "", False),
+        ("text", "id: …\nevent: succeeded", "id: 7\nevent: status\nevent: succeeded", True),
+        ("text", "event: succeeded\nid: …", "id: 7\nevent: succeeded", False),
+    ],
+)
+def test_an_output_that_differs_is_noticed(language: str, shown: str, said: str, equal: bool) -> None:
+    assert matches(said, Block(README, 1, "output", language, shown)) is equal
+
+
+@pytest.mark.parametrize(
+    ("language", "marker", "text", "code"),
+    [("sh", "", "false", 1), ("sh", "", "false | true", 1), ("sh", "fails", "true", 1), ("sh", "fails", "false", 0),
+     ("python", "", "assert False", 1), ("sh", "", "true", 0)],
+)  # fmt: skip
+def test_a_block_that_goes_wrong_is_noticed(language: str, marker: str, text: str, code: int, tmp_path: Path) -> None:
+    script = script_of([Block(README, 1, marker, language, f"{text}\n")], "http://localhost:1", tmp_path)
+    ran = subprocess.run(["bash", "-c", script.text], cwd=tmp_path, check=False, stdout=subprocess.DEVNULL)
+    assert ran.returncode == code
 
 
 def test_the_keys_that_compose_is_given_are_keys() -> None:

@@ -56,7 +56,7 @@ class WorkerSettings(BaseSettings):
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto`: the best there is")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="`float32`, `bfloat16`, on GPUs also `float16`; `auto`: what suits the device",
+        description="`float32`, `bfloat16`, on GPUs also `float16`; `auto`: float16 on CUDA, float32 on a CPU",
     )
     rows: int | None = Field(
         default=None,
