@@ -100,6 +100,10 @@ class GatewaySettings(BaseSettings):
         default="",
         description="the path under which a proxy shows the server, such as `/ldm`, stripped or not",
     )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="comma-separated addresses or networks of proxies whose `X-Forwarded-Proto` is believed, or `*`",
+    )
     webhook_hosts: str = Field(
         default="",
         description="comma-separated hosts that may be told the end of a job, such as `hooks.example.com` or "

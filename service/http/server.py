@@ -46,6 +46,7 @@ def run(app: FastAPI, settings: GatewaySettings) -> int:
     Connection.max_connections = max(1, raise_file_limit() - FILES_KEPT_FREE)
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, http=Connection, h11_max_incomplete_event_size=MAX_HEAD,
+        forwarded_allow_ips=settings.trusted_proxies,
         ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False,
     )  # fmt: skip
     server = Server(config, app.state.broker.leave)

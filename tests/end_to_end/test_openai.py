@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +291,15 @@ def test_keys_and_limits(serve: Any, tmp_path: Path, tiny_dirs: list[Path]) -> N
     service.http.delete(f"/v1/jobs/{job['id']}")
     for client in (wrong, right):
         client.close()
+
+
+@pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("10.0.0.0/8", "http")])
+def test_addresses_have_the_scheme_that_a_trusted_proxy_names(
+    serve: Callable[..., Served], trusted: str, scheme: str
+) -> None:
+    service = serve(trusted_proxies=trusted, allowed_hosts="draw.example.com")
+    service.wait_until_ready()
+    sent = {"Host": "draw.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
+    asked = {"prompt": "a boat", "response_format": "url"}
+    answer = service.http.post("/v1/images/generations", json=asked, headers=sent)
+    assert answer.json()["data"][0]["url"].startswith(f"{scheme}://draw.example.com/v1/jobs/")
