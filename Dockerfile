@@ -7,10 +7,12 @@ RUN python -m venv /app
 ENV PATH=/app/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # What changes seldom first: without sources, only the dependencies of pyproject.toml are there to install.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir ldm_core service worker && touch ldm_core/__init__.py service/__init__.py worker/__init__.py
+RUN mkdir -p ldm_core service worker clients/python/ldm_client \
+  && touch ldm_core/__init__.py service/__init__.py worker/__init__.py clients/python/ldm_client/__init__.py
 
 FROM build AS build-gateway
 RUN pip install -c constraints.txt .
+COPY clients clients
 COPY ldm_core ldm_core
 COPY service service
 COPY worker worker
@@ -23,6 +25,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 # For a worker without CUDA: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PIP_ARGS=""
 RUN pip install ${PIP_ARGS} -c constraints.txt ".[worker]"
+COPY clients clients
 COPY ldm_core ldm_core
 COPY service service
 COPY worker worker

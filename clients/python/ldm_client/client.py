@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(AnyClient[Job, Generator[Job, None, None], list[Model]]):
+class Client(AnyClient[Job, Generator[Job, None, None], list[Model], str]):
     """A client whose methods return when they are done. Threads may share it."""
 
     _kind = Job
@@ -68,7 +68,9 @@ class Client(AnyClient[Job, Generator[Job, None, None], list[Model]]):
                     walk.go(answer)
 
 
-class AsyncClient(AnyClient[Awaitable[AsyncJob], AsyncGenerator[AsyncJob, None], Awaitable[list[Model]]]):
+class AsyncClient(
+    AnyClient[Awaitable[AsyncJob], AsyncGenerator[AsyncJob, None], Awaitable[list[Model]], Awaitable[str]]
+):
     """The same for programs of asyncio."""
 
     _kind = AsyncJob

@@ -146,6 +146,12 @@ def modelled(retry_for: float) -> Flow[Any]:
     yield Emit([Model(raw) for raw in object_of(answer)["data"]])
 
 
+def read(path: str, retry_for: float) -> Flow[str]:
+    """Emits what the server answers at `path`."""
+    response = yield from answered(Call("GET", path, headers={"Accept": "*/*"}), retry_for)
+    yield Emit(response.text)
+
+
 def listed(kind: Callable[[Any], T], status: str | None, limit: int | None, retry_for: float) -> Flow[T]:
     """Emits the jobs of all pages, up to `limit`."""
     left, query = limit, {"status": status} if status else {}

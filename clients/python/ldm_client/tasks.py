@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 Jobs = TypeVar("Jobs")
 Models = TypeVar("Models")
+Text = TypeVar("Text")
 VERSION = "0.1.0"
 SILENCE_S = 45.0  # of a stream of events, on which the server says something every 15 seconds
 
 
-class AnyClient(Driver, Generic[Made, Jobs, Models]):
+class AnyClient(Driver, Generic[Made, Jobs, Models, Text]):
     """A connection to an ldm-service.
 
     `server` and `api_key` default to LDM_SERVER and LDM_API_KEY; `timeout` is one request's, in seconds; failures that
@@ -104,6 +105,10 @@ class AnyClient(Driver, Generic[Made, Jobs, Models]):
     def models(self) -> Models:
         """What the server's live workers serve."""
         return self._run(flows.modelled(self.retry_for))
+
+    def read(self, path: str) -> Text:
+        """The text at any other path of the server, such as /readyz. Raises ApiError."""
+        return self._run(flows.read(path, self.retry_for))
 
     def _request(self, call: flows.Call) -> dict[str, Any]:
         """What httpx shall send for `call`."""
