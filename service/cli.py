@@ -1,242 +1,148 @@
-"""The command `ldm`: serve, worker, gateway, models, import, key. Only a worker and import load torch."""
+"""The command `ldm`: what commands there are. Their modules are imported as they are called: help comes at once."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
+from typing import NamedTuple, NoReturn
 
-from ldm_core.errors import ModelError
-from ldm_core.model_directory.card_reader import check_directories, read_card
-from ldm_core.release import release
-from service.access.auth import BadKeys, KeyRing, new_key
-from service.settings import GatewaySettings
-from worker.settings import ServeSettings, WorkerSettings, read_settings
-from worker.store.connection import WrongDatabase, check_database
-from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
+SERVING, OPTIONS = "service.commands.serving", "service.commands.serving_options"
+DRAW, TASKS = "service.commands.draw", "service.commands.task_options"
+JOBS, STATUS = "service.commands.jobs", "service.commands.status"
 
+
+class Command(NamedTuple):
+    """One command: what it is for, the modules of its options and of what it does, and lines to try."""
+
+    group: str
+    summary: str
+    options: str
+    module: str
+    examples: tuple[str, ...] = ()
+
+
+LOOK, RUN, TEND = "Look at a server", "Run a server", "Models and keys"
+DRAWING = "Draw, with a server or without one (--local)"
 SERVE = "everything on this machine: Redis, gateway and worker"
 KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
-EMBEDDED = "redis://embedded"  # stands for the address of a Redis that has not started
-EPILOG = "Every option is also an environment variable, LDM_<NAME>; docs/configuration.md lists all settings."
+COMMANDS = {
+    "txt2img": Command(DRAWING, "a prompt to an image; with --image an image to another", TASKS, DRAW, (
+        'ldm txt2img "a red house by the sea" -o out.png',
+        'ldm txt2img "a pine in the snow" --seed 7 --steps 30 --n 4 -o pines.png',
+        'ldm txt2img "a red house by the sea" --upscale --local -o large.png',
+        'ldm txt2img "a white house" --image photo.png --strength 0.6 -o white.jpg',
+    )),
+    "inpaint": Command(DRAWING, "an image with a hole to a whole one", TASKS, DRAW, (
+        'ldm inpaint "a blue house in a green field" --image photo.png --mask mask.png -o repainted.png',
+        'ldm inpaint --image hole.png -o whole.png',
+    )),
+    "superres": Command(DRAWING, "a small image to a large one", TASKS, DRAW, (
+        "ldm superres small.png -o large.png", "cat small.png | ldm superres - -o - > large.png",
+    )),
+    "class2img": Command(DRAWING, "a class, by its id or its name, to an image", TASKS, DRAW, (
+        "ldm class2img 207 -o dog.png", 'ldm class2img "golden retriever" --guidance-scale 3 -o dog.png',
+    )),
+    "semantic2img": Command(DRAWING, "a semantic map to an image", TASKS, DRAW, (
+        "ldm semantic2img map.png -o out.png",
+    )),
+    "layout2img": Command(DRAWING, "things and their places to an image", TASKS, DRAW, (
+        "ldm layout2img --object Tree 0.1 0.2 0.5 0.9 --object House 0.5 0.4 0.9 0.9 -o out.png",
+    )),
+    "unconditional": Command(DRAWING, "an image of what the model was trained on", TASKS, DRAW, (
+        "ldm unconditional --seed 7 -o out.png",
+    )),
+    "jobs": Command(LOOK, "your jobs, newest first", JOBS, JOBS, (
+        "ldm jobs --status running", "ldm jobs --limit 5 --json",
+    )),
+    "job": Command(LOOK, "one job: show it, follow it, save its images, cancel it", JOBS, JOBS, (
+        "ldm job ID", "ldm job ID --follow -o out.png", "ldm job ID --cancel",
+    )),
+    "status": Command(LOOK, "whether the server is ready, its models, workers and queue", STATUS, STATUS, (
+        "ldm status", "ldm status --server https://gpu.example --api-key-file key.txt",
+    )),
+    "serve": Command(RUN, SERVE, OPTIONS, SERVING, ("ldm serve", "ldm serve --port 9000 --model models/NAME")),
+    "gateway": Command(RUN, "one gateway, for a Redis given by LDM_REDIS_URL", OPTIONS, SERVING, (
+        "ldm gateway --redis-url redis://queue:6379/0",
+    )),
+    "worker": Command(RUN, "one worker, for a Redis given by LDM_REDIS_URL", OPTIONS, SERVING, (
+        "ldm worker --redis-url redis://queue:6379/0 --device cuda",
+    )),
+    "models": Command(TEND, "what the model directories hold", OPTIONS, SERVING, ("ldm models --model models/NAME",)),
+    "import": Command(
+        TEND, "a research checkpoint (.ckpt or .safetensors, and its yaml) into a model directory", OPTIONS, SERVING,
+        ("ldm import --ckpt model.ckpt --config config.yaml --out models/NAME",),
+    ),
+    "key": Command(TEND, KEY, OPTIONS, SERVING, ("ldm key alice >> keys.toml",)),
+}  # fmt: skip
+ABOUT = "Draw images with latent diffusion models, and serve them to others."
+BEGIN = """Begin here:
+  ldm serve                                          starts a server on this machine; leave it running
+  ldm txt2img "a red house by the sea" -o out.png    in another terminal: draws with it
+  ldm txt2img "a red house by the sea" -o out.png --local    the same without a server
+
+`ldm COMMAND --help` has a command's options, and examples."""
+SETTINGS = "Every option is also an environment variable, LDM_<NAME>; docs/configuration.md lists them all."
+CODES = "Exit codes: 0 done, 1 it failed, 2 asked wrongly, 3 no server there, 130 interrupted."
+
+
+class Version(argparse.Action):
+    """Says which release this is; looking that up takes longer than all else of a help text."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"ldm-service {import_module('ldm_core.release').release()}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    args = parser().parse_args(argv)
-    if args.command == "import":
-        return _import(args)
-    if args.command == "key":
-        return _key(args.name)
-    for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
-        if name == "model_dirs":
-            value = ",".join(map(_absolute, value or ())) or None
-            name = "model"
-        if name != "command" and value is not None:
-            os.environ[f"LDM_{name.upper()}"] = str(value)
-    return {"serve": _serve, "worker": _worker, "gateway": _gateway, "models": _models}[args.command]()
-
-
-def _absolute(directory: str) -> str:
-    """For child processes. What does not exist stays as it was given: it may be the name of a model on the hub."""
-    path = Path(directory).expanduser()
-    return str(path.resolve()) if path.exists() else directory
-
-
-def _given(text: str) -> str:
-    """For options that take a path: an empty one would mean the current directory."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must be a path, got an empty one")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_given(text))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of `ldm` and of each of its commands."""
-    ldm = argparse.ArgumentParser(prog="ldm", description=__doc__.split(":", 1)[0], epilog=EPILOG)
-    ldm.add_argument("--version", action="version", version=f"ldm-service {release()}")
-    commands = ldm.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help=SERVE, description=SERVE, epilog=EPILOG)
-    worker = commands.add_parser("worker", help="one worker, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
-    gateway = commands.add_parser("gateway", help="one gateway, for a Redis given by LDM_REDIS_URL", epilog=EPILOG)
-    models = commands.add_parser("models", help="what the model directories hold", epilog=EPILOG)
-    importer = commands.add_parser(
-        "import", help="a research checkpoint (.ckpt or .safetensors, and its yaml) into a model directory"
-    )
-    key = commands.add_parser("key", help=KEY, description=KEY)
-    key.add_argument("name", metavar="NAME", help="letters, digits, '_' and '-'")
-    importer.add_argument("--ckpt", type=_path, required=True, metavar="FILE")
-    importer.add_argument("--config", type=_path, required=True, metavar="FILE", help="the yaml it was trained with")
-    importer.add_argument("--out", type=_path, required=True, metavar="DIR", help="the directory to write")
-    importer.add_argument(
-        "--ema", action=argparse.BooleanOptionalAction, help="averaged weights or not (what the yaml says)"
-    )
-    importer.add_argument(
-        "--tokenizer", type=_given, metavar="DIR", help="a tokenizer's folder, where the yaml names none at hand"
-    )
-    importer.add_argument(
-        "--clip", type=_path, metavar="DIR", help="a CLIPModel's folder, for retrieval-augmented models"
-    )
-    importer.add_argument(
-        "--size", type=int, metavar="PIXELS", help="the side that it was trained at, where the yaml has another"
-    )
-    importer.add_argument(
-        "--vae", type=_path, metavar="PATH", help="a first stage in place of its own: a diffusers folder, or a file"
-    )
-    importer.add_argument("--labels", type=_path, metavar="FILE", help="names of its classes or labels, one a line")
-    for command in (serve, gateway):
-        command.add_argument(
-            "--api-keys-file", type=_given, metavar="FILE", help="who may send jobs; `ldm key` makes its entries"
+    given = list(sys.argv[1:] if argv is None else argv)
+    ldm = parser(given[0] if given else "")
+    if not given:
+        ldm.print_help()
+        return 0
+    args, unknown = ldm.parse_known_args(given)
+    if unknown:  # argparse itself would show the usage of `ldm`, not of the command
+        print(
+            f"ldm {args.command}: error: there is no {' '.join(unknown)} (see ldm {args.command} --help)",
+            file=sys.stderr,
         )
-        command.add_argument("--host", help="address to listen on (127.0.0.1)")
-        command.add_argument("--port", type=int, help="port to listen on (8000)")
-    for command in (worker, gateway):
-        command.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
-    for command in (serve, worker, gateway):
-        command.add_argument("--data-dir", type=_given, metavar="DIR", help="where jobs and images are kept")
-    for command in (serve, worker):
-        command.add_argument("--device", help="cpu, cuda, cuda:1 (the best there is)")
-    for command in (serve, worker, models):
-        command.add_argument(
-            "--model",
-            type=_given,
-            metavar="DIR",
-            action="append",
-            dest="model_dirs",
-            help="a model directory; may be repeated",
-        )
-    return ldm
-
-
-def _serve() -> int:
-    if not _worker_installed():
-        return 1
-    from worker.process.supervisor import Supervisor
-
-    # a bad value or model shall end the command before children start
-    settings = read_settings(ServeSettings)
-    directories = read_settings(WorkerSettings, redis_url=EMBEDDED).model_dirs
-    _, keys = _read_gateway(redis_url=EMBEDDED)
-    if _refuses_one(directories):
-        return EXIT_BROKEN_MODEL
-    return Supervisor(settings, keys=keys.configured).run()
-
-
-def _worker() -> int:
-    if not _worker_installed():
-        return 1
-    if _refuses_one(read_settings(WorkerSettings).model_dirs):  # before torch is imported
-        return EXIT_BROKEN_MODEL
-    return int(import_module("worker.process.prefork").main())
-
-
-def _refuses_one(directories: Sequence[Path]) -> bool:
-    """Whether a model directory is refused before anything is loaded; it is said why."""
-    try:
-        check_directories(directories)
-    except ModelError as error:
-        print(f"ldm: {error}", file=sys.stderr)
-        return True
-    return False
-
-
-def _read_gateway(**given: str) -> tuple[GatewaySettings, KeyRing]:
-    """A gateway's settings and API keys. A bad one ends the process, named."""
-    settings = read_settings(GatewaySettings, **given)
-    try:
-        return settings, KeyRing(settings.api_keys.get_secret_value(), settings.api_keys_file)
-    except BadKeys as error:
-        print(f"ldm: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_SETTING) from None
-
-
-def _gateway() -> int:
-    from service.access.exposure import warn_if_open
-    from service.app import create_app
-    from service.http.server import run
-    from worker.logs import set_up_logging
-
-    settings, keys = _read_gateway()
-    try:
-        check_database(settings.redis_url)
-    except WrongDatabase as error:
-        print(f"ldm: {error}", file=sys.stderr)
-        return EXIT_BAD_SETTING
-    set_up_logging(settings.log_format)
-    warn_if_open(settings.host, settings.port, keys=keys.configured)
-    return run(create_app(settings, keys=keys), settings)
-
-
-def _key(name: str) -> int:
-    try:
-        secret, entry = new_key(name)
-    except BadKeys as error:
-        print(f"ldm key: {error}", file=sys.stderr)
-        return 1
-    print(entry)
-    print(f"the key, shown only this once: {secret}", file=sys.stderr)
-    return 0
-
-
-def _models() -> int:
-    code, sound = 0, list[Path]()
-    has_worker = find_spec("torch") is not None
-    if not has_worker:
-        print("ldm models: no worker is installed here, so that no weights are looked at", file=sys.stderr)
-    for directory in read_settings(WorkerSettings).model_dirs:
-        try:
-            check_directories([*sound, directory])
-            card = read_card(directory)
-            if has_worker:
-                import_module("ldm_core.loading.model").check_model(directory)
-            sound.append(directory)
-        except ModelError as error:
-            print(error, file=sys.stderr)
-            code = 1
-            continue
-        width, height = card.native_size
-        steps = f"{card.default_steps} steps of {card.default_sampler}"
-        print(f"{card.id}  {', '.join(card.tasks)}  {width}x{height}  {steps}  {directory}")
-        for warning in card.warnings:
-            print(f"{directory}: {warning.detail}", file=sys.stderr)
+        return 2
+    code: int = import_module(COMMANDS[args.command].module).run(args)
     return code
 
 
-def _import(args: argparse.Namespace) -> int:
-    if not _worker_installed():
-        return 1
-    reading_ahead = import_module("ldm_core.weights.read_ahead").reading_ahead
-    try:
-        with reading_ahead(args.ckpt):  # 4 GB from a disk: 14 s instead of 24 s
-            out = import_module("ldm_core.checkpoints").import_checkpoint(
-                args.ckpt,
-                args.config,
-                args.out,
-                ema=args.ema,
-                tokenizer=args.tokenizer,
-                clip=args.clip,
-                vae=args.vae,
-                labels=args.labels,
-                size=args.size,
-                progress=print,
-            )
-        card = read_card(out) if (out / "model_index.json").exists() else None
-    except ModelError as error:
-        print(f"ldm import: {error}", file=sys.stderr)
-        return 1
-    print(f"written: {out}" + (f"; try it: ldm serve --model {out}   ({', '.join(card.tasks)})" if card else ""))
-    return 0
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The options of `ldm` and of each of its commands; those of `only` one command, where that is the first word."""
+    ldm = argparse.ArgumentParser(
+        prog="ldm", usage="ldm [--version] COMMAND …", description=f"{ABOUT}\n\n{_overview()}", epilog=BEGIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    ldm.add_argument("--version", action=Version, nargs=0, help="which release this is")
+    commands = ldm.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    for name, command in COMMANDS.items():
+        parts = commands.add_parser(
+            name, prog=f"ldm {name}", description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=_epilog(command),
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=command.module == SERVING,
+        )  # fmt: skip
+        if only in {None, name}:
+            import_module(command.options).add_options(name, parts)
+    return ldm
 
 
-def _worker_installed() -> bool:
-    if find_spec("torch") is None:
-        print("ldm: no worker is installed here; to have one, in the clone: pip install '.[worker]'", file=sys.stderr)
-        return False
-    return True
+def _overview() -> str:
+    """Every command in a line, by groups."""
+    groups = dict.fromkeys(command.group for command in COMMANDS.values())
+    parts = ["\n".join([f"{group}:", *_lines(group)]) for group in groups]
+    return "\n\n".join(parts)
+
+
+def _lines(group: str) -> list[str]:
+    return [f"  {name:14} {command.summary}" for name, command in COMMANDS.items() if command.group == group]
+
+
+def _epilog(command: Command) -> str:
+    examples = "\n".join(["examples:", *(f"  {line}" for line in command.examples)])
+    return f"{examples}\n\n{SETTINGS if command.module == SERVING else CODES}"

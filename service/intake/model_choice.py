@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidImage, InvalidParameter, RequestError, UnsupportedTask
 from ldm_core.params import GenerationParams, Task
 from service.access.auth import ApiKey, Forbidden
-from service.broker.broker import Broker
 from service.errors import Problem
 from worker.jobs import LiveModel
 
 
+class Catalogue(Protocol):
+    """Who knows which models are served: a broker, or whoever serves itself alone."""
+
+    async def models(self, *, recent: bool = False) -> Sequence[LiveModel]: ...
+
+    async def known_models(self) -> Mapping[str, frozenset[str]]: ...
+
+
 async def find_card(
-    broker: Broker, task: Task, name: str | None, caller: ApiKey, *, beside: str | None = None
+    broker: Catalogue, task: Task, name: str | None, caller: ApiKey, *, beside: str | None = None
 ) -> ModelCard:
     """Chooses among the models read a moment ago, and reads them anew before it refuses a request.
 
@@ -37,7 +45,7 @@ async def find_card(
         raise
 
 
-async def find_upscaler(broker: Broker, card: ModelCard, drawn: GenerationParams, caller: ApiKey) -> ModelCard:
+async def find_upscaler(broker: Catalogue, card: ModelCard, drawn: GenerationParams, caller: ApiKey) -> ModelCard:
     """The super-resolution model that enlarges what `card`'s model has drawn, on the same worker.
 
     Raises what `find_card` raises, and InvalidParameter where there is none or the image is too large for it.

@@ -12,17 +12,16 @@ from ldm_core.card import ModelCard
 from ldm_core.errors import InvalidParameter
 from ldm_core.params import MAX_SEED, GenerationParams, Task
 from service.access.auth import ApiKey
-from service.broker.broker import Broker
 from service.http.memory import LARGE
 from service.intake.inputs import Inputs
 from service.intake.job_warnings import job_warnings
-from service.intake.model_choice import find_card, find_upscaler
+from service.intake.model_choice import Catalogue, find_card, find_upscaler
 from service.intake.schemas import IMAGE_FIELDS, DrawRequest, JobRequest
 from worker.jobs import JobPayload, Pass
 
 
 async def prepare(
-    broker: Broker, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int,
+    broker: Catalogue, task: Task, body: JobRequest, *, caller: ApiKey, request_id: str, max_timeout_s: int,
     one_image: bool = False,
     format_accepted: bool = True,
 ) -> tuple[JobPayload, Inputs]:  # fmt: skip

@@ -43,7 +43,7 @@ def main() -> int:
         log.critical("%s", error)
         return EXIT_BAD_SETTING
     try:
-        seal = _seal(settings)
+        seal = seal_of(settings)
     except BadCredentials as error:
         print(f"LDM_C2PA_CERT, LDM_C2PA_KEY: {error}", file=sys.stderr)
         return EXIT_BAD_SETTING
@@ -54,9 +54,7 @@ def main() -> int:
         return EXIT_BROKEN_MODEL
     device = next(iter(models.values())).device
     on_gpu = device.type == "cuda"
-    rows = {
-        model_id: settings.rows or min(model.default_rows(), settings.max_rows) for model_id, model in models.items()
-    }
+    rows = {model_id: rows_of(model, settings) for model_id, model in models.items()}
     if settings.rows is not None and settings.rows > 1 and not (on_gpu or native.reproducible_products()):
         log.warning("LDM_ROWS=%d: on this processor the last bits of a row may depend on its place", settings.rows)
     metrics = WorkerMetrics()
@@ -94,7 +92,12 @@ def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     return models
 
 
-def _seal(settings: WorkerSettings) -> Seal | None:
+def rows_of(model: LatentDiffusion, settings: WorkerSettings) -> int:
+    """Rows of each of the model's U-Net calls."""
+    return settings.rows or min(model.default_rows(), settings.max_rows)
+
+
+def seal_of(settings: WorkerSettings) -> Seal | None:
     """What signs every image, where the settings say with what. Raises BadCredentials."""
     if settings.c2pa_cert is None or settings.c2pa_key is None:
         return None
