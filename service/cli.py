@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 
 SERVING, OPTIONS = "service.commands.serving", "service.commands.serving_options"
 DRAW, TASKS = "service.commands.draw", "service.commands.task_options"
-JOBS, STATUS = "service.commands.jobs", "service.commands.status"
+JOBS, STATUS, DOCTOR = "service.commands.jobs", "service.commands.status", "service.commands.doctor"
 
 
 class Command(NamedTuple):
@@ -62,6 +62,9 @@ COMMANDS = {
     "status": Command(LOOK, "whether the server is ready, its models, workers and queue", STATUS, STATUS, (
         "ldm status", "ldm status --server https://gpu.example --api-key-file key.txt",
     )),
+    "doctor": Command(LOOK, "what is wrong with this installation, and what to do", DOCTOR, DOCTOR, (
+        "ldm doctor", "ldm doctor --json",
+    )),
     "serve": Command(RUN, SERVE, OPTIONS, SERVING, ("ldm serve", "ldm serve --port 9000 --model models/NAME")),
     "gateway": Command(RUN, "one gateway, for a Redis given by LDM_REDIS_URL", OPTIONS, SERVING, (
         "ldm gateway --redis-url redis://queue:6379/0",
@@ -81,6 +84,7 @@ BEGIN = """Begin here:
   ldm serve                                          starts a server on this machine; leave it running
   ldm txt2img "a red house by the sea" -o out.png    in another terminal: draws with it
   ldm txt2img "a red house by the sea" -o out.png --local    the same without a server
+  ldm doctor                                         where something does not work
 
 `ldm COMMAND --help` has a command's options, and examples."""
 SETTINGS = "Every option is also an environment variable, LDM_<NAME>; docs/configuration.md lists them all."
