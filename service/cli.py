@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -102,6 +103,9 @@ class Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a prompt may have characters that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     ldm = parser(given[0] if given else "")
     if not given:
         ldm.print_help()
@@ -120,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser(only: str | None = None) -> argparse.ArgumentParser:
     """The options of `ldm` and of each of its commands; those of `only` one command, where that is the first word."""
     ldm = argparse.ArgumentParser(
-        prog="ldm", usage="ldm [--version] COMMAND …", description=f"{ABOUT}\n\n{_overview()}", epilog=BEGIN,
+        prog="ldm", usage="ldm [--version] COMMAND ...", description=f"{ABOUT}\n\n{_overview()}", epilog=BEGIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     ldm.add_argument("--version", action=Version, nargs=0, help="which release this is")

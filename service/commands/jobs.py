@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from service.commands.types import given
 if TYPE_CHECKING:
     from ldm_client import Job
 
+ID = re.compile(r"[A-Za-z0-9_-]+")
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 PROMPT_CHARS = 50  # that a line of the list shows
 HEADINGS = ("ID", "STATUS", "TASK", "MODEL", "STEP", "CREATED", "PROMPT")
@@ -78,11 +80,12 @@ def table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _one(args: argparse.Namespace) -> int:
-    client = connect(args)
-    job = client.job(args.id)
+    if not ID.fullmatch(args.id):
+        raise Stop(f"ID: {args.id!r} is no job's id; `ldm jobs` lists them", USAGE)
+    if args.cancel and (args.follow or args.out):
+        raise Stop("--cancel does not go with --follow or --out", USAGE)
+    job = connect(args).job(args.id)
     if args.cancel:
-        if args.follow or args.out:
-            raise Stop("--cancel does not go with --follow or --out", USAGE)
         job.cancel()
     elif args.follow or args.out:
         _follow(job, args)

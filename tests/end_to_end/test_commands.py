@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ldm_core.params import TASKS
+from tests.abuse.gateway import Gateway
 from tests.command import IMAGE, ldm, said, terminal
 from tests.documents import ROOT, commands
 from tests.end_to_end.serving import Served, eventually, picture
@@ -186,6 +187,37 @@ def test_jobs_are_listed_shown_followed_saved_and_cancelled(served: Served, fold
     assert (unknown.returncode, said(unknown).count("\n")) == (1, 1)
 
 
+def test_a_job_that_fails_is_one_sentence(served: Served, folder: Path) -> None:
+    failed = ldm("txt2img", PROMPT, *LONG, "--timeout", "1", "-o", "out.png", "-q", cwd=folder, LDM_SERVER=served.url)
+    assert (failed.returncode, said(failed).count("\n")) == (1, 1)
+    assert only_job(served)["error"]["detail"] in said(failed)
+    followed = ldm("job", only_job(served)["id"], "--follow", cwd=folder, LDM_SERVER=served.url)
+    assert followed.returncode == 1 and b"failed" in followed.stdout
+
+
+def test_a_server_that_goes_while_a_job_runs_is_waited_for_and_then_named(
+    serve: Callable[..., Served], folder: Path
+) -> None:
+    served = serve()
+    served.wait_until_ready()
+    with terminal("txt2img", PROMPT, *LONG, "-o", "out.png", "--server", served.url, cwd=folder) as shown:
+        shown.until(b"step 1/")
+        served.stop()
+        assert shown.exit_code() == 3
+    assert b"trying again in" in shown.shown and b"goes on without us: `ldm job " in shown.shown
+    assert f"no server answers at {served.url}".encode() in shown.shown
+
+
+def test_a_gateway_without_a_worker_is_not_ready(redis_url: str, folder: Path) -> None:
+    there = Gateway(redis_url, folder)
+    try:
+        told = ldm("status", cwd=folder, LDM_SERVER=there.url)
+    finally:
+        there.stop()
+    assert told.returncode == 1
+    assert told.stdout.decode().startswith(f"{there.url} is NOT ready: No live worker serves a model.")
+
+
 def test_the_server_s_state_is_told(served: Served, folder: Path) -> None:
     told = ldm("status", cwd=folder, LDM_SERVER=served.url)
     assert told.returncode == 0
@@ -216,4 +248,6 @@ def test_a_line_of_the_readme_does_what_it_says(builtin: Served, tmp_path: Path,
     done = ldm(*shlex.split(line, comments=True)[1:], cwd=tmp_path, LDM_SERVER=builtin.url)
     assert done.returncode == 0, said(done)
     made = [path for path in tmp_path.iterdir() if path.name != "examples"]
-    assert bool(made) == (" -o " in line) and all(Image.open(path).width >= 64 for path in made)
+    assert bool(made) == (" -o " in line) and all(
+        Image.open(io.BytesIO(path.read_bytes())).width >= 64 for path in made
+    )

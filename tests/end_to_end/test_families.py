@@ -17,6 +17,7 @@ from ldm_core.checkpoints import import_checkpoint
 from ldm_core.generate import generate
 from ldm_core.loading.model import load_model
 from ldm_core.params import GenerationParams, LayoutObject
+from tests.command import ldm
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
 from tests.end_to_end.serving import ROOT, Served, picture
 
@@ -123,6 +124,38 @@ def test_the_served_picture_is_the_librarys(
     (ours,) = generate(model, params, **inputs, rows=model.default_rows())
     assert np.array_equal(np.asarray(served), np.asarray(ours))
     assert len(set(ours.get_flattened_data())) > 100
+
+
+TYPED = {
+    "v-class": ["class2img", "207", "--guidance-scale", "3"],
+    "v-layout": ["layout2img", "--object", "3", "0.1", "0.2", "0.5", "0.9", "--object", "70", "0", "0", "1", "0.25"],
+    "v-semantic": ["semantic2img", "map.png"],
+    "v-uncond": ["unconditional", "--eta", "1"],
+    "retrieval": ["txt2img", "a palm tree", "--neighbors", "a.png", "--neighbors", "b.png"],
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_the_command_line_draws_it_with_a_server_and_without_one(
+    families: Served, directories: list[Path], tmp_path: Path, name: str
+) -> None:
+    for file, data in {"map": label_map(), "a": picture(40, 52), "b": picture(64, 64)}.items():
+        (tmp_path / f"{file}.png").write_bytes(data)
+    words = [*TYPED[name], "--model", name, "--steps", "3", "--seed", "7"]
+    served = ldm(*words, "-o", "served.png", cwd=tmp_path, LDM_SERVER=families.url)
+    assert served.returncode == 0, served.stderr
+    models = [part for path in directories for part in ("--model-dir", str(path))]
+    own = ldm(*words, "-o", "own.png", "--local", *models, cwd=tmp_path, LDM_DEVICE="cpu", OMP_NUM_THREADS="1")
+    assert own.returncode == 0, own.stderr
+    assert (tmp_path / "served.png").read_bytes() == (tmp_path / "own.png").read_bytes()
+
+
+def test_the_command_line_names_a_label_at_fault_as_it_was_typed(families: Served, tmp_path: Path) -> None:
+    refused = ldm("class2img", "1000", "-o", "out.png", cwd=tmp_path, LDM_SERVER=families.url)
+    assert (refused.returncode, refused.stderr) == (2, b"ldm: LABEL: must be 0 to 999, got 1000\n")
+    words = ("layout2img", "--object", "3", "0.5", "0", "0.1", "1", "-o", "out.png")
+    refused = ldm(*words, cwd=tmp_path, LDM_SERVER=families.url)
+    assert refused.returncode == 2 and refused.stderr.startswith(b"ldm: --object 1 box: must be [x0, y0, x1, y1]")
 
 
 def test_the_models_say_what_they_take(families: Served) -> None:

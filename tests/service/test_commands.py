@@ -130,6 +130,8 @@ REFUSED = [
     (["txt2img", "a", "--local", "--webhook", "https://a.example", "-o", "o.png"], "--webhook is for a server"),
     (["txt2img", "a", "--local", "--server", "http://a", "-o", "o.png"], "--server does not go with --local"),
     (["txt2img", "a", "--model-dir", "m", "-o", "o.png"], "--model-dir goes with --local"),
+    (["job", "../models"], "ID: '../models' is no job's id"),
+    (["job", "some-id", "--cancel", "--follow"], "--cancel does not go with --follow or --out"),
     (["jobs", "--limit", "0"], "--limit: must be at least 1"),
 ]
 
