@@ -117,7 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    code: int = import_module(COMMANDS[args.command].module).run(args)
+    try:
+        code: int = import_module(COMMANDS[args.command].module).run(args)
+    except KeyboardInterrupt:  # while modules were imported: later on, commands have an answer to it
+        return 130
     return code
 
 

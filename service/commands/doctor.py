@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -45,7 +46,7 @@ def _check(name: str, module: str) -> Check:
 
 def _line(finding: Finding) -> str:
     state = f"{finding.state:7}"
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         state = f"\x1b[{COLOURS[finding.state]}m{state}\x1b[0m"
     todo = f" → {finding.todo}" if finding.todo else ""
     return f"{state}  {finding.check}: {' '.join(finding.said.split())}{todo}"

@@ -13,7 +13,7 @@ from ldm_core.params import MAX_IMAGES, Task
 from service.commands.output import STDOUT, Output, format_of
 from service.commands.screen import Screen
 from service.commands.server_options import server_of
-from service.commands.stop import USAGE, Stop, ending
+from service.commands.stop import USAGE, Stop, ending, say
 from service.commands.task_options import LABEL, flag_of, named
 from service.intake.schemas import IMAGE_FIELDS
 from service.intake.tasks import REQUESTS
@@ -38,7 +38,12 @@ def _draw(args: argparse.Namespace) -> int:
     if output.out is None and not screen.shows:
         raise Stop("--show: this terminal is not known to show images; say -o FILE, or --graphics", USAGE)
     images = _drawer(args)(task, fields, args, screen)
-    output.write(images)
+    try:
+        output.write(images)
+    except Stop:
+        if not args.local:
+            say("the server keeps them for a while: `ldm jobs`, then `ldm job ID -o FILE`")
+        raise
     for image in images:
         screen.image(image)
     return 0

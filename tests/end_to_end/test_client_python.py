@@ -280,6 +280,12 @@ def test_a_killed_client_finds_its_job_again_by_its_key(served: Served) -> None:
     eventually(lambda: served.job(ids[0].strip())["status"] == "succeeded")
 
 
+async def test_any_other_path_is_read_as_text(client: Any) -> None:
+    assert '"ready"' in await got(client.read("/readyz"))
+    with pytest.raises(ldm_client.NotFound):
+        await got(client.read("/nowhere"))
+
+
 def test_no_server_is_told_within_the_time_that_retries_may_take(caplog: pytest.LogCaptureFixture) -> None:
     with Client("http://127.0.0.1:9", retry_for=1) as client, pytest.raises(ldm_client.ConnectionFailed):
         client.models()

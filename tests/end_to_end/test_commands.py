@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 
 from ldm_core.params import TASKS
 from tests.abuse.gateway import Gateway
-from tests.command import IMAGE, ldm, said, terminal
+from tests.command import IMAGE, command, environment, ldm, said, terminal
 from tests.documents import ROOT, commands
 from tests.end_to_end.serving import Served, eventually, picture
 
@@ -185,6 +186,18 @@ def test_jobs_are_listed_shown_followed_saved_and_cancelled(served: Served, fold
     assert (saved.returncode, said(saved)) == (1, f"ldm: Job {long} was cancelled\n")
     unknown = job("job", "no-such-job")
     assert (unknown.returncode, said(unknown).count("\n")) == (1, 1)
+
+
+def test_a_disk_that_takes_nothing_is_told_and_the_image_stays_at_the_server(served: Served, folder: Path) -> None:
+    words = command("txt2img", PROMPT, *QUICK, "-o", "out.png", "-q", "--server", served.url)
+    full = subprocess.run(
+        ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *words],
+        cwd=folder, env=environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    first, second = said(full).splitlines()
+    assert full.returncode == 1 and "`ldm job ID -o FILE`" in first
+    assert second == "ldm: --out: cannot write out.png: File too large"
+    assert not files(folder)
 
 
 def test_a_job_that_fails_is_one_sentence(served: Served, folder: Path) -> None:
