@@ -13,6 +13,8 @@ SERVING, OPTIONS = "service.commands.serving", "service.commands.serving_options
 DRAW, TASKS = "service.commands.draw", "service.commands.task_options"
 JOBS, STATUS, DOCTOR = "service.commands.jobs", "service.commands.status", "service.commands.doctor"
 
+OURS = {"ldm_core", "service", "worker"}  # a module of ours that is missing is a bug
+
 
 class Command(NamedTuple):
     """One command: what it is for, the modules of its options and of what it does, and lines to try."""
@@ -102,25 +104,31 @@ class Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # a prompt may have characters that the terminal's encoding lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # while modules were imported: later on, commands have an answer to it
+        return 130
+    except ModuleNotFoundError as missing:
+        if str(missing.name).partition(".")[0] in OURS:
+            raise
+        print(f"ldm: {missing.name} is not installed here; `ldm doctor` says what else is wrong", file=sys.stderr)
+        return 1
+
+
+def _run(given: Sequence[str]) -> int:
     ldm = parser(given[0] if given else "")
     if not given:
         ldm.print_help()
         return 0
     args, unknown = ldm.parse_known_args(given)
     if unknown:  # argparse itself would show the usage of `ldm`, not of the command
-        print(
-            f"ldm {args.command}: error: there is no {' '.join(unknown)} (see ldm {args.command} --help)",
-            file=sys.stderr,
-        )
+        name = args.command
+        print(f"ldm {name}: error: there is no {' '.join(unknown)} (see ldm {name} --help)", file=sys.stderr)
         return 2
-    try:
-        code: int = import_module(COMMANDS[args.command].module).run(args)
-    except KeyboardInterrupt:  # while modules were imported: later on, commands have an answer to it
-        return 130
+    code: int = import_module(COMMANDS[args.command].module).run(args)
     return code
 
 

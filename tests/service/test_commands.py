@@ -182,6 +182,15 @@ def test_a_server_that_is_not_there_is_one_sentence_at_once(folder: Path, words:
     assert not (folder / "out.png").exists()
 
 
+@pytest.mark.parametrize("missing", ["rich", "httpx", "ldm_client"])
+def test_a_package_that_is_missing_is_one_sentence(folder: Path, missing: str) -> None:
+    (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{missing!r}] = None")
+    path = f"{folder}:{environment()['PYTHONPATH']}"
+    broken = ldm("txt2img", "a", "-o", "out.png", cwd=folder, PYTHONPATH=path)
+    assert broken.returncode == 1 and said(broken).count("\n") == 1
+    assert said(broken).startswith(f"ldm: {missing}") and "`ldm doctor`" in said(broken)
+
+
 def test_kitty_takes_png_in_chunks_and_the_others_what_there_is() -> None:
     png = picture(64, 64)
     shown = kitty(png, 8, True)
