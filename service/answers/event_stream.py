@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,9 +18,11 @@ from service.broker.availability import BrokerUnavailable
 from service.broker.broker import Broker
 from service.broker.events import NOTHING, EventId, parse_id
 from worker.jobs import TERMINAL, JobView
+from worker.store.scripts import PREVIEW_TTL_S
 
 HEARTBEAT_S = 15.0  # shorter than the patience of any proxy
 LOOK_AFTER = 4  # heartbeats without an event, then the job is read: an event may have got lost
+ASK_S = PREVIEW_TTL_S / 3  # between two times that previews are asked for
 AWAY_S = 2.0  # between reads while Redis does not answer
 STILL_HERE = b": still here\n\n"
 
@@ -36,7 +40,7 @@ def resume_after(last_event_id: str, job: JobView, newest: EventId) -> EventId:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A running job has taken `step` of its `steps`; `preview` is the newest there is, a JPEG, empty without one."""
+    """A running job has taken `step` of its `steps`; `preview` is a JPEG, empty where there is no new one."""
 
     event_id: str
     step: int
@@ -53,7 +57,8 @@ async def follow(
     event, so that a client that hung up is noticed. With `previews`, the worker draws some. Ends early where the job
     has expired or the process is about to stop.
     """
-    with broker.watch(job_id, steps=True) as watch:
+    asked_at = -math.inf
+    with broker.watch(job_id, steps=True, previews=previews) as watch:
         while not broker.leaving:
             watch.clear()
             try:
@@ -69,18 +74,19 @@ async def follow(
                 yield job
             if job.status in TERMINAL:
                 return
-            if previews:
-                await broker.preview(job_id)  # asking makes the worker draw previews
             silence = 0
             while not watch.moved and silence < LOOK_AFTER:
+                if previews and time.monotonic() - asked_at > ASK_S:
+                    asked_at = time.monotonic()
+                    await broker.preview(job_id)  # asking makes the worker draw previews
                 if not await watch.wait(HEARTBEAT_S):
                     yield None
                     silence += 1
-                preview = await broker.preview(job_id) if previews else b""
-                step = watch.take_step()
-                if step is not None and parse_id(step[0]) > seen:
-                    seen = parse_id(step[0])
-                    yield Step(step[0], step[1], job.steps, preview)
+                taken = watch.take_step()
+                if taken is not None and parse_id(taken[0]) > seen:
+                    event_id, step, has_preview = taken
+                    seen = parse_id(event_id)
+                    yield Step(event_id, step, job.steps, await broker.preview(job_id) if has_preview else b"")
 
 
 async def event_stream(

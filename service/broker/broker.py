@@ -249,9 +249,9 @@ class Broker:
         """The last event of any job that this process has seen."""
         return self._events.newest
 
-    def watch(self, job_id: str, *, steps: bool = False) -> AbstractContextManager[Watch]:
+    def watch(self, job_id: str, *, steps: bool = False, previews: bool = False) -> AbstractContextManager[Watch]:
         """Hears what happens to a job from now on."""
-        return self._events.watch(job_id, steps=steps)
+        return self._events.watch(job_id, steps=steps, previews=previews)
 
     async def now(self) -> float:
         """The time by Redis' clock, Unix seconds."""

@@ -34,15 +34,16 @@ def parse_id(text: str) -> EventId:
 class Watch:
     """The newest event of one job since its watcher last looked. Older ones are dropped, so memory is constant."""
 
-    def __init__(self, steps: bool, only_end: bool) -> None:
-        self.wants_steps, self.only_end = steps, only_end
+    def __init__(self, steps: bool, previews: bool, only_end: bool) -> None:
+        self.wants_steps, self.wants_previews, self.only_end = steps, previews, only_end
         self.moved = False  # its status may have changed: read the job
         self._step: tuple[str, int] | None = None
+        self._preview = False  # a new one is stored
         self._happened = asyncio.Event()
 
     def clear(self) -> None:
         """Forgets what happened so far: the watcher is about to read the job."""
-        self.moved, self._step = False, None
+        self.moved, self._step, self._preview = False, None, False
         self._happened.clear()
 
     async def wait(self, timeout_s: float) -> bool:
@@ -53,20 +54,23 @@ class Watch:
             return False
         return True
 
-    def take_step(self) -> tuple[str, int] | None:
-        """The newest step, with the id of its event; None when there was none since the last call."""
-        step, self._step = self._step, None
+    def take_step(self) -> tuple[str, int, bool] | None:
+        """The id of the newest event of a step, the step, and whether a new preview is stored; None for none."""
+        step, preview = self._step, self._preview
+        self._step, self._preview = None, False
         if not self.moved:
             self._happened.clear()
-        return step
+        return None if step is None else (*step, preview)
 
     def tell_moved(self) -> None:
         self.moved = True
         self._happened.set()
 
-    def tell_step(self, event_id: str, step: int) -> None:
-        self._step = event_id, step
-        self._happened.set()
+    def tell_step(self, event_id: str, step: int, *, preview: bool) -> None:
+        if self.wants_previews if preview else self.wants_steps:
+            self._step = event_id, step
+            self._preview |= preview
+            self._happened.set()
 
 
 class EventReader:
@@ -107,12 +111,15 @@ class EventReader:
         return not self._last_id or parse_id(self._last_id) > parse_id(event_id)
 
     @contextmanager
-    def watch(self, job_id: str, *, steps: bool = False, only_end: bool = False) -> Iterator[Watch]:
-        """Reports when the job is queued again, starts or ends; its end alone with `only_end`, its steps with `steps`.
+    def watch(
+        self, job_id: str, *, steps: bool = False, previews: bool = False, only_end: bool = False
+    ) -> Iterator[Watch]:
+        """Reports when the job is queued again, starts or ends; its end alone with `only_end`, its steps with `steps`,
+        and with `previews` when there is a new one.
 
         Enter the watch before reading the job; otherwise an event in between is lost.
         """
-        watch = Watch(steps, only_end)
+        watch = Watch(steps, previews, only_end)
         self._watchers[job_id].add(watch)
         try:
             yield watch
@@ -160,5 +167,4 @@ class EventReader:
             return
         for job_id, step in json.loads(fields[b"steps"]).items():  # of a whole batch at once
             for watch in self._watchers.get(job_id, ()):
-                if watch.wants_steps:
-                    watch.tell_step(event_id, step)
+                watch.tell_step(event_id, step, preview=b"preview" in fields)

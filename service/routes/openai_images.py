@@ -142,15 +142,16 @@ async def _events(
 
 
 async def _partial_images(broker: Broker, view: JobView, event: str, wanted: int) -> AsyncGenerator[bytes, None]:
-    sent, last = 0, b""
+    sent, last, newest = 0, b"", b""
     async with aclosing(follow(broker, view.payload.id, previews=wanted > 0)) as happenings:
         async for happened in happenings:
             if happened is None:
                 yield STILL_HERE
-            elif isinstance(happened, Step) and sent < wanted and happened.preview not in {b"", last}:
-                if happened.step * (wanted + 1) < happened.steps * (sent + 1):
+            elif isinstance(happened, Step) and sent < wanted:
+                newest = happened.preview or newest
+                if newest in {b"", last} or happened.step * (wanted + 1) < happened.steps * (sent + 1):
                     continue  # its turn comes later, unless there is a newer one then
-                last = happened.preview
+                last = newest
                 about = {"partial_image_index": sent}
                 yield event_of(view, f"{event}.partial_image", b64encode(last).decode(), "jpeg", about)
                 sent += 1

@@ -221,11 +221,12 @@ class Engine:
     def _show(self, key: str, data: bytes, seconds: float) -> None:
         """Called on the finisher's thread with a preview that took `seconds`."""
         with self._changed:
-            if (request := self._requests.get(key)) is not None:
-                request.previews += 1
-                if request.previews >= EARLY_PREVIEWS:
-                    request.next_preview_at = time.monotonic() + max(PREVIEW_S, seconds / PREVIEW_SHARE)
-        self._emit([Preview(key, data)])
+            if (request := self._requests.get(key)) is None:
+                return
+            request.previews += 1
+            if request.previews >= EARLY_PREVIEWS:
+                request.next_preview_at = time.monotonic() + max(PREVIEW_S, seconds / PREVIEW_SHARE)
+            self._emit([Preview(key, request.step, data)])
 
     def _finished(self, run: ImageRun, result: Result, seconds: float) -> None:
         """Called on the finisher's thread."""

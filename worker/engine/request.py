@@ -49,9 +49,10 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A preview of the job's first image, a small JPEG."""
+    """A preview of the job's first image, a small JPEG, while the job is at `step`."""
 
     key: str
+    step: int
     data: bytes
 
 

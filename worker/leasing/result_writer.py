@@ -22,7 +22,6 @@ from worker.metrics import WorkerMetrics
 from worker.store import scripts
 from worker.store.blobs import BlobStore, blobs_of, checkpoint_name, output_name
 from worker.store.connection import AWAY, able
-from worker.store.keys import Key
 from worker.store.records import problem_of, result_fields
 from worker.store.scripts import PREVIEW_TTL_S
 from worker.vital import start_vital
@@ -125,7 +124,7 @@ class ResultWriter:
         lease = self._in_flight.get(event.key)
         if lease is not None:
             with suppress(*AWAY), able():
-                self._redis.set(Key.PREVIEW.of(lease.job_id), event.data, xx=True, ex=PREVIEW_TTL_S)
+                scripts.show.run(self._redis, event.data, id=lease.job_id, step=event.step, ttl=PREVIEW_TTL_S)
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         lease = self._in_flight.get(event.key)
