@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.access.origins import parse_hosts, parse_origins
 from service.access.webhooks import WebhookRules, parse_webhook_hosts, parse_webhook_secrets
-from worker.settings import DataDir, checked_redis_url, default_data_dir
+from worker.settings import SharedSettings
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 SECONDS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,3})?(,[0-9]{1,7}(\.[0-9]{1,3})?){0,19}")
@@ -28,19 +26,9 @@ OURS = {
 }  # first segments of this server's own paths
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(SharedSettings):
     """One gateway process. Every field is the environment variable LDM_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
-
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0",
-        description="the Redis that gateways and workers share: `redis://`, `rediss://` with TLS, or `unix://`",
-    )
-    data_dir: DataDir = Field(
-        default_factory=default_data_dir,
-        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
-    )
     host: str = Field(default="127.0.0.1", description="the address that the gateway listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="the port that the gateway listens on")
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024, description="a larger request gets `413`")
@@ -66,10 +54,6 @@ class GatewaySettings(BaseSettings):
         "keys a quarter is kept for keys with less than an equal share",
     )
     queue_ttl_s: int = Field(default=3600, ge=1, description="seconds that a job waits for a worker before it fails")
-    allow_eviction: bool = Field(
-        default=False,
-        description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
-    )
     result_ttl_s: int = Field(default=3600, ge=1, description="seconds that an ended job and its images are kept")
     job_timeout_s: int = Field(default=600, ge=1, description="seconds that a job may run")
     api_keys: SecretStr = Field(
@@ -123,20 +107,11 @@ class GatewaySettings(BaseSettings):
         description="seconds to wait after each attempt that went wrong; after one more the webhook is given up",
     )
     playground: bool = Field(default=True, description="0 leaves out the page at `/`")
-    log_format: Literal["json", "text"] = Field(
-        default="json",
-        description="`json`: one object a line; `text`: for people",
-    )
 
     @field_validator("api_keys_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None  # as compose files pass on a variable that is not set
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis_url(cls, value: str) -> str:
-        return checked_redis_url(value)
 
     @field_validator("cors_origins")
     @classmethod

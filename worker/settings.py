@@ -36,8 +36,8 @@ def checked_redis_url(value: str) -> str:
     return value
 
 
-class WorkerSettings(BaseSettings):
-    """One worker process. Every field is the environment variable LDM_<NAME>."""
+class SharedSettings(BaseSettings):
+    """What every process reads: gateways and workers."""
 
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore", protected_namespaces=())
 
@@ -49,6 +49,24 @@ class WorkerSettings(BaseSettings):
         default_factory=default_data_dir,
         description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
     )
+    allow_eviction: bool = Field(
+        default=False,
+        description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json",
+        description="`json`: one object a line; `text`: for people",
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: str) -> str:
+        return checked_redis_url(value)
+
+
+class WorkerSettings(SharedSettings):
+    """One worker process. Every field is the environment variable LDM_<NAME>."""
+
     model: str = Field(
         default="",
         description="model directories to serve, comma-separated; empty: the models that come with the package",
@@ -85,10 +103,6 @@ class WorkerSettings(BaseSettings):
         description="the address at which a worker's metrics listen; 127.0.0.1 under `ldm serve`",
     )
     metrics_port: int = Field(default=9100, ge=0, le=65535, description="the port of a worker's metrics; 0: none")
-    log_format: Literal["json", "text"] = Field(
-        default="json",
-        description="`json`: one object a line; `text`: for people",
-    )
     worker_name: str = Field(default="", description="a worker's name in Redis and in logs; made up by default")
     checkpoint_s: float = Field(
         default=5,
@@ -101,10 +115,6 @@ class WorkerSettings(BaseSettings):
         gt=0,
         description="seconds after which a network's call over one window counts as hung, and the worker restarts",
     )
-    allow_eviction: bool = Field(
-        default=False,
-        description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
-    )
     lease_s: int = Field(
         default=20,
         ge=1,
@@ -115,11 +125,6 @@ class WorkerSettings(BaseSettings):
         gt=0,
         description="seconds between two heartbeats; at most a third of `LDM_LEASE_S`",
     )
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis_url(cls, value: str) -> str:
-        return checked_redis_url(value)
 
     @field_validator("c2pa_cert", "c2pa_key", mode="before")
     @classmethod
