@@ -19,8 +19,9 @@ DATA = ROOT / "tests/golden/data"
 FAMILIES = ("v-class", "v-layout", "v-semantic", "v-uncond")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Ends with its module: while Playwright runs, its event loop counts as running, and no asynchronous test can."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("there is no Chromium: apt install chromium")

@@ -89,6 +89,8 @@ def test_a_key_is_read_from_the_environment(keyed: Served, visit: Visit, tmp_pat
     visitor.send()
     visitor.finished()
     visitor.button("Code").click()
+    expect(visitor.page.get_by_role("dialog")).to_be_visible()
     assert KEY not in visitor.page.locator("dialog").inner_text()
     visitor.page.keyboard.press("Escape")
+    expect(visitor.page.locator("dialog")).to_have_count(0)
     the_same_from_all(visitor, tmp_path, "out.png")

@@ -226,7 +226,7 @@ class Engine:
             request.previews += 1
             if request.previews >= EARLY_PREVIEWS:
                 request.next_preview_at = time.monotonic() + max(PREVIEW_S, seconds / PREVIEW_SHARE)
-            self._emit([Preview(key, request.step, data)])
+            self._emit([Preview(key, data)])
 
     def _finished(self, run: ImageRun, result: Result, seconds: float) -> None:
         """Called on the finisher's thread."""

@@ -49,10 +49,9 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A preview of the job's first image, a small JPEG, while the job is at `step`."""
+    """A preview of the job's first image, a small JPEG."""
 
     key: str
-    step: int
     data: bytes
 
 

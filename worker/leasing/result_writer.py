@@ -124,7 +124,7 @@ class ResultWriter:
         lease = self._in_flight.get(event.key)
         if lease is not None:
             with suppress(*AWAY), able():
-                scripts.show.run(self._redis, event.data, id=lease.job_id, step=event.step, ttl=PREVIEW_TTL_S)
+                scripts.show.run(self._redis, event.data, id=lease.job_id, ttl=PREVIEW_TTL_S)
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:
         lease = self._in_flight.get(event.key)
