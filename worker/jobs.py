@@ -171,6 +171,7 @@ class JobView:
     error: Mapping[str, Any] | None = None
     worker_warnings: tuple[JobWarning, ...] = ()  # what only the worker could see, such as tokens cut
     event_id: str = "0-0"  # of the last change of its status, in the stream of events
+    as_of: float = field(default=0.0, compare=False)  # when it was read
 
     @property
     def steps(self) -> int:

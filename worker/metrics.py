@@ -22,7 +22,6 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._registry = registry
-        self._taken: dict[str, tuple[int, int]] = {}
         self._jobs = Counter("ldm_jobs", "Jobs that ended", ["task", "model", "outcome"], registry=registry)
         self._wait = Histogram(
             "ldm_queue_wait_seconds", "From enqueued to admitted", ["model"], buckets=JOB_SECONDS, registry=registry
@@ -49,14 +48,17 @@ class WorkerMetrics:
     def step(self, model: str, rows: int, padded: int, seconds: float) -> None:
         """One denoising step of `model`: `rows` of use, and `padded` to fill the fixed shape."""
         self._rows_per_step.labels(model).observe(rows)
-        rows_before, steps_before = self._taken.get(model, (0, 0))
-        self._taken[model] = rows_before + rows, steps_before + 1
         self._padded.labels(model).inc(padded)
         self._step_seconds.labels(model).observe(seconds)
 
     def taken(self) -> dict[str, tuple[int, int]]:
         """Rows and steps of each model so far; for other threads."""
-        return self._taken.copy()
+        samples = [sample for metric in self._rows_per_step.collect() for sample in metric.samples]
+        rows, steps = (
+            {sample.labels["model"]: int(sample.value) for sample in samples if sample.name.endswith(end)}
+            for end in ("_sum", "_count")
+        )
+        return {model: (rows[model], steps[model]) for model in steps}
 
     def stage(self, name: str, seconds: float) -> None:
         """One call of a stage."""

@@ -22,7 +22,14 @@ def default_data_dir() -> Path:
     return Path(base).expanduser() / "ldm-service"
 
 
-DataDir = Annotated[Path, BeforeValidator(lambda value: value or default_data_dir())]  # empty: as if it were not set
+DataDir = Annotated[
+    Path,
+    BeforeValidator(lambda value: value or default_data_dir()),  # empty: as if it were not set
+    Field(
+        default_factory=default_data_dir,
+        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
+    ),
+]
 
 
 def checked_redis_url(value: str) -> str:
@@ -45,10 +52,7 @@ class SharedSettings(BaseSettings):
         default="redis://127.0.0.1:6379/0",
         description="the Redis that gateways and workers share: `redis://`, `rediss://` with TLS, or `unix://`",
     )
-    data_dir: DataDir = Field(
-        default_factory=default_data_dir,
-        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
-    )
+    data_dir: DataDir
     allow_eviction: bool = Field(
         default=False,
         description="1 goes on with a Redis whose `maxmemory-policy` drops keys, and jobs with them",
@@ -167,10 +171,7 @@ class ServeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LDM_", extra="ignore")
 
     redis_url: str = Field(default="", description="the Redis to use; empty: a private one under `LDM_DATA_DIR`")
-    data_dir: DataDir = Field(
-        default_factory=default_data_dir,
-        description="a folder: the embedded Redis of `ldm serve`, and images where gateway and worker share a host",
-    )
+    data_dir: DataDir
     host: str = Field(default="127.0.0.1", description="the address that the gateway listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="the port that the gateway listens on")
     metrics_port: int = Field(default=8001, ge=0, le=65535, description="the port of the worker's metrics; 0: none")

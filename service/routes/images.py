@@ -9,7 +9,6 @@ from fastapi.responses import Response
 
 from service.access.links import SIGNATURE, end_of
 from service.answers.openapi import IMAGE_CONTENT, problems, with_headers
-from service.broker.broker import Broker
 from service.dependencies import BrokerOf, ReadableJobOf
 from service.errors import Problem
 from worker.jobs import JobView
@@ -33,7 +32,7 @@ async def get_image(request: Request, job: ReadableJobOf, index: str, broker: Br
     image = job.images[int(index)] if index.isdecimal() and len(index) < 4 and int(index) < len(job.images) else None
     if image is None:
         raise Problem(404, f"The job has no image {index[:20]!r}; it has {len(job.images)}, counted from 0.")
-    fresh_s = await _fresh_s(request, job, broker)
+    fresh_s = _fresh_s(request, job)
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": f"private, max-age={fresh_s}, immutable"}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if headers["ETag"] in known or "*" in known:
@@ -44,12 +43,12 @@ async def get_image(request: Request, job: ReadableJobOf, index: str, broker: Br
     return Response(data, media_type=image.content_type, headers=headers)
 
 
-async def _fresh_s(request: Request, job: JobView, broker: Broker) -> int:
+def _fresh_s(request: Request, job: JobView) -> int:
     """For how many seconds the image may be kept: no longer than the job is, or than a signature that opened it."""
     ends = [job.expires_at] if job.expires_at is not None else []
     if request.app.state.keys.configured and (signature := request.query_params.get(SIGNATURE)) is not None:
         ends.append(end_of(signature))
-    return max(0, int(min(ends) - await broker.now())) if ends else 0
+    return max(0, int(min(ends) - job.as_of)) if ends else 0
 
 
 def _later(job: JobView) -> str:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from ldm_core.checkpoints import import_checkpoint
 from tests.browser.visitor import KEY, Visitor
-from tests.end_to_end.serving import ROOT, Served
+from tests.end_to_end.serving import ROOT, Served, serving
 from tests.tiny import write_tiny_models
 
 DATA = ROOT / "tests/golden/data"
@@ -48,24 +48,16 @@ def all_tasks(tmp_path_factory: pytest.TempPathFactory, tiny_dirs: list[Path]) -
     others = [
         import_checkpoint(DATA / name / "model.ckpt", DATA / name / "model.yaml", folder / name) for name in FAMILIES
     ]
-    service = Served(tmp_path_factory.mktemp("served") / "data", [*tiny_dirs, *others], beat_s=1)
-    try:
-        service.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("served") / "data", [*tiny_dirs, *others], beat_s=1) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory, tiny_dirs: list[Path]) -> Iterator[Served]:
     """A service that asks for a key."""
     data = tmp_path_factory.mktemp("keyed") / "data"
-    service = Served(data, tiny_dirs, host="0.0.0.0", api_keys=f"alice:{KEY}")
-    try:
-        service.wait_until_ready()
+    with serving(data, tiny_dirs, host="0.0.0.0", api_keys=f"alice:{KEY}") as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture

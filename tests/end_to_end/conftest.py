@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.serving import Served
+from tests.end_to_end.serving import Served, serving
 from tests.tiny import write_tiny_models
 
 if sys.platform != "linux":
@@ -22,23 +22,15 @@ def tiny_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_dirs: list[Path]) -> Iterator[Served]:
-    service = Served(tmp_path_factory.mktemp("served") / "data", tiny_dirs)
-    try:
-        service.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("served") / "data", tiny_dirs) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="session")
 def builtin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The service as `make run` starts it, with the models that come with it."""
-    service = Served(tmp_path_factory.mktemp("builtin") / "data", models=[])
-    try:
-        service.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("builtin") / "data", models=[]) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -149,3 +150,14 @@ class Served:
         """What gateway and worker tell Prometheus."""
         worker = f"http://127.0.0.1:{self.metrics_port}/metrics"
         return self.http.get("/metrics").raise_for_status().text, self.http.get(worker).raise_for_status().text
+
+
+@contextmanager
+def serving(data_dir: Path, models: Sequence[Path], **settings: Any) -> Iterator[Served]:
+    """A service that is ready, and stopped in the end."""
+    service = Served(data_dir, models, **settings)
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.stop()

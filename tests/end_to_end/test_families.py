@@ -19,7 +19,7 @@ from ldm_core.loading.model import load_model
 from ldm_core.params import GenerationParams, LayoutObject
 from tests.command import ldm
 from tests.compvis_layout import Written, inpainting_stable_diffusion, retrieval_augmented
-from tests.end_to_end.serving import ROOT, Served, picture
+from tests.end_to_end.serving import ROOT, Served, picture, serving
 
 pytestmark = pytest.mark.slow
 
@@ -74,12 +74,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory, directories: list[Path]) -> Iterator[Served]:
-    service = Served(tmp_path_factory.mktemp("served") / "data", directories)
-    try:
-        service.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("served") / "data", directories) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture

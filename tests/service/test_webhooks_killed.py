@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import httpx
 import pytest
 
 from tests.abuse.gateway import Gateway
+from tests.certificates import context_of_localhost
 from tests.end_to_end.serving import eventually
 from tests.receiver import HANG, SECRET, Receiver, receiving
 
@@ -122,13 +121,7 @@ def test_a_hanging_receiver_does_not_keep_a_gateway_from_ending(start_gateway: S
 def test_the_certificate_is_held_against_the_name(
     start_gateway: Start, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context = context_of_localhost(tmp_path)
     receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
     distrusting = start_gateway(**given(receiver, "localhost", "127.0.0.1", backoff="600"))
     cancelled(distrusting, receiver.url(scheme="https"))

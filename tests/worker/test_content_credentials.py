@@ -23,8 +23,8 @@ from PIL import Image, ImageChops
 from ldm_core.images.decoding import open_image
 from ldm_core.release import release
 from tests.worker.engine_kit import Kept, job, picture
-from worker.engine.content_credentials import MADE_BY_A_MODEL, BadCredentials, Seal, read_seal
-from worker.engine.encode import encode
+from worker.engine.content_credentials import BadCredentials, Seal, read_seal
+from worker.engine.encode import MADE_BY_A_MODEL, Encoder, encode
 from worker.jobs import CONTENT_TYPES, Format
 from worker.settings import WorkerSettings
 
@@ -127,7 +127,7 @@ def test_a_changed_image_is_found_out(tmp_path: Path) -> None:
 def test_the_engine_signs_what_it_encodes(tmp_path: Path, form: Format) -> None:
     files, made = Files(tmp_path), []
     for _ in range(2):
-        kept = Kept(seal=files.seal())
+        kept = Kept(encoder=Encoder(seal=files.seal()))
         kept.engine.submit(job(format=form))
         kept.run_all()
         made.append(kept.images("job")[0])

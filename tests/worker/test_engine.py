@@ -20,7 +20,7 @@ from ldm_core.generate import generate
 from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
-from worker.engine.encode import encode, parameters_of
+from worker.engine.encode import Encoder, encode, parameters_of
 from worker.engine.engine import PREVIEW_S, PREVIEW_SHARE
 from worker.engine.request import Cancelled, Failed, Finished, ImageRun, Preview, Progress, Request
 from worker.leasing.heartbeat import Watchdog
@@ -232,7 +232,7 @@ def test_parameters_travel_in_the_png_unless_switched_off() -> None:
     import io
     import json
 
-    kept = Kept(png_metadata=False)
+    kept = Kept(encoder=Encoder(png_metadata=False))
     kept.engine.submit(job())
     kept.run_all()
     plain = Image.open(io.BytesIO(kept.images("job")[0]))
@@ -255,7 +255,7 @@ def test_every_format_is_what_it_says(form: str, expected: str) -> None:
 def test_a_decode_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, going_on = Kept(), threading.Event()
     monkeypatch.setattr("worker.engine.engine.FINISH_S", 0.05)
-    monkeypatch.setattr("worker.engine.finisher.encode", lambda *_, **__: going_on.wait(20) and b"picture")
+    monkeypatch.setattr("worker.engine.encode.encode", lambda *_, **__: going_on.wait(20) and b"picture")
     kept.engine.submit(job(steps=1))
     device = threading.Thread(target=kept.engine.run)
     device.start()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_core.images.decoding import open_image
 from tests.worker.engine_kit import Kept, job, picture
-from worker.engine.encode import encode, encode_preview
+from worker.engine.encode import Encoder, encode, encode_preview
 from worker.jobs import CONTENT_TYPES, Format
 from worker.settings import WorkerSettings
 
@@ -61,7 +61,7 @@ def test_a_preview_says_nothing() -> None:
 @pytest.mark.parametrize("kind", CONTENT_TYPES)
 def test_the_engine_marks_its_images_unless_switched_off(kind: Format) -> None:
     for provenance, said in ((True, MEDIA), (False, None)):
-        kept = Kept(provenance=provenance)
+        kept = Kept(encoder=Encoder(provenance=provenance))
         kept.engine.submit(job(format=kind))
         kept.run_all()
         assert source_type(kept.images("job")[0]) == said

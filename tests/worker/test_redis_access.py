@@ -27,6 +27,7 @@ from service.answers.event_stream import event_stream
 from service.broker.broker import Broker
 from service.broker.webhooks import DONE
 from service.settings import GatewaySettings
+from tests.certificates import context_of_localhost
 from tests.worker.processes import ROOT, WorkerProcess, eventually, payload
 from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis
@@ -231,13 +232,7 @@ def test_a_running_worker_tells_a_redis_that_denies_it_from_one_that_is_away(tmp
 @pytest.fixture
 def tls_port(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[int]:
     """What a Redis with TLS looks like from outside: the same server behind an end of TLS."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context = context_of_localhost(tmp_path)
     with socket.create_server(("localhost", 0)) as listener:
         threading.Thread(target=accept, args=(listener, context, guarded.socket), daemon=True).start()
         yield listener.getsockname()[1]

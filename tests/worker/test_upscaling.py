@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm_core.params import GenerationParams
 from tests.worker.engine_kit import Kept, inpaint, job, superres
+from worker.engine.encode import Encoder
 from worker.engine.request import Cancelled, Failed, Preview, Progress, Request
 from worker.jobs import JobPayload, OtherVersion, Pass
 
@@ -35,7 +36,7 @@ def upscaled(of: Request, **changes: Any) -> Request:
 
 def kept(**options: Any) -> Kept:
     """An engine whose images hold no parameters, so that those of two jobs can be equal."""
-    return Kept(png_metadata=False, **options)
+    return Kept(encoder=Encoder(png_metadata=False), **options)
 
 
 def images(of: Request) -> list[bytes]:

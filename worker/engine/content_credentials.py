@@ -23,9 +23,9 @@ from PIL import Image
 
 from ldm_core.errors import LdmError
 from ldm_core.release import release
+from worker.engine.encode import MADE_BY_A_MODEL
 from worker.jobs import CONTENT_TYPES
 
-MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 SETTINGS = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
 STORE, SALT = b"jumdc2pa", b"c2sh"  # how the description of the manifest store begins; the box of a salt
 HEADER = 8  # bytes of a box: its length and its type

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from PIL import Image
 
 from worker.engine.png import png
-from worker.jobs import QUALITY, Format, JobPayload
+from worker.jobs import CONTENT_TYPES, QUALITY, Format, JobPayload
 
 PREVIEW_SIDE = 128  # pixels
+MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 # That a machine made the image, as the IPTC names it (EU AI Act, article 50(2)). An XMP packet, which platforms read:
 # the same for every image, so that equal requests stay equal bytes.
 PROVENANCE = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-    "<Iptc4xmpExt:DigitalSourceType>"
-    "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    f"<Iptc4xmpExt:DigitalSourceType>{MADE_BY_A_MODEL}"
     "</Iptc4xmpExt:DigitalSourceType></rdf:Description></rdf:RDF></x:xmpmeta>"
     '<?xpacket end="r"?>'
 )
 XMP_KEYWORD = "XML:com.adobe.xmp"  # of a PNG's text chunk (XMP specification, part 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How finished images become files: with their parameters, with XMP, signed by `seal` (image, content type)."""
+
+    png_metadata: bool = True
+    provenance: bool = True
+    seal: Callable[[bytes, str], bytes] | None = None
+
+    def __call__(self, job: JobPayload, index: int, image: Image.Image) -> bytes:
+        """The file of a job's image `index`. Raises what `seal` raises."""
+        parameters = parameters_of(job, index) if self.png_metadata else None
+        data = encode(image, job.format, parameters, provenance=self.provenance, quality=job.output_compression)
+        return data if self.seal is None else self.seal(data, CONTENT_TYPES[job.format])
+
+
+PLAIN = Encoder()
 
 
 def encode(

@@ -14,7 +14,7 @@ from typing import Protocol
 from ldm_core.errors import DeadlineExceeded, LdmError
 from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
-from worker.engine.content_credentials import Seal
+from worker.engine.encode import PLAIN, Encoder
 from worker.engine.finisher import Finisher, Result
 from worker.engine.request import (
     Cancelled,
@@ -59,18 +59,14 @@ class Engine:
         max_rows: int,
         emit: Callable[[Sequence[Event]], None],
         metrics: EngineMetrics,
-        png_metadata: bool = True,
-        provenance: bool = True,
-        seal: Seal | None = None,
+        encoder: Encoder = PLAIN,
         checkpoint_s: float = 5.0,
         step_s: float = STEP_S,
     ) -> None:
         self._models, self._emit, self._metrics = models, emit, metrics
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
-        self._finisher = Finisher(
-            models, self._finished, self._show, metrics.stage, png_metadata, provenance, seal, self._note_progress
-        )
+        self._finisher = Finisher(models, self._finished, self._show, metrics.stage, encoder, self._note_progress)
         self._checkpoint_s = checkpoint_s
         self._requests: dict[str, Request] = {}
         self._cancelled: set[str] = set()

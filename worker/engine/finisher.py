@@ -19,12 +19,10 @@ from torch import Tensor
 from ldm_core import tasks
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.sample import Sample
-from worker.engine.content_credentials import Seal
-from worker.engine.encode import encode, encode_preview, parameters_of
+from worker.engine.encode import Encoder, encode_preview
 from worker.engine.owner_queue import OwnerQueue
 from worker.engine.request import EncodedImage, ImageRun
 from worker.engine.run_in_thread import run_in_thread
-from worker.jobs import CONTENT_TYPES
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +53,11 @@ class Finisher:
         done: Callable[[ImageRun, Result, float], None],
         show: Callable[[str, bytes, float], None],
         stage: Stage,
-        png_metadata: bool,
-        provenance: bool,
-        seal: Seal | None,
+        encoder: Encoder,
         progress: Callable[[], None],
     ) -> None:
         self._models, self._done, self._show, self._stage = models, done, show, stage
-        self._png_metadata, self._provenance, self._seal, self._progress = png_metadata, provenance, seal, progress
+        self._encoder, self._progress = encoder, progress
         self._queue: OwnerQueue[ImageRun | PreviewJob] = OwnerQueue()
         self._busy_since: float | None = None
 
@@ -124,12 +120,7 @@ class Finisher:
 
     def _encoded(self, run: ImageRun, image: Image.Image) -> EncodedImage:
         payload, started = run.request.payload, time.perf_counter()
-        parameters = parameters_of(payload, run.index) if self._png_metadata else None
-        data = encode(
-            image, payload.format, parameters, provenance=self._provenance, quality=payload.output_compression
-        )
-        if self._seal is not None:
-            data = self._seal(data, CONTENT_TYPES[payload.format])
+        data = self._encoder(payload, run.index, image)
         self._stage("encode", time.perf_counter() - started)
         return EncodedImage(data, payload.params.image_seed(run.index), *image.size)
 

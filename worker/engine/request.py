@@ -128,6 +128,7 @@ class ImageRun:
     request: Request
     index: int
     drawn: list[Image.Image] = field(init=False, default_factory=list)  # the result of each pass that has ended
+    steps_before: int = field(init=False, default=0)  # those of the passes behind it
     sample: Sample | None = field(init=False, default=None)
     stepped: int = field(init=False, default=0)  # the number of the engine's step in which it was last
     model: str = field(init=False)
@@ -141,6 +142,7 @@ class ImageRun:
     def advance(self, image: Image.Image) -> None:
         """Enters the next pass with the result of this one."""
         self.drawn.append(image)
+        self.steps_before += self.params.steps
         self.sample = None
         self.request.resumes.pop(self.index, None)
         self._enter(self.request.payload.passes[len(self.drawn)])
@@ -165,8 +167,7 @@ class ImageRun:
     @property
     def step(self) -> int:
         """Steps done or left out, over all passes."""
-        before = sum(each.params.steps for each in self.request.payload.passes[: len(self.drawn)])
         if self.sample is None:
             saved = self.request.resumes.get(self.index)
-            return before + (min(saved.step, self.params.steps) if saved else 0)
-        return before + self.sample.steps_done(self.params.steps)
+            return self.steps_before + (min(saved.step, self.params.steps) if saved else 0)
+        return self.steps_before + self.sample.steps_done(self.params.steps)

@@ -14,7 +14,8 @@ from ldm_core.errors import ModelError
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import check_directories
-from worker.engine.content_credentials import BadCredentials, Seal, read_seal
+from worker.engine.content_credentials import BadCredentials, read_seal
+from worker.engine.encode import Encoder
 from worker.engine.engine import Engine
 from worker.engine.run_in_thread import run_in_thread
 from worker.leasing.batch_worker import BatchWorker
@@ -43,7 +44,7 @@ def main() -> int:
         log.critical("%s", error)
         return EXIT_BAD_SETTING
     try:
-        seal = seal_of(settings)
+        encoder = encoder_of(settings)
     except BadCredentials as error:
         print(f"LDM_C2PA_CERT, LDM_C2PA_KEY: {error}", file=sys.stderr)
         return EXIT_BAD_SETTING
@@ -67,8 +68,7 @@ def main() -> int:
     )  # fmt: skip
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
-        png_metadata=settings.png_metadata, provenance=settings.provenance, seal=seal,
-        checkpoint_s=settings.checkpoint_s,
+        encoder=encoder, checkpoint_s=settings.checkpoint_s,
     )  # fmt: skip
     worker.serve(engine)
     return 0
@@ -97,11 +97,11 @@ def rows_of(model: LatentDiffusion, settings: WorkerSettings) -> int:
     return settings.rows or min(model.default_rows(), settings.max_rows)
 
 
-def seal_of(settings: WorkerSettings) -> Seal | None:
-    """What signs every image, where the settings say with what. Raises BadCredentials."""
-    if settings.c2pa_cert is None or settings.c2pa_key is None:
-        return None
-    return read_seal(settings.c2pa_cert, settings.c2pa_key)
+def encoder_of(settings: WorkerSettings) -> Encoder:
+    """What encodes every image, and signs it where the settings say with what. Raises BadCredentials."""
+    certificates, key = settings.c2pa_cert, settings.c2pa_key
+    seal = None if certificates is None or key is None else read_seal(certificates, key)
+    return Encoder(settings.png_metadata, settings.provenance, seal)
 
 
 def _device(name: str) -> torch.device:

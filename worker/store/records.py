@@ -177,6 +177,7 @@ def _view_of(text: Mapping[str, bytes], now: float) -> JobView:
         error=error if status == "failed" else None,
         worker_warnings=warnings_from_json(json.loads(text.get("x_warnings", b"[]"))),
         event_id=text.get("x_event", b"0-0").decode(),
+        as_of=now,
     )
 
 
