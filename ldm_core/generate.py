@@ -1,6 +1,6 @@
 """The readable loop that samples from a model.
 
-The worker's engine runs the same `tasks.begin`, `denoise.step` and `tasks.finish` for many jobs at once; `generate` is
+The worker's engine runs the same `tasks.begin`, `Denoiser.step` and `tasks.finish` for many jobs at once; `generate` is
 the reference that the engine must equal, byte for byte.
 """
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ldm_core import tasks
-from ldm_core.denoise import step
+from ldm_core.denoise import Denoiser
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
 
@@ -36,11 +36,11 @@ def generate(
     """
     given = {"image": image, "mask": mask, **{f"neighbor{i}": each for i, each in enumerate(neighbors)}}
     inputs = {name: each for name, each in given.items() if each is not None}
-    images = []
+    denoiser, images = Denoiser(model, rows), []
     for index in range(params.n):
         sample = tasks.begin(model, params, index, inputs)
         while not sample.done:
-            step(model, [sample], rows)
+            denoiser.step([sample])
             if progress is not None:
                 progress(index * params.steps + sample.steps_done(params.steps), params.n * params.steps)
         images.append(tasks.finish(model, sample))

@@ -21,6 +21,12 @@ from ldm_core.sampling.tiling import Tiling, Window, tiled
 
 SIZES = 64  # whose blank image is kept
 OnCall = Callable[[int], None]  # is given the rows of a U-Net call that has ended
+Program = Callable[[], None]  # reads and writes tensors that stay where they are
+
+
+def as_it_is(program: Program) -> Program:
+    """The program itself, for a device on which a launch costs little."""
+    return program
 
 
 @dataclass(kw_only=True)
@@ -36,6 +42,7 @@ class LatentDiffusion:
     device: torch.device
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its images depend
+    capture: Callable[[Program], Program] = as_it_is  # the same with one launch, where the device has such a thing
     _blank: LRUCache[tuple[Tensor, Tensor]] = field(default_factory=LRUCache)
 
     @property

@@ -56,7 +56,8 @@ MAY_IMPORT = {
     **{f"worker.{name}": set() for name in ("logs", "metrics_server", "settings", "vital")},
     "ldm_core": {"ldm_core.environment"},
     "ldm_core.generate": {"ldm_core.denoise", "ldm_core.tasks", "ldm_core.model", *WORDS},
-    "ldm_core.denoise": {"ldm_core.model", "ldm_core.row_counts", "ldm_core.sampling"},
+    "ldm_core.denoise": {"ldm_core.slots", "ldm_core.model", "ldm_core.row_counts", "ldm_core.sampling"},
+    "ldm_core.slots": {"ldm_core.device", "ldm_core.model", "ldm_core.sampling"},
     "ldm_core.tasks": {"ldm_core.model", "ldm_core.sampling", "ldm_core.images", *WORDS},
     "ldm_core.checkpoints": {"ldm_core.loading", "ldm_core.networks", "ldm_core.weights", "ldm_core.model_directory",
                              *WORDS},
@@ -73,6 +74,7 @@ MAY_IMPORT = {
     "ldm_core.model_directory": {"ldm_core.card", *WORDS},
     "ldm_core.card": WORDS,
     "ldm_core.params": WORDS,
+    "ldm_core.device": set(),
     **{f"ldm_core.{name}": set() for name in ("environment", "errors", "job_warning", "lru_cache", "release")},
 }  # fmt: skip
 # What a gateway may take from the parts that know torch.

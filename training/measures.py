@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.generate import generate
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
@@ -78,8 +79,9 @@ def measure_inpaint(model: LatentDiffusion, jobs: Sequence[Repaint], classifier:
         params = _params(model, "inpaint", _size(job.original), index, job.caption.text)
         mask = Image.fromarray(job.mask.astype(np.uint8) * 255)
         sample = tasks.begin(model, params, 0, {"image": Image.fromarray(job.original), "mask": mask})
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
         picture = np.asarray(tasks.finish(model, sample))
         sample.known_image = None  # the same latents, decoded without putting the known pixels back
         raw_outside.append(psnr(np.asarray(tasks.finish(model, sample)), job.original, ~job.mask))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ldm_core.acceleration import native
-from ldm_core.acceleration.graph import GraphRecorder
+from ldm_core.acceleration.graph import GraphRecorder, Graphs
 from ldm_core.acceleration.layers import faster
-from ldm_core.acceleration.replay import Cached, Record, Replayed
+from ldm_core.acceleration.pieces import in_pieces
+from ldm_core.acceleration.replay import Cached, Replayed
 from ldm_core.acceleration.tape import record
 from ldm_core.networks.autoencoder import Autoencoder
 from ldm_core.networks.conditioning import TextEncoder
 from ldm_core.networks.unet import UNet
 
 Module = TypeVar("Module", bound=nn.Module)
+Program = Callable[[], None]  # reads and writes tensors that stay where they are
 
 
 def accelerate(network: Module) -> Module:
@@ -25,11 +28,12 @@ def accelerate(network: Module) -> Module:
     Results change by no more than the order of sums. An accelerated network cannot be moved, converted or trained.
     """
     network.eval().requires_grad_(False)
+    on_gpu = any(weight.is_cuda for weight in network.parameters())
     if isinstance(network, UNet):
-        _accelerate_calls(network)
+        _accelerate_unet_on_gpu(network) if on_gpu else _accelerate_calls(network)
     elif isinstance(network, Autoencoder):
-        _accelerate_calls(network.encoder)
-        _accelerate_calls(network.decoder)
+        for part in (network.encoder, network.decoder):
+            _capture_calls(part) if on_gpu else _accelerate_calls(part)
     elif isinstance(network, TextEncoder):
         network.encode = Cached(network.encode)  # type: ignore[method-assign]
     return network
@@ -44,14 +48,25 @@ def fingerprint() -> str:
     return ", ".join([f"results {native.VERSION}", torch.backends.cpu.get_cpu_capability(), *more, products, ours])
 
 
+def capture_on(device: torch.device) -> Callable[[Program], Program]:
+    """What gives a program that `device` repeats with one launch: on a CPU, the program itself."""
+    return Graphs(device).capture if device.type == "cuda" else lambda program: program
+
+
+def _accelerate_unet_on_gpu(unet: UNet) -> None:
+    """Its calls are parts of steps that are captured whole."""
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # else cuDNN does so at every call
+    in_pieces(unet, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm))
+
+
+def _capture_calls(network: nn.Module) -> None:
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.forward = Replayed(network.forward, GraphRecorder(next(network.parameters()).device))
+
+
 def _accelerate_calls(network: nn.Module) -> None:
-    recorder: Record = record
-    if next(network.parameters()).is_cuda:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # else cuDNN does so at every call
-        recorder = GraphRecorder()
-    else:
-        _replace_layers(network)
-    network.forward = Replayed(network.forward, recorder)
+    _replace_layers(network)
+    network.forward = Replayed(network.forward, record)
 
 
 def _replace_layers(network: nn.Module) -> None:

@@ -1,12 +1,13 @@
-"""A call of a network on CUDA as a captured graph: some hundred kernels with one launch.
+"""What a GPU computes as a captured graph: some hundred kernels with one launch.
 
-At few rows launching takes longer than computing. All graphs of a network share one pool of memory: they replay one at
-a time, and every result is cloned before the next.
+At few rows launching takes longer than computing. The graphs of one `Graphs` share one pool of memory: they replay one
+at a time, on one stream, and every result is taken before the next.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,34 +20,49 @@ logger = logging.getLogger(__name__)
 WARM_CALLS = 3  # before a capture, so that libraries have chosen their algorithms and workspaces
 
 
-class GraphRecorder:
-    """Captures calls of one network."""
+class Graphs:
+    """Captures programs over tensors that stay where they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None
 
-    def __call__(self, call: Call, parts: Parts) -> tuple[Tensor, Recording | None]:
-        """Calls. There is no recording where the device cannot capture the call; the log says why."""
-        try:
-            recording = self._captured(call, tuple(None if part is None else part.clone() for part in parts))
-        except RuntimeError as error:  # most likely no memory
-            logger.warning("a call is not captured as a CUDA graph: %s", error)
-            return call(*parts), None
-        return recording(parts), recording
-
-    def _captured(self, call: Call, inputs: Parts) -> Recording:
-        device = next(part.device for part in inputs if part is not None)
-        with torch.cuda.device(device):  # streams and captures are those of the current one
+    def capture(self, program: Callable[[], None]) -> Callable[[], None]:
+        """Runs `program` a few times, then returns a call that replays it. Raises what torch raises."""
+        with torch.cuda.device(self._device):  # streams and captures are those of the current one
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_CALLS):
-                    call(*inputs)
+                    program()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             # other threads may go on with allocations of their own
             with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
-                output = call(*inputs)
-        return Recording(inputs, output, graph.replay, nbytes=0)
+                program()
+        return graph.replay
+
+
+class GraphRecorder:
+    """Captures calls of one network."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._graphs = Graphs(device)
+
+    def __call__(self, call: Call, parts: Parts) -> tuple[Tensor, Recording | None]:
+        """Calls. There is no recording where the device cannot capture the call; the log says why."""
+        inputs = tuple(None if part is None else part.clone() for part in parts)
+        outputs: list[Tensor] = []
+
+        def program() -> None:
+            outputs[:] = [call(*inputs)]
+
+        try:
+            replay = self._graphs.capture(program)
+        except RuntimeError as error:  # most likely no memory
+            logger.warning("a call is not captured as a CUDA graph: %s", error)
+            return call(*parts), None
+        recording = Recording(inputs, outputs[0], replay, nbytes=0)
+        return recording(parts), recording

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ldm_core.acceleration.accelerate import accelerate
+from ldm_core.acceleration.accelerate import accelerate, capture_on
 from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.job_warning import JobWarning
@@ -72,6 +72,7 @@ def load_model(
         low_res_schedule=_low_res_schedule(root, parts, card),
         device=place[0],
         dtype=dtype,
+        capture=capture_on(place[0]),
         digest=_digest([*hashes.values(), *_settings(root, parts.scheduler, root / LOW_RES)]),
     )
 

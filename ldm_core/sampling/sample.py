@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ldm_core.sampling.noise import NoiseSource
-from ldm_core.sampling.samplers import MEMORY, Plan
+from ldm_core.sampling.samplers import MEMORY, PLAN, Plan
 from ldm_core.sampling.schedule import noised
 from ldm_core.sampling.tiling import Tiling
 
+CPU = torch.device("cpu")
+LEVEL, HELD = PLAN, PLAN + 1  # columns of `Sample.table` behind those of a plan
+SAMPLER, KNOWN = 0, 1  # what takes noise in a step
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Sample:
     """One image being denoised; all that is constant over its steps is already computed.
 
@@ -66,11 +70,22 @@ class Sample:
         """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
         return max(0, steps - (len(self.plan) - self.step))
 
-    def draw_noise(self) -> Tensor:
-        """The standard normal noise of this step, zeros where the sampler adds none."""
-        if not self.plan.draws_noise:
-            return torch.zeros_like(self.x)
-        return self.noise.draw(tuple(self.x.shape), self.x.device)
+    def draw_noise(self) -> dict[int, Tensor]:
+        """The standard normal noise of this step on the CPU, by what takes it: the sampler, the known latents."""
+        takers = {SAMPLER: self.plan.draws_noise, KNOWN: self._holds_known_after(self.step)}
+        return {taker: self.noise.draw(tuple(self.x.shape), CPU) for taker, takes in takers.items() if takes}
+
+    def _holds_known_after(self, step: int) -> bool:
+        """Whether the known latents are put back after `step`: they are not after the last one."""
+        return self.known_latents is not None and step + 1 < len(self.plan)
+
+    @property
+    def table(self) -> Tensor:
+        """Its plan, and in two more columns ᾱ of the next line, and 1 where the known latents are put back after it."""
+        level, held = torch.zeros(len(self.plan)), torch.zeros(len(self.plan))
+        level[:-1] = self.plan.alpha_bar[1:]
+        held[:-1] = float(self.known_latents is not None)
+        return torch.cat([self.plan.table, level[:, None], held[:, None]], dim=1)
 
     def hold_known(self, x: Tensor, step: int) -> Tensor:
         """Latents `x` (1, C, h, w) with the known region put over them, at the noise level that `step` begins with."""

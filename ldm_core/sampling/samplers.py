@@ -21,6 +21,7 @@ from ldm_core.sampling.schedule import NoiseSchedule
 MEMORY = 3  # tensors of earlier steps that the longest multistep method needs (PLMS)
 X, X0, EPS, HISTORY, NOISE, KEEP_X0, KEEP_EPS = 0, 1, 2, 3, 6, 7, 8  # columns; HISTORY is the first of MEMORY
 COLUMNS = 9
+PLAN = 2 + COLUMNS  # columns of a plan
 FEW = 15  # steps below which DPM-Solver++ takes its last one of first order in any case
 
 
@@ -35,7 +36,6 @@ class Plan:
 
     table: Tensor
     draws_noise: bool = False
-    remembers: bool = False  # of earlier steps
     start: float = 1.0
 
     def __len__(self) -> int:
@@ -58,8 +58,8 @@ class Plan:
 
 
 def columns_of(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps (S,), ᾱ (S,) and weights (S, 9) from rows of plans, (S, 11)."""
-    return table[:, 0], table[:, 1], table[:, 2:]
+    """Timesteps (S,), ᾱ (S,) and weights (S, 9) from rows of plans, (S, 11) or more."""
+    return table[:, 0], table[:, 1], table[:, 2:PLAN]
 
 
 def split_prediction(
@@ -77,25 +77,20 @@ def split_prediction(
 
 
 def update(
-    x: Tensor, out: Tensor, history: Tensor | None, noise: Tensor | None, alpha_bar: Tensor, weights: Tensor,
+    x: Tensor, out: Tensor, history: Tensor, noise: Tensor, alpha_bar: Tensor, weights: Tensor,
     prediction_type: str = "epsilon", clip: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One evaluation's step of every row.
 
     `x`, `out`, `noise` (B, C, H, W), `history` (B, 3, C, H, W), `alpha_bar` (B,), `weights` (B, 9) → x at the next
-    timestep, the predicted x₀, and the history as it is then. No history where no row's sampler remembers, no noise
-    where none adds any: zeros would change nothing.
+    timestep, the predicted x₀, and the history as it is then.
     """
     w = weights[:, :, None, None, None].unbind(1)  # nine of (B, 1, 1, 1)
     x0, eps = split_prediction(x, out, alpha_bar[:, None, None, None], prediction_type, clip)
     following = w[X] * x + w[X0] * x0 + w[EPS] * eps
-    if history is not None:
-        for i in range(MEMORY):
-            following = following + w[HISTORY + i] * history[:, i]
-    if noise is not None:
-        following = following + w[NOISE] * noise
-    if history is None:
-        return following, x0, None
+    for i in range(MEMORY):
+        following = following + w[HISTORY + i] * history[:, i]
+    following = following + w[NOISE] * noise
     kept = torch.cat([(w[KEEP_X0] * x0 + w[KEEP_EPS] * eps)[:, None], history[:, :-1]], dim=1)
     remembers = (weights[:, KEEP_X0:] != 0).any(1)[:, None, None, None, None]
     return following, x0, torch.where(remembers, kept, history)
@@ -227,4 +222,4 @@ def _plan(visited: list[float], alpha_bar: Tensor, columns: Mapping[int, Tensor]
 
 def _table(visited: list[float], alpha_bar: Tensor, weights: Tensor, *, draws_noise: bool = False) -> Plan:
     table = torch.cat([torch.tensor(visited)[:, None], alpha_bar[:, None], weights], dim=1).float()
-    return Plan(table, draws_noise, remembers=bool((weights[:, KEEP_X0:] != 0).any()))
+    return Plan(table, draws_noise)

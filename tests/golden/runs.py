@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.sampling.noise import NoiseSource
 from ldm_core.sampling.sample import Sample
 from ldm_core.sampling.samplers import NOISE, SAMPLERS, Plan, make_plan
@@ -137,8 +138,9 @@ def _samples(case: Case, about: About, plan: Plan, noise: Tensor | None) -> Iter
 def _walked(case: Case, name: str, samples: list[Sample]) -> Quantities:
     """All steps of a run."""
     states = [torch.cat([sample.x for sample in samples])]
+    denoiser = Denoiser(case.model, rows=sum(sample.rows for sample in samples))
     while not samples[0].done:
-        denoise.step(case.model, samples, rows_per_call=sum(sample.rows for sample in samples))
+        denoiser.step(samples)
         states.append(torch.cat([sample.x for sample in samples]))
     yield f"{name}/samples", states[-1]
     yield f"{name}/x_inter", torch.stack(states)

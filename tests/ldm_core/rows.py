@@ -17,7 +17,7 @@ from ldm_core.acceleration.accelerate import accelerate
 from ldm_core.loading.model import load_model
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig
-from ldm_core.row_counts import row_counts
+from ldm_core.row_counts import Ladder
 
 BUILTIN = Path(__file__).parents[2] / "ldm_core/builtin"
 SD = UNetConfig(  # Stable Diffusion's four levels of two blocks, narrower
@@ -66,7 +66,7 @@ def main(threads: int, dtype: torch.dtype) -> None:
         for size in SIZES:
             inputs, made = Inputs(unet.config, size, dtype), torch.Generator().manual_seed(0)
             expected = inputs.through(unet, ROWS, torch.arange(INPUTS))
-            counts = row_counts(inputs.x, dtype, ROWS)
+            counts = Ladder(unet, inputs.x.device, dtype, ROWS).counts(inputs.x, tiled=False)
             compared += INPUTS
             for count in (*[ROWS] * ORDERS, *counts[1:]):
                 found = inputs.through(unet, count, torch.randperm(INPUTS, generator=made))

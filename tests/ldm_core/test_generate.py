@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.errors import InvalidImage, UnsupportedTask
 from ldm_core.generate import generate
 from ldm_core.loading.model import load_model
@@ -114,3 +116,16 @@ def test_progress_counts_every_step(scenes: LatentDiffusion) -> None:
     seen: list[tuple[int, int]] = []
     generate(scenes, replace(PARAMS, n=2), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_captured_steps_give_the_bytes_of_plain_ones(scenes: LatentDiffusion) -> None:
+    jobs = [replace(PARAMS, seed=seed, guidance_scale=scale) for seed, scale in ((5, 4.0), (6, 1.0), (7, 2.0))]
+    found = []
+    for denoiser in (Denoiser(scenes, 2), Denoiser(scenes, 2, scenes.capture)):
+        samples = [tasks.begin(scenes, job, 0, {}) for job in jobs]
+        while not samples[0].done:
+            denoiser.step(samples)
+        found.append([sample.x for sample in samples])
+    assert all(torch.equal(plain, captured) for plain, captured in zip(*found, strict=True))

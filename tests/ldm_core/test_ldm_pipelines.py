@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
 from ldm_core.checkpoints import import_checkpoint
+from ldm_core.denoise import Denoiser
 from ldm_core.generate import generate
 from ldm_core.loading.model import load_model
 from ldm_core.params import GenerationParams, Task
@@ -129,8 +130,9 @@ def test_latents_and_image_are_those_of_the_pipeline(family: tuple[Path, str, Ta
     asked = GenerationParams(task=task, width=width, height=height, steps=STEPS, seed=SEED, **params)
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, images)
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
         ours = np.asarray(tasks.finish(model, sample)).astype(int)
     assert (sample.x - latents).abs().max() <= LATENTS
     if task == "inpaint":  # the pipeline leaves what it drew outside the mask; ours puts the known pixels back

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams
@@ -25,8 +26,9 @@ def run(model: LatentDiffusion, params: GenerationParams, **images: Image.Image)
     """Final latents and image of our own reference loop."""
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, images)
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
         return sample.x, tasks.finish(model, sample)
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.errors import ModelError
 from ldm_core.loading.model import load_model
 from ldm_core.model_directory.card_reader import read_card
@@ -95,8 +96,9 @@ def test_the_default_sampler_gives_what_the_pipeline_gives(published: Path, tmp_
     )  # fmt: skip
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, {})
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
     assert (sample.x - theirs).abs().max() <= LATENTS * max(1.0, float(theirs.abs().max()))
 
 
@@ -118,8 +120,9 @@ def test_an_image_to_begin_with_is_noised_to_a_level_between_timesteps(published
     )  # fmt: skip
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, {"image": image})
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
     assert (sample.x - theirs).abs().max() <= LATENTS
 
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.model import LatentDiffusion
 from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams
@@ -43,8 +44,9 @@ def begin(model: LatentDiffusion, asked: GenerationParams) -> Sample:
 
 
 def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
+    denoiser = Denoiser(model, rows=2)
     while left := [sample for sample in samples if not sample.done]:
-        denoise.step(model, left, rows_per_call=2)
+        denoiser.step(left)
     return [sample.x for sample in samples]
 
 
@@ -78,7 +80,7 @@ def test_a_step_that_raises_spends_no_noise_and_changes_nothing(fails: str, monk
         else:  # the last one's noise cannot be had, when the others' is drawn
             patch.setattr(type(broken.noise), "draw", _drawing_but_for(broken.noise))
         with pytest.raises(RuntimeError):
-            denoise.step(model, samples, rows_per_call=2)
+            Denoiser(model, rows=2).step(samples)
     assert [sample.step for sample in samples] == [0, 0, 0]
     assert all(torch.equal(a, b) for a, b in zip(walk(model, samples), expected, strict=True))
 
@@ -101,9 +103,10 @@ def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:
     sample = begin(plain, params(task="inpaint", guidance_scale=1.0))
     assert sample.concat is None and sample.known_latents is not None
     latents, mask = sample.known_latents
+    denoiser = Denoiser(plain, rows=1)
     while not sample.done:
         previous = sample.step
-        denoise.step(plain, [sample], rows_per_call=1)
+        denoiser.step([sample])
         if not sample.done:
             level = plain.schedule.alpha_bar[sample.plan.t[previous + 1]]
             noise = (sample.x - level.sqrt() * latents) / (1 - level).sqrt()

@@ -14,8 +14,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
 from ldm_core.checkpoints import import_checkpoint
+from ldm_core.denoise import Denoiser
 from ldm_core.errors import ModelError
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
@@ -63,8 +64,9 @@ def imported(written: Written, folder: Path) -> Path:
 def run(model: LatentDiffusion, params: GenerationParams, image: Image.Image) -> tuple[torch.Tensor, Image.Image]:
     with torch.inference_mode():
         sample = tasks.begin(model, params, 0, {"image": image})
+        denoiser = Denoiser(model, 2)
         while not sample.done:
-            denoise.step(model, [sample], rows_per_call=2)
+            denoiser.step([sample])
         return sample.x, tasks.finish(model, sample)
 
 

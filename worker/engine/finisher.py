@@ -70,7 +70,7 @@ class Finisher:
         if run.sample is None or run.sample.x0 is None or run.sample.done or not self._queue.empty():
             return False
         payload = run.request.payload
-        self._queue.put(payload.owner, PreviewJob(run.request.key, run.model, run.sample.x0))
+        self._queue.put(payload.owner, PreviewJob(run.request.key, run.model, run.sample.x0.clone()))
         return True
 
     def hangs(self, limit_s: float) -> bool:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 
-from ldm_core import denoise, tasks
+from ldm_core import tasks
+from ldm_core.denoise import Denoiser
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.images.decoding import Images
 from ldm_core.model import LatentDiffusion
@@ -25,8 +26,8 @@ class Runner:
     """`rows` is the number of rows of a U-Net call, by model id."""
 
     def __init__(self, models: Mapping[str, LatentDiffusion], rows: Mapping[str, int]) -> None:
-        self._models = models
-        self._rows = rows
+        self._models, self._rows = models, rows
+        self._denoisers = {name: Denoiser(model, rows[name], model.capture) for name, model in models.items()}
 
     def begin(self, run: ImageRun, moved: Callable[[], None]) -> None:
         """Begins the pass: text to context, image to latents, seed to noise. Raises RequestError, or what torch raises.
@@ -57,22 +58,34 @@ class Runner:
     def step(self, batch: Sequence[ImageRun], on_call: Callable[[int], None]) -> dict[Request, Exception]:
         """Makes one step of images that share a batch key. Returns the error of each request that failed.
 
-        An error of a whole call is narrowed down by halving the batch. `on_call` is that of `denoise.step`.
+        `on_call` is that of `Denoiser.step_group`.
         """
-        model = batch[0].model
-        samples = [run.sample for run in batch if run.sample is not None]
+        denoiser = self._denoisers[batch[0].model]
+        run_of = {run.sample: run for run in batch if run.sample is not None}
+        failed: dict[Request, Exception] = {}
+        for place, group in enumerate(denoiser.groups([*run_of])):
+            failed |= self._step_group(denoiser, place, [run_of[sample] for sample in group], on_call)
+        return failed
+
+    def _step_group(
+        self, denoiser: Denoiser, place: int, group: Sequence[ImageRun], on_call: Callable[[int], None]
+    ) -> dict[Request, Exception]:  # fmt: skip
+        """An error of a whole call is narrowed down by halving the group."""
         try:
-            finite = denoise.step(self._models[model], samples, self._rows[model], on_call)
+            samples = [run.sample for run in group if run.sample is not None]
+            finite = denoiser.step_group(place, samples, on_call)
         except Exception as error:
             if _device_is_lost(error):
                 raise
-            if len(batch) == 1:
-                return {batch[0].request: _as_job_error(error, batch[0].request.payload)}
-            half = len(batch) // 2
-            return self.step(batch[:half], on_call) | self.step(batch[half:], on_call)
+            if len(group) == 1:
+                return {group[0].request: _as_job_error(error, group[0].request.payload)}
+            half = len(group) // 2
+            return self._step_group(denoiser, place, group[:half], on_call) | self._step_group(
+                denoiser, place, group[half:], on_call
+            )
         return {
             run.request: NonFiniteLatents(f"The latents became infinite or not a number at step {run.step}.")
-            for run, ok in zip(batch, finite, strict=True)
+            for run, ok in zip(group, finite, strict=True)
             if not ok
         }
 

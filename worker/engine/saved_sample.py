@@ -20,8 +20,8 @@ class SavedSample:
 
     @classmethod
     def of(cls, sample: Sample) -> SavedSample:
-        """Quick: steps replace tensors and never change them, so none is copied. Only the generator's state is."""
-        return cls(sample.step, sample.x, sample.history, sample.noise.state())
+        """Copies, since the next step writes over them; on the device, so that nothing waits."""
+        return cls(sample.step, sample.x.clone(), sample.history.clone(), sample.noise.state())
 
     def restore(self, sample: Sample) -> None:
         """Brings a sample that has just begun to where this one was."""

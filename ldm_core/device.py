@@ -1,0 +1,34 @@
+"""How the host keeps pace with a GPU, which computes while the host goes on. On a CPU a call that returns has ended."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def host_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros in main memory that `device` reads and writes while the host goes on."""
+    return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class Pace:
+    """Keeps the host one launch ahead of the device, so that the device has its next work before it ends the present.
+
+    A launch's results in main memory may be read once `ended` has returned for it, or for a later one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: torch.cuda.Event | None = None
+
+    def launched(self, *, wait: bool) -> None:
+        """Notes a launch, then waits for the one before it; with `wait`, for this one too."""
+        if self._device.type != "cuda":
+            return
+        now = torch.cuda.Event()
+        now.record(torch.cuda.current_stream(self._device))
+        before, self._before = self._before, now
+        if wait:
+            now.synchronize()
+        elif before is not None:
+            before.synchronize()
