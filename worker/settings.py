@@ -84,8 +84,8 @@ class WorkerSettings(SharedSettings):
         default=None,
         ge=1,
         le=1024,
-        description="rows of the smallest U-Net call; empty: 2, or 1 where a request takes one; larger calls are made where "
-        "a row has the same bytes in them",
+        description="rows of the smallest U-Net call; empty: 2, or 1 where a request takes one; larger calls are made "
+        "where a row has the same bytes in them",
     )
     max_rows: int = Field(
         default=64,
