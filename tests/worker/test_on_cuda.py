@@ -1,0 +1,89 @@
+"""The engine on a GPU that is only pretended, and the prefork parent, which asks for none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ldm_core.loading.model import load_model
+from tests.pretended_cuda import PretendedCuda, pretended_cuda
+from tests.tiny import write_tiny_models
+from tests.worker.engine_kit import Kept, inpaint, job, superres
+from worker.engine.request import Finished, Preview, Saved
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[PretendedCuda]:
+    with pretended_cuda() as gpu:
+        yield gpu
+
+
+@pytest.fixture(scope="module")
+def models(gpu: PretendedCuda, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return {path.name: load_model(path, "cuda") for path in write_tiny_models(tmp_path_factory.mktemp("models"))}
+
+
+@pytest.fixture(autouse=True)
+def _on_gpu(models: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's kit takes its models from the GPU."""
+    monkeypatch.setattr("tests.worker.engine_kit.tiny_models", lambda: models)
+
+
+def test_the_engine_serves_all_tasks() -> None:
+    kept = Kept()
+    requests = [job("a"), inpaint("b", sampler="plms"), superres("c", sampler="ddpm")]
+    for request in requests:
+        kept.engine.submit(request)
+    kept.run_all()
+    assert all(kept.images(request.key) for request in requests)
+
+
+def test_a_preview_comes_from_the_device() -> None:
+    kept = Kept()
+    kept.engine.submit(job("a"))
+    kept.engine.request_preview("a")
+    kept.run_all()
+    assert [type(event) for event in kept.events if isinstance(event, Preview | Finished)] == [Preview, Finished]
+
+
+def test_a_checkpoint_comes_from_the_device_and_goes_back() -> None:
+    kept = Kept(checkpoint_s=1e-9)
+    kept.engine.submit(job("a", steps=4))
+    kept.engine.step()
+    saved = next(event for event in kept.events if isinstance(event, Saved))
+    other = Kept(checkpoint_s=1e9)
+    other.engine.submit(job("a", steps=4, checkpoint=saved.encode()))
+    other.run_all()
+    kept.run_all()
+    finished = [event for event in kept.events if isinstance(event, Finished)]
+    assert [image.data for image in finished[0].images] == other.images("a")
+    assert len(other.batches) == 3
+
+
+ASKED = """
+import torch
+asked = []
+def noted(module, name):
+    function = getattr(module, name)
+    def call(*args, **kwargs):
+        asked.append(name)
+        return function(*args, **kwargs)
+    setattr(module, name, call)
+for name in ("is_available", "device_count", "init", "get_device_properties", "get_device_capability"):
+    noted(torch.cuda, name)
+for name in ("is_available", "device_count"):
+    noted(torch.accelerator, name)
+import worker.process.prefork
+print(asked)
+"""
+
+
+def test_what_is_forked_has_not_even_asked_for_a_device() -> None:
+    """torch.cuda.is_available() loads the driver, and a process forked after that cannot use it ("bad fork")."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", ASKED], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
