@@ -89,8 +89,9 @@ class Denoiser:
             for slots in self._slots.pop(next(iter(self._slots))):
                 slots.give_back()
         while len(known) <= place:
-            known.append(Slots(self._model, self._capture, group[0], counts[-1]))
-            self._ladder.admit(group[0].x, partial(known[-1].rehearse, counts[0]), tiled=group[0].tiling is not None)
+            slots = Slots(self._model, self._capture, group[0], counts[-1])
+            self._ladder.admit(group[0].x, partial(slots.rehearse, counts[0]), tiled=group[0].tiling is not None)
+            known.append(slots)
         for slots in known[:place] + known[place + 1 :]:
             slots.give_back(group)
         return known[place]

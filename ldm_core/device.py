@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def host_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def host_buffer(like: Tensor, device: torch.device) -> Tensor:
     """Zeros in main memory that `device` reads and writes while the host goes on."""
-    return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    return torch.zeros(like.shape, dtype=like.dtype, pin_memory=device.type == "cuda")
 
 
 class Pace:

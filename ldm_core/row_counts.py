@@ -48,17 +48,14 @@ class Ladder:
 
     def counts(self, x: Tensor, *, tiled: bool) -> tuple[int, ...]:
         """In growing order, for latents of the shape of x, (B, C, h, w)."""
-        most = self._rows if tiled else self._most(x)
-        counts = [self._rows]
-        while 2 * counts[-1] <= most:
-            counts.append(2 * counts[-1])
-        fits = self._fits.get(tuple(x.shape[1:]), most)
+        counts = self._all(x, tiled=tiled)
+        fits = self._fits.get(tuple(x.shape[1:]), counts[-1])
         return tuple(count for count in counts if count <= fits) or (fits,)
 
     def admit(self, x: Tensor, call: Callable[[], object], *, tiled: bool) -> None:
         """Before latents of the shape of x are stepped for the first time; `call` makes a call of the least rows."""
         if self._on_gpu and (shape := tuple(x.shape[1:])) not in self._tried:
-            admit(self._unet, call, self.counts(x, tiled=tiled))
+            admit(self._unet, call, self._all(x, tiled=tiled))
             self._tried.add(shape)
 
     def narrow(self, x: Tensor, rows: int) -> bool:
@@ -70,6 +67,12 @@ class Ladder:
             return False
         self._fits[tuple(x.shape[1:])] = rows // 2
         return True
+
+    def _all(self, x: Tensor, *, tiled: bool) -> tuple[int, ...]:
+        counts, most = [self._rows], self._rows if tiled else self._most(x)
+        while 2 * counts[-1] <= most:
+            counts.append(2 * counts[-1])
+        return tuple(counts)
 
     def _most(self, x: Tensor) -> int:
         if self._on_gpu:

@@ -52,12 +52,9 @@ class Slots:
         self._index = torch.zeros(4, max(count, 2), dtype=torch.int64, device=device)
         self._layout: list[tuple[int, int]] = []  # rows and contexts of each sample
         self._broken = torch.zeros(count, dtype=torch.bool, device=device)
-        self._told_broken = host_buffer((count,), torch.bool, device)
-        # in turns: a copy from one of them may still be under way when the next step draws
-        self._drawn = [
-            host_buffer(tuple(self._noise.shape), torch.float32, device)
-            for _ in range(2 if device.type == "cuda" else 0)
-        ]
+        # in main memory, in turns: a copy from or to the one of the last step may still be under way
+        self._drawn = [host_buffer(self._noise, device) for _ in range(2)]
+        self._told = [host_buffer(self._broken, device) for _ in range(2)]
         self._pace = Pace(device)
         self._programs: dict[tuple[int, int], Program] = {}
         self._on_window: OnCall | None = None
@@ -86,10 +83,16 @@ class Slots:
             sample.step += 1
             sample.x0 = self._x0[i : i + 1]
         ended = [sample for sample in samples if sample.done]
-        self._pace.launched(wait=joined or bool(ended))
-        broken = self._told_broken.tolist()
+        broken = self._broken_ones(now=joined or bool(ended))
         self.give_back(ended)
         return [not broken[slot_of[sample]] for sample in samples]
+
+    def _broken_ones(self, *, now: bool) -> list[bool]:
+        """By slot, whether its latents have not been finite: after this step, else after the one before."""
+        self._told.reverse()
+        self._told[0].copy_(self._broken, non_blocking=True)
+        self._pace.launched(wait=now)
+        return self._told[0 if now else 1].tolist()
 
     def rehearse(self, rows: int) -> None:
         """Computes a step of `rows` rows that nobody reads, before any sample comes."""
@@ -162,12 +165,11 @@ class Slots:
         self._index.copy_(torch.tensor(padded))
 
     def _draw_noise(self, slot_of: Mapping[Sample, int]) -> None:
-        drawn = self._drawn[0] if self._drawn else self._noise
-        draws = False
+        drawn, draws = self._drawn[0], False
         for sample, i in slot_of.items():
             for taker, noise in sample.draw_noise().items():
                 drawn[i, taker], draws = noise[0], True
-        if draws and self._drawn:
+        if draws:
             self._noise[: len(slot_of)].copy_(drawn[: len(slot_of)], non_blocking=True)
             self._drawn.reverse()
 
@@ -177,6 +179,8 @@ class Slots:
         """The step for so many rows. Capturing runs it, so no sample may be in the slots meanwhile."""
         if (rows, rows_per_call) not in self._programs:
             self.give_back()
+            self._index.zero_()  # which may point at more rows than these
+            self._layout = []
             program = self._capture(partial(self._advance, rows, rows_per_call))
             self._programs[rows, rows_per_call] = program
         return self._programs[rows, rows_per_call]
@@ -201,7 +205,6 @@ class Slots:
         self._x[:n] = mask * known + (1 - mask) * following
         self._x0[:n], self._history[:n] = x0, history
         self._step[:n] = (self._step[:n] + 1).clamp(max=self._table.shape[1] - 1)
-        self._told_broken[:n].copy_(self._broken[:n], non_blocking=True)
 
     def _predict(self, x: Tensor, t: Tensor, rows: int, rows_per_call: int) -> Tensor:
         """What the U-Net predicts for each row: (rows, C, h, w)."""

@@ -56,7 +56,8 @@ def admit(network: nn.Module, call: Callable[[], object], counts: Sequence[int])
     with _noting_shapes(network) as seen:
         call()
     for layer, parts in seen:
-        shape = _shape(parts)
+        if (shape := _shape(parts)) in layer.between:
+            continue
         key = (repr(layer.layer), tuple(tuple(weight.shape) for weight in layer.parameters()), shape, parts[0].dtype)
         if key not in found:
             found[key] = _agreeing(layer.layer, parts, counts)
@@ -88,7 +89,7 @@ def _last_agreeing(counts: Sequence[int], agree: Collection[int]) -> int:
 def _agrees(layer: nn.Module, parts: Sequence[Tensor], count: int, order: Tensor, expected: Tensor) -> bool:
     try:
         moved = _in_calls(layer, [part.index_select(0, order) for part in parts], count)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, ValueError):  # GroupNorm refuses a single number for each channel
         return False
     return torch.equal(moved, expected.index_select(0, order))
 

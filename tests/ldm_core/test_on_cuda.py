@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -14,13 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ldm_core import denoise, tasks
+from ldm_core import row_counts, tasks
+from ldm_core.acceleration import pieces
 from ldm_core.checkpoints import import_checkpoint
+from ldm_core.denoise import Denoiser
 from ldm_core.generate import generate
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import read_card
+from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams, LayoutObject
 from tests.compvis_layout import Written
 from tests.end_to_end.test_families import ALSO, DATA, FAMILIES, OTHERS, opened
@@ -54,7 +57,10 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[PretendedCuda]:
-    with pretended_cuda(devices=2) as gpu:
+    """With a shorter trial of layers than on a real one, which computes faster."""
+    with pretended_cuda(devices=2) as gpu, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "INPUTS", 8)
+        patch.setattr(row_counts, "MOST_ON_GPU", 8)
         yield gpu
 
 
@@ -143,41 +149,91 @@ def test_another_gpu_than_the_first(load: Load, gpu: PretendedCuda) -> None:
         load("scenes", "cuda:2")
 
 
-# What one step of N samples may make the host wait for. Numbers may only fall: a step needs none.
-EACH_STEP = {
-    "ddim": {"to device": (1, 0), "to host": (1, 0)},  # of the step, and of each sample
-    "dpmpp_2m": {"to device": (1, 0), "to host": (1, 0)},
-    "euler_a": {"to device": (1, 1), "to host": (1, 0)},  # noise, sample by sample
-}
-
-
-@pytest.mark.parametrize("sampler", EACH_STEP)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @torch.inference_mode()
-def test_a_step_hardly_waits_for_the_device(load: Load, gpu: PretendedCuda, sampler: str) -> None:
+def test_a_step_of_the_same_samples_is_one_launch_and_no_wait(load: Load, gpu: PretendedCuda, sampler: str) -> None:
     model = load("scenes")
-    samples = [tasks.begin(model, replace(TXT2IMG, steps=4, sampler=sampler, seed=i), 0, {}) for i in range(3)]
-    for _ in range(2):  # what all steps share comes to the device in the first, calls are captured in the second
-        denoise.step(model, samples, ROWS)
+    jobs = [replace(TXT2IMG, steps=5, sampler=sampler, seed=i, guidance_scale=2.0 + i) for i in range(3)]
+    samples = [tasks.begin(model, params, 0, {}) for params in jobs]
+    denoiser = Denoiser(model, 2, model.capture)
+    denoiser.step(samples)
     with gpu.counting() as seen:
-        denoise.step(model, samples, ROWS)
-    found = Counter(crossing.kind for crossing in seen.waits)
-    allowed = {kind: own + each * len(samples) for kind, (own, each) in EACH_STEP[sampler].items()}
-    told = [f"{crossing.kind} by {crossing.what} at {crossing.where}" for crossing in seen.crossings]
-    assert all(found[kind] <= allowed.get(kind, 0) for kind in found), told
-    assert seen.launches.count("CUDAGraph.replay") == 2  # six rows in calls of four
+        denoiser.step(samples)
+        denoiser.step(samples)
+    assert seen.launches == ["CUDAGraph.replay"] * 2
+    assert not seen.waits
+    noise = [] if not samples[0].draws else ["to device"]
+    assert [crossing.kind for crossing in seen.crossings] == [*noise, "to host", "paced"] * 2
 
 
 @torch.inference_mode()
-def test_holding_what_is_known_waits_three_times_a_sample(load: Load, gpu: PretendedCuda) -> None:
+def test_holding_what_is_known_is_part_of_the_launch(load: Load, gpu: PretendedCuda) -> None:
     model = load("v-sd1")
     side = model.card.native_size[0]
     params = replace(TXT2IMG, task="inpaint", width=side, height=side, steps=4)
     images = {"image": Image.new("RGB", (side, side)), "mask": Image.new("L", (side, side), 255)}
     samples = [tasks.begin(model, params, 0, images) for _ in range(2)]
-    denoise.step(model, samples, ROWS)
+    denoiser = Denoiser(model, 2, model.capture)
+    denoiser.step(samples)
     with gpu.counting() as seen:
-        denoise.step(model, samples, ROWS)
-    assert sum(crossing.kind == "to device" for crossing in seen.waits) <= 1 + 3 * len(samples)
+        denoiser.step(samples)
+    assert seen.launches == ["CUDAGraph.replay"]
+    assert not seen.waits
+
+
+JOBS = [
+    *(replace(TXT2IMG, steps=3 + i, sampler=sampler, seed=i) for i, sampler in enumerate(SAMPLERS)),
+    replace(TXT2IMG, steps=6, seed=9, guidance_scale=1.0),
+    replace(TXT2IMG, eta=1.0, seed=10),
+]
+
+
+def coming_and_going(model: LatentDiffusion) -> list[Tensor]:
+    """The last latents of jobs that join, rest and leave one another."""
+    samples = [tasks.begin(model, params, 0, {}) for params in JOBS]
+    denoiser = Denoiser(model, 2, model.capture)
+    for i in range(100):
+        running = [sample for j, sample in enumerate(samples[: i + 1]) if not sample.done and (i + j) % 4]
+        if running:
+            assert all(denoiser.step(running))
+    assert all(sample.done for sample in samples)
+    return [sample.x for sample in samples]
+
+
+@torch.inference_mode()
+def test_samples_that_come_and_go_have_the_bytes_of_lone_ones_in_plain_steps(load: Load) -> None:
+    model = load("scenes")
+    for job, found in zip(JOBS, coming_and_going(model), strict=True):
+        alone, denoiser = tasks.begin(model, job, 0, {}), Denoiser(model, 2)
+        while not alone.done:
+            denoiser.step([alone])
+        assert torch.equal(found, alone.x), job
+
+
+@torch.inference_mode()
+def test_calls_that_do_not_fit_are_made_with_fewer_rows(load: Load, gpu: PretendedCuda) -> None:
+    """Down to one row, where a guided sample takes two calls; to the same bytes."""
+    model = load("scenes")
+
+    def stepped(most: int) -> tuple[list[Tensor], set[int]]:
+        samples = [tasks.begin(model, replace(TXT2IMG, seed=i), 0, {}) for i in range(3)]
+        denoiser, called = Denoiser(model, 2, model.capture), set()
+
+        def no_room(module: UNet, parts: tuple[Tensor, ...]) -> None:
+            if len(parts[0]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            called.add(len(parts[0]))
+
+        hook = model.unet.register_forward_pre_hook(no_room)
+        while not samples[0].done:
+            denoiser.step(samples)
+        hook.remove()
+        return [sample.x for sample in samples], called
+
+    (expected, roomy), (in_twos, tight), (in_ones, tightest) = stepped(8), stepped(2), stepped(1)
+    assert (roomy, tight, tightest) == ({2, 8}, {2}, {1})  # the trial of a size begins with two rows
+    for found in (in_twos, in_ones):
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -200,19 +256,19 @@ def test_every_network_can_be_captured(directories: dict[str, Path], load: Load,
 
 
 @torch.inference_mode()
-def test_a_captured_call_repeats_itself_on_another_thread(load: Load, gpu: PretendedCuda) -> None:
-    """What comes in is copied to the graph's buffers; what goes out is not written over by the next call."""
+def test_steps_are_captured_on_one_thread_and_repeated_on_another(load: Load, gpu: PretendedCuda) -> None:
     model, on_cpu = load("scenes"), load("scenes", "cpu")
     jobs = [replace(TXT2IMG, seed=seed, guidance_scale=scale) for seed, scale in ((5, 4.0), (6, 1.0), (7, 2.0))]
     found: list[Image.Image] = []
-    generate(model, TXT2IMG, rows=ROWS)
+    denoiser = Denoiser(model, ROWS, model.capture)
+    denoiser.step([tasks.begin(model, params, 0, {}) for params in jobs])
     captured = len(gpu.graphs)
 
     def device_thread() -> None:
         with torch.inference_mode():
             samples = [tasks.begin(model, params, 0, {}) for params in jobs]
             while not samples[0].done:
-                denoise.step(model, samples, ROWS)
+                denoiser.step(samples)
             found.extend(tasks.finish(model, sample) for sample in samples)
 
     thread = threading.Thread(target=device_thread)
