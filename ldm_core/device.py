@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
 import torch
 from torch import Tensor
+
+STEPS, BESIDE = -1, 0  # priorities of streams, the lower one first
 
 
 def host_buffer(like: Tensor, device: torch.device) -> Tensor:
@@ -32,3 +38,33 @@ class Pace:
             now.synchronize()
         elif before is not None:
             before.synchronize()
+
+
+@contextmanager
+def steps_first(device: torch.device) -> Iterator[None]:
+    """A block, of the thread that steps, whose kernels go before those of `beside_steps` where both wait."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = _stream(device, STEPS)
+    stream.wait_stream(torch.cuda.default_stream(device))  # on which the weights were loaded
+    with torch.cuda.stream(stream):
+        yield
+
+
+@contextmanager
+def beside_steps(device: torch.device) -> Iterator[None]:
+    """A block, of another thread, that comes after all steps that have been launched, beside those that will be."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = _stream(device, BESIDE)
+    for before in (_stream(device, STEPS), torch.cuda.default_stream(device)):
+        stream.wait_stream(before)
+    with torch.cuda.stream(stream):
+        yield
+
+
+@cache
+def _stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=priority)

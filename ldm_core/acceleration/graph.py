@@ -32,7 +32,7 @@ class Graphs:
         with torch.cuda.device(self._device):  # streams and captures are those of the current one
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            aside = torch.cuda.Stream()
+            aside = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)  # which the graph's kernels keep
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_CALLS):

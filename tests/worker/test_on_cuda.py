@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from ldm_core import row_counts
+from ldm_core import row_counts, tasks
 from ldm_core.acceleration import pieces
 from ldm_core.loading.model import load_model
 from tests.pretended_cuda import PretendedCuda, pretended_cuda
@@ -45,6 +48,25 @@ def test_the_engine_serves_all_tasks() -> None:
         kept.engine.submit(request)
     kept.run_all()
     assert all(kept.images(request.key) for request in requests)
+
+
+def test_steps_go_before_decoding_on_a_stream_of_their_own(gpu: PretendedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, streams = Kept(checkpoint_s=1e9), []
+    for name in ("begin", "finish"):
+        plain = getattr(tasks, name)
+
+        def noted(*args: Any, plain: Any = plain) -> Any:
+            streams.append(torch.cuda.current_stream().priority)
+            return plain(*args)
+
+        monkeypatch.setattr(tasks, name, noted)
+    thread = threading.Thread(target=kept.engine.run)
+    thread.start()
+    kept.engine.submit(job("a"))
+    assert kept.engine.stop(60) == []
+    thread.join()
+    assert kept.images("a")
+    assert streams == [-1, 0]
 
 
 def test_a_preview_comes_from_the_device() -> None:

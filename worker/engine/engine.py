@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from ldm_core.device import steps_first
 from ldm_core.errors import DeadlineExceeded, LdmError
 from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
@@ -64,6 +65,7 @@ class Engine:
         step_s: float = STEP_S,
     ) -> None:
         self._models, self._emit, self._metrics = models, emit, metrics
+        self._device = next(iter(models.values())).device
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
         self._finisher = Finisher(models, self._finished, self._show, metrics.stage, encoder, self._note_progress)
@@ -108,14 +110,18 @@ class Engine:
     def run(self) -> None:
         """Steps until `stop`, on the device thread. An exception here is the device's failure and ends the thread."""
         finisher = start_vital("finisher", self._finisher.run)
+        with steps_first(self._device):
+            self._run()
+        self._finisher.close()
+        finisher.join()
+
+    def _run(self) -> None:
         while not self._stopped:
             if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
                 self._note_progress()
             if not self.step():
                 with self._changed:
                     self._changed.wait_for(self._has_work, IDLE_S)
-        self._finisher.close()
-        finisher.join()
 
     def stop(self, drain_s: float) -> list[str]:
         """Ends `run` once all jobs have ended, or after `drain_s` seconds. Returns the keys of unfinished jobs."""

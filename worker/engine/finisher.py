@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_core import tasks
+from ldm_core.device import beside_steps
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.sample import Sample
 from worker.engine.encode import Encoder, encode_preview
@@ -98,7 +99,7 @@ class Finisher:
     def _preview(self, preview_job: PreviewJob) -> None:
         started = time.perf_counter()
         try:
-            image = _in_thread_on_cpu(_previewed, self._models[preview_job.model], preview_job.x0)
+            image = _beside_steps(_previewed, self._models[preview_job.model], preview_job.x0)
             self._show(preview_job.key, encode_preview(image), time.perf_counter() - started)
         except Exception:  # the image itself is what counts
             log.warning("no preview of job %s", preview_job.key, exc_info=True)
@@ -114,7 +115,7 @@ class Finisher:
     def _drawn(self, run: ImageRun) -> EncodedImage | Image.Image:
         assert run.sample is not None
         started = time.perf_counter()
-        image = _in_thread_on_cpu(self._decoded, self._models[run.model], run.sample)
+        image = _beside_steps(self._decoded, self._models[run.model], run.sample)
         self._stage("finish", time.perf_counter() - started)
         return self._encoded(run, image) if run.is_in_last_pass else image
 
@@ -133,11 +134,12 @@ class Finisher:
         self._progress()
 
 
-def _in_thread_on_cpu(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
+def _beside_steps(work: Callable[[LatentDiffusion, T], Image.Image], model: LatentDiffusion, of: T) -> Image.Image:
     """On a CPU runs `work` in a short-lived thread, so that its OpenMP threads end with it (run_in_thread.py)."""
     if model.device.type == "cpu" and torch.get_num_threads() > 1:
         return run_in_thread(lambda: work(model, of))
-    return work(model, of)
+    with beside_steps(model.device):
+        return work(model, of)
 
 
 @torch.inference_mode()
