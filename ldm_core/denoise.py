@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from ldm_core.device_errors import is_out_of_memory
 from ldm_core.model import LatentDiffusion, OnCall, Program, as_it_is
 from ldm_core.row_counts import Ladder
 from ldm_core.sampling.sample import Sample
@@ -63,8 +64,8 @@ class Denoiser:
         rows = -(-needed // rows_per_call) * rows_per_call
         try:
             finite = self._slots_at(place, group, counts).step(group, rows, rows_per_call, on_call)
-        except torch.OutOfMemoryError:
-            if not self._ladder.narrow(group[0].x, rows_per_call):
+        except Exception as error:
+            if not is_out_of_memory(error) or not self._ladder.narrow(group[0].x, rows_per_call):
                 raise
             torch.cuda.empty_cache()
             return self.step(group, on_call)

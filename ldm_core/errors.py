@@ -6,6 +6,7 @@ LdmError
 │   ├── InvalidImage          an image that cannot be used
 │   └── UnsupportedTask       the model does not do what was asked
 ├── ModelError              a model directory is broken; stops a worker's start
+├── DeviceLost              the device refuses all work; ends the process, and its jobs run elsewhere
 └── JobError                a job failed while it ran
     ├── NonFiniteLatents      the sampler diverged
     ├── DeadlineExceeded      the job's timeout passed
@@ -49,6 +50,10 @@ class ModelError(LdmError):
         super().__init__(f"{path}: {detail}")
         self.path = Path(path)
         self.detail = detail
+
+
+class DeviceLost(LdmError):
+    """The device refuses all work since an earlier error of its own. No job's fault; the process has to end."""
 
 
 class JobError(LdmError):

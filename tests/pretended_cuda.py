@@ -32,6 +32,9 @@ from torch._C import DispatchKey
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ldm_core import row_counts
+from ldm_core.acceleration import pieces
+from ldm_core.device import _stream
 from tests.pretended_runtime import Graph, NotInCapture, Runtime, launches, tensors_of
 
 CPU = torch.device("cpu")
@@ -342,9 +345,12 @@ def pretended_cuda(devices: int = 1, capability: tuple[int, int] = (9, 0)) -> It
         with pytest.MonkeyPatch.context() as patch, gpu:
             for name, value in gpu.runtime.functions().items():
                 patch.setattr(torch.cuda, name, value)
+            patch.setattr(pieces, "INPUTS", 8)  # a shorter trial of layers than on a real one, which computes faster
+            patch.setattr(row_counts, "MOST_ON_GPU", 8)
             patch.setattr(threading.Thread, "run", _within(gpu, threading.Thread.run))
             yield gpu
     finally:
+        _stream.cache_clear()
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 

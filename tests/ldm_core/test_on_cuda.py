@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core import row_counts, tasks
-from ldm_core.acceleration import pieces
+from ldm_core import tasks
 from ldm_core.checkpoints import import_checkpoint
 from ldm_core.denoise import Denoiser
 from ldm_core.generate import generate
@@ -57,10 +56,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[PretendedCuda]:
-    """With a shorter trial of layers than on a real one, which computes faster."""
-    with pretended_cuda(devices=2) as gpu, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "INPUTS", 8)
-        patch.setattr(row_counts, "MOST_ON_GPU", 8)
+    with pretended_cuda(devices=2) as gpu:
         yield gpu
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_core import row_counts, tasks
-from ldm_core.acceleration import pieces
+from ldm_core import tasks
 from ldm_core.loading.model import load_model
 from tests.pretended_cuda import PretendedCuda, pretended_cuda
 from tests.tiny import write_tiny_models
@@ -23,10 +22,7 @@ from worker.engine.request import Finished, Preview, Saved
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[PretendedCuda]:
-    """With a shorter trial of layers than on a real one, which computes faster."""
-    with pretended_cuda() as gpu, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "INPUTS", 8)
-        patch.setattr(row_counts, "MOST_ON_GPU", 4)
+    with pretended_cuda() as gpu:
         yield gpu
 
 

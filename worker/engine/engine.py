@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ldm_core.device import steps_first
+from ldm_core.device_errors import raise_if_lost
 from ldm_core.errors import DeadlineExceeded, LdmError
 from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
@@ -74,6 +75,7 @@ class Engine:
         self._cancelled: set[str] = set()
         self._changed = threading.Condition()  # guards all of the above, and is notified when any of it changes
         self._stopped = False
+        self._died: BaseException | None = None  # what ended the finisher's thread
         self.last_step_at = time.monotonic()
 
     def submit(self, request: Request) -> None:
@@ -108,20 +110,35 @@ class Engine:
             return list(self._requests)
 
     def run(self) -> None:
-        """Steps until `stop`, on the device thread. An exception here is the device's failure and ends the thread."""
-        finisher = start_vital("finisher", self._finisher.run)
-        with steps_first(self._device):
-            self._run()
+        """Steps until `stop`, on the device thread.
+
+        An exception here is the device's failure and ends the thread: DeviceLost where the device refuses all work.
+        """
+        finisher = start_vital("finisher", self._finisher.run, self._on_finisher_error)
+        try:
+            with steps_first(self._device):
+                self._run()
+        except Exception as error:
+            raise_if_lost(self._device, error)
+            raise
         self._finisher.close()
         finisher.join()
 
     def _run(self) -> None:
         while not self._stopped:
+            if self._died is not None:
+                raise self._died
             if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
                 self._note_progress()
             if not self.step():
                 with self._changed:
                     self._changed.wait_for(self._has_work, IDLE_S)
+
+    def _on_finisher_error(self, error: BaseException) -> None:
+        """Called on the finisher's thread, which ends: the device's thread ends with the same error."""
+        with self._changed:
+            self._died = error
+            self._changed.notify_all()
 
     def stop(self, drain_s: float) -> list[str]:
         """Ends `run` once all jobs have ended, or after `drain_s` seconds. Returns the keys of unfinished jobs."""
@@ -170,6 +187,7 @@ class Engine:
         try:
             self._runner.begin(run, self._note_progress)
         except Exception as error:
+            raise_if_lost(self._models[run.model].device, error)
             self._fail(run.request, error)
         self._note_progress()
         seconds = time.perf_counter() - started
@@ -275,4 +293,4 @@ class Engine:
         self._changed.notify_all()
 
     def _has_work(self) -> bool:
-        return self._stopped or bool(self._cancelled) or self._scheduler.has_work()
+        return self._stopped or self._died is not None or bool(self._cancelled) or self._scheduler.has_work()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.device import beside_steps
+from ldm_core.device_errors import raise_if_lost
 from ldm_core.model import LatentDiffusion
 from ldm_core.sampling.sample import Sample
 from worker.engine.encode import Encoder, encode_preview
@@ -84,7 +85,7 @@ class Finisher:
         self._queue.close()
 
     def run(self) -> None:
-        """The thread's target."""
+        """The thread's target. Raises DeviceLost."""
         while (work := self._queue.get()) is not None:
             self.do(work)
 
@@ -101,15 +102,17 @@ class Finisher:
         try:
             image = _beside_steps(_previewed, self._models[preview_job.model], preview_job.x0)
             self._show(preview_job.key, encode_preview(image), time.perf_counter() - started)
-        except Exception:  # the image itself is what counts
+        except Exception as error:  # the image itself is what counts
+            raise_if_lost(self._models[preview_job.model].device, error)
             log.warning("no preview of job %s", preview_job.key, exc_info=True)
 
     def _finish(self, run: ImageRun) -> None:
         started = time.perf_counter()
         try:
             result: Result = self._drawn(run)
-        except Exception as error:  # whatever it is, it is this image's, and its job's, alone
-            result = error
+        except Exception as error:
+            raise_if_lost(self._models[run.model].device, error)
+            result = error  # whatever it is, it is this image's, and its job's, alone
         self._done(run, result, time.perf_counter() - started)
 
     def _drawn(self, run: ImageRun) -> EncodedImage | Image.Image:

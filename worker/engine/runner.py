@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm_core import tasks
 from ldm_core.denoise import Denoiser
+from ldm_core.device_errors import is_out_of_memory, raise_if_lost
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.images.decoding import Images
 from ldm_core.model import LatentDiffusion
@@ -58,7 +59,7 @@ class Runner:
     def step(self, batch: Sequence[ImageRun], on_call: Callable[[int], None]) -> dict[Request, Exception]:
         """Makes one step of images that share a batch key. Returns the error of each request that failed.
 
-        `on_call` is that of `Denoiser.step_group`.
+        `on_call` is that of `Denoiser.step_group`. Raises DeviceLost.
         """
         denoiser = self._denoisers[batch[0].model]
         run_of = {run.sample: run for run in batch if run.sample is not None}
@@ -75,8 +76,7 @@ class Runner:
             samples = [run.sample for run in group if run.sample is not None]
             finite = denoiser.step_group(place, samples, on_call)
         except Exception as error:
-            if _device_is_lost(error):
-                raise
+            raise_if_lost(self._models[group[0].model].device, error)
             if len(group) == 1:
                 return {group[0].request: _as_job_error(error, group[0].request.payload)}
             half = len(group) // 2
@@ -119,12 +119,7 @@ def _decoded(data: bytes) -> Image.Image:
 
 
 def _as_job_error(error: Exception, job: JobPayload) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return OutOfMemory("The job does not fit into the device's memory, even alone.")
     log.error("a job could not be stepped", exc_info=error, extra={"job_id": job.id, "request_id": job.request_id})
     return JobError("The device refused the job; the worker's log has the cause.")
-
-
-def _device_is_lost(error: Exception) -> bool:
-    """Whether the process has to end: after most CUDA errors every later call fails too."""
-    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)

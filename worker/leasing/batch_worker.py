@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -23,12 +24,24 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
 from ldm_core.card import ModelCard
+from ldm_core.errors import DeviceLost
 from worker.engine.request import Event
 from worker.jobs import PRIORITIES, queue_name
 from worker.leasing.admission import Admission
 from worker.leasing.heartbeat import Heartbeat, OtherWeights, Watchdog
 from worker.leasing.in_flight import InFlight
-from worker.leasing.inbox import Announced, Cancel, Inbox, Lost, Message, PreviewRequested, Settled, Stop, WakeUp
+from worker.leasing.inbox import (
+    Announced,
+    Cancel,
+    DeviceGone,
+    Inbox,
+    Lost,
+    Message,
+    PreviewRequested,
+    Settled,
+    Stop,
+    WakeUp,
+)
 from worker.leasing.result_writer import ResultWriter
 from worker.leasing.wake_ups import WakeUps
 from worker.metrics import WorkerMetrics
@@ -37,7 +50,8 @@ from worker.store import scripts
 from worker.store.blobs import BlobStore
 from worker.store.connection import AWAY, SOCKET_TIMEOUT_S, able, why
 from worker.store.health import Unusable
-from worker.vital import EXIT_BAD_SETTING, EXIT_OTHER_WEIGHTS, start_vital
+from worker.store.records import LOST
+from worker.vital import EXIT_BAD_SETTING, EXIT_DEVICE_LOST, EXIT_OTHER_WEIGHTS, give_up, start_vital
 
 if TYPE_CHECKING:
     from worker.engine.engine import Engine
@@ -104,7 +118,7 @@ class BatchWorker(BaseWorker):
         if not self._wait_for_redis():
             return
         self._results.start()
-        device = start_vital("device", engine.run)
+        device = start_vital("device", engine.run, self._on_device_error)
         start_vital("heartbeat", self._heartbeat.run)
         start_vital("wake-ups", self._wake_ups.run)
         log.info("worker %s serves %s", self.name, ", ".join(self._cards))
@@ -186,6 +200,8 @@ class BatchWorker(BaseWorker):
             case Announced():
                 with suppress(*AWAY), able():  # else after the next beat
                     self._register()
+            case DeviceGone(reason):
+                self._end_without_device(reason)
             case Stop(reason):
                 self._stop(reason)
 
@@ -206,6 +222,24 @@ class BatchWorker(BaseWorker):
         if reason:
             log.critical("%s", reason)
         self._stops += 1
+
+    def _on_device_error(self, error: BaseException) -> None:
+        """Called on the device's thread, which ends."""
+        if not isinstance(error, DeviceLost):
+            give_up()
+        self._inbox.put(DeviceGone(str(error)))
+
+    def _end_without_device(self, reason: str) -> NoReturn:
+        """Writes down what has ended, gives the other jobs back, and ends the process."""
+        log.critical("%s", reason)
+        self._results.close(FLUSH_S)
+        held = [(lease.job_id, lease.execution) for lease in self._in_flight.all()]
+        try:
+            count = scripts.surrender.run(self._redis, held=held, problem=json.dumps(LOST))
+            log.warning("gave %d jobs back", count)
+        except AWAY as away:
+            log.warning("%s: %d jobs come back when their leases end", why(away), len(held))
+        give_up(EXIT_DEVICE_LOST)
 
     def _look(self) -> None:
         """Fills the engine's free rows from the queues."""

@@ -39,13 +39,19 @@ class Announced(NamedTuple):
     """The worker is entered among the living; RQ's registration is due."""
 
 
+class DeviceGone(NamedTuple):
+    """The device refuses all work, and its thread has ended."""
+
+    reason: str
+
+
 class Stop(NamedTuple):
     """A signal; or, with a `reason`, what was in order at the start no longer is."""
 
     reason: str = ""
 
 
-Message = WakeUp | Cancel | PreviewRequested | Lost | Settled | Announced | Stop
+Message = WakeUp | Cancel | PreviewRequested | Lost | Settled | Announced | DeviceGone | Stop
 Inbox = queue.SimpleQueue[Message]  # its `put` is safe in a signal handler
 
 

@@ -115,8 +115,13 @@ class ResultWriter:
         lease = self._in_flight.get(event.key)
         if lease is None:
             return
+        try:
+            data = event.encode()
+        except Exception:  # its tensors are on a device that may be lost: the device's thread finds out
+            log.warning("no checkpoint", extra=lease.context, exc_info=True)
+            return
         with suppress(*AWAY), able():
-            self._blobs.put(checkpoint_name(lease.job_id), event.encode(), CHECKPOINT_TTL_S)
+            self._blobs.put(checkpoint_name(lease.job_id), data, CHECKPOINT_TTL_S)
             scripts.saved.run(self._redis, id=lease.job_id, exe=lease.execution, step=event.step)
 
     def _show(self, event: Preview) -> None:

@@ -33,6 +33,7 @@ from worker.process.restarts import Restarts, how_it_ended
 from worker.settings import WorkerSettings, read_settings
 from worker.store.connection import connect
 from worker.store.keys import Key
+from worker.vital import EXIT_DEVICE_LOST
 
 log = logging.getLogger("worker.process.prefork")  # also when it runs as __main__
 
@@ -96,6 +97,7 @@ class PreforkMaster:
         if code == 0:
             return 0, True
         crashed = code > 0 or -code in CRASHES or (code == -signal.SIGKILL and out_of_memory_kills() > before)
+        crashed &= code != EXIT_DEVICE_LOST  # no job's fault, should one of them not have been given back
         self._dead.append((name, crashed))
         return code, self._revoke_dead()
 

@@ -2,7 +2,7 @@
 
 queued ──admit──▶ started ──commit──▶ finished, failed, canceled
    ▲                 │
-   └─ requeue (drain), park (another version's), revoke and maintain (lost worker)
+   └─ requeue (drain), surrender (lost device), park (another version's), revoke and maintain (lost worker)
 
 `enqueue`, `cancel` and `sweep` come from the gateway; so do `claim` and `settle`, which deliver webhooks: the script
 that ends a job says that its webhook is due. Every instant in a record is of Redis' clock, stamped by scripts.
@@ -91,6 +91,7 @@ show = _script("show")
 beat = _script("beat")
 commit = _script("commit")
 requeue = _script("requeue")
+surrender = _script("surrender")
 cancel = _script("cancel")
 revoke = _script("revoke")
 maintain = _script("lib/time", "lib/indexes", "maintain")
