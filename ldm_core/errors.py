@@ -9,6 +9,7 @@ LdmError
 ├── DeviceLost              the device refuses all work; ends the process, and its jobs run elsewhere
 └── JobError                a job failed while it ran
     ├── NonFiniteLatents      the sampler diverged
+    ├── NonFiniteImage        the decoder overflowed, in float32 too
     ├── DeadlineExceeded      the job's timeout passed
     └── OutOfMemory           the job does not fit the device even alone
 """
@@ -64,6 +65,10 @@ class JobError(LdmError):
 
 class NonFiniteLatents(JobError):
     """The latents of a row became NaN or infinite."""
+
+
+class NonFiniteImage(JobError):
+    """The decoded image is NaN or infinite, even when decoded in float32."""
 
 
 class DeadlineExceeded(JobError):

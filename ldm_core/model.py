@@ -43,6 +43,8 @@ class LatentDiffusion:
     dtype: torch.dtype
     digest: str = ""  # of all weights and settings on which its images depend
     capture: Callable[[Program], Program] = as_it_is  # the same with one launch, where the device has such a thing
+    load_in_float32: Callable[[], Autoencoder] | None = None  # the autoencoder, of a model in another dtype
+    upcasts: bool = False  # the directory wants images decoded in float32, whatever the dtype (`force_upcast`)
     _blank: LRUCache[tuple[Tensor, Tensor]] = field(default_factory=LRUCache)
 
     @property
@@ -67,6 +69,16 @@ class LatentDiffusion:
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, both scaled, of an image's latents: (1, 3, H, W) → 2 × (1, C, h, w)."""
         return self.autoencoder.moments(image.to(self.dtype))
+
+    def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
+        """Latents to the image, about [-1, 1]: (1, C, h, w) → (1, 3, H, W) float32. `precise` computes in float32."""
+        autoencoder, dtype = (self._precise_autoencoder, torch.float32) if precise else (self.autoencoder, self.dtype)
+        return autoencoder.decode(latents.to(dtype)).float()
+
+    @cached_property
+    def _precise_autoencoder(self) -> Autoencoder:
+        """Loaded when first used: most models never need it."""
+        return self.autoencoder if self.load_in_float32 is None else self.load_in_float32()
 
     def blank_moments(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """`moments` of an all-grey image of that latent size, kept for the latest sizes."""

@@ -6,6 +6,7 @@ that diffusers gives.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ldm_core.errors import NonFiniteImage
 from ldm_core.images.decoding import Images
 from ldm_core.images.tensors import Known, image_tensor, known_region, label_tensor, padded
 from ldm_core.model import LatentDiffusion
@@ -22,6 +24,8 @@ from ldm_core.sampling.sample import Sample
 from ldm_core.sampling.samplers import make_plan
 from ldm_core.sampling.schedule import noised
 from ldm_core.sampling.tiling import Window, covering, tiled
+
+logger = logging.getLogger(__name__)
 
 PREVIEW_LATENTS = 32  # a side: quick to decode, whatever the image's size
 
@@ -65,26 +69,12 @@ def decode(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] 
 
     Always one image at a time, so that its bytes do not depend on others'. Calls `progress` after every window.
     """
-
-    def decoded(part: Tensor, _: Window | None = None) -> Tensor:
-        image = model.autoencoder.decode(part).float()
-        if progress is not None:
-            progress()
-        return image
-
-    x, factor = sample.x.to(model.dtype), model.autoencoder.config.factor
-    tiling = covering(x.shape[2], x.shape[3], model.card.tile // factor)
-    image = decoded(x) if tiling is None else tiled(x, decoded, tiling, factor)
-    if sample.known_image is not None:
-        original, mask = sample.known_image
-        image = torch.where(mask > 0, image, original)
-    width, height = sample.size
-    return (image[0, :, :height, :width] / 2 + 0.5).clamp(0, 1)
+    return _decoded(model, sample, progress, precise=model.upcasts).clamp(0, 1)
 
 
 def finish(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None = None) -> Image.Image:
-    """The finished image in 8 bits; `progress` is that of `decode`."""
-    return _in_8_bits(decode(model, sample, progress))
+    """The finished image in 8 bits; `progress` is that of `decode`. Raises NonFiniteImage."""
+    return _finite(model, lambda precise: _decoded(model, sample, progress, precise=precise))
 
 
 def preview(model: LatentDiffusion, x0: Tensor) -> Image.Image:
@@ -92,12 +82,50 @@ def preview(model: LatentDiffusion, x0: Tensor) -> Image.Image:
     height, width = x0.shape[2:]
     shrink = max(1.0, max(height, width) / PREVIEW_LATENTS)
     small = F.interpolate(x0, (max(1, int(height / shrink)), max(1, int(width / shrink))), mode="area")
-    return _in_8_bits((model.autoencoder.decode(small.to(model.dtype)).float()[0] / 2 + 0.5).clamp(0, 1))
+    return _finite(model, lambda precise: model.decode(small, precise=precise)[0] / 2 + 0.5)
 
 
-def _in_8_bits(image: Tensor) -> Image.Image:
-    levels = (image * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+def _decoded(model: LatentDiffusion, sample: Sample, progress: Callable[[], None] | None, *, precise: bool) -> Tensor:
+    """The finished image, (3, H, W), with levels beyond [0, 1] where the decoder went there."""
+
+    def decoded(part: Tensor, _: Window | None = None) -> Tensor:
+        image = model.decode(part, precise=precise)
+        if progress is not None:
+            progress()
+        return image
+
+    x, factor = sample.x, model.autoencoder.config.factor
+    tiling = covering(x.shape[2], x.shape[3], model.card.tile // factor)
+    image = decoded(x) if tiling is None else tiled(x, decoded, tiling, factor)
+    if sample.known_image is not None:
+        original, mask = sample.known_image
+        image = torch.where(mask > 0, image, original)
+    width, height = sample.size
+    return image[0, :, :height, :width] / 2 + 0.5
+
+
+def _finite(model: LatentDiffusion, draw: Callable[[bool], Tensor]) -> Image.Image:
+    """What `draw` gives, in 8 bits; drawn again in float32 where half precision overflows. Raises NonFiniteImage."""
+    precise = model.upcasts
+    image = _in_8_bits(draw(precise))
+    if image is None and not precise and model.dtype != torch.float32:
+        logger.warning("model %s: a decoded image is not finite in %s; decoding in float32", model.card.id, model.dtype)
+        image = _in_8_bits(draw(True))
+    if image is None:
+        raise NonFiniteImage("The decoded image is infinite or not a number.")
+    return image
+
+
+def _in_8_bits(image: Tensor) -> Image.Image | None:
+    """An image (3, H, W) with levels from 0 to 1; None where one of them is not finite.
+
+    The flag travels behind the levels, in one copy to the host.
+    """
+    height, width = image.shape[1:]
+    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    finite = image.isfinite().all().to(torch.uint8)
+    sent = torch.cat([levels.flatten(), finite[None]]).cpu().numpy()
+    return Image.fromarray(sent[:-1].reshape(height, width, 3)) if sent[-1] else None
 
 
 def _context(model: LatentDiffusion, params: GenerationParams, images: Images) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from torch import nn
 from ldm_core.acceleration.accelerate import accelerate, capture_on
 from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
-from ldm_core.job_warning import JobWarning
 from ldm_core.loading.condition import build_condition
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import read_card
@@ -56,15 +55,15 @@ def load_model(
     except OSError as error:
         raise ModelError(error.filename, f"cannot be read: {error.strerror}") from None
 
-    def component(path: Path) -> nn.Module:
+    def component(path: Path, dtype: torch.dtype = dtype) -> nn.Module:
         build = builders[path]
-        key = f"{build.__name__}:{hashes[path]}:{place}"
+        key = f"{build.__name__}:{hashes[path]}:{(place[0], dtype)}"
         if key not in shared:
             shared[key] = accelerate(_built(path, build).to(device=place[0], dtype=dtype))
         return shared[key]
 
     return LatentDiffusion(
-        card=card.with_warnings(*_of_precision(parts, dtype)),
+        card=card,
         unet=cast("UNet", component(parts.unet)),
         autoencoder=cast("Autoencoder", component(parts.first_stage)),
         condition=Condition() if parts.condition is None else cast("Condition", component(parts.condition)),
@@ -73,16 +72,16 @@ def load_model(
         device=place[0],
         dtype=dtype,
         capture=capture_on(place[0]),
+        load_in_float32=lambda: cast("Autoencoder", component(parts.first_stage, torch.float32)),
+        upcasts=_upcasts(parts, dtype),
         digest=_digest([*hashes.values(), *_settings(root, parts.scheduler, root / LOW_RES)]),
     )
 
 
-def _of_precision(parts: Components, dtype: torch.dtype) -> Iterator[JobWarning]:
-    """diffusers' upscaling pipeline is the one of ours that heeds `force_upcast`; here all runs in one precision."""
+def _upcasts(parts: Components, dtype: torch.dtype) -> bool:
+    """Whether images are decoded in float32. Of our pipelines, diffusers' upscaling one alone heeds `force_upcast`."""
     upcast = read_json(parts.first_stage / "config.json").get("force_upcast")
-    if upcast and dtype == torch.float16 and parts.pipeline == "StableDiffusionUpscalePipeline":
-        detail = "the directory's force_upcast = True is not followed: its autoencoder runs in float16, not float32"
-        yield JobWarning("force_upcast_ignored", detail)
+    return bool(upcast) and dtype == torch.float16 and parts.pipeline == "StableDiffusionUpscalePipeline"
 
 
 def check_model(directory: Path | str) -> ModelCard:

@@ -140,11 +140,19 @@ def test_latents_and_image_are_those_of_the_pipeline(family: tuple[Path, str, Ta
     assert np.abs(ours - image).max() <= LEVELS
 
 
-def test_an_upscaler_in_half_precision_says_what_its_autoencoder_asks_for(tmp_path: Path) -> None:
+def test_an_upscaler_in_half_precision_decodes_in_float32_as_its_directory_asks_for(tmp_path: Path) -> None:
     write_upscaler(tmp_path / "upscaler")
-    assert load_model(tmp_path / "upscaler").card.warnings == ()
-    (warning,) = load_model(tmp_path / "upscaler", dtype=torch.float16).card.warnings
-    assert warning.code == "force_upcast_ignored"
+    in_float32, in_float16 = (
+        load_model(tmp_path / "upscaler", dtype=dtype) for dtype in (torch.float32, torch.float16)
+    )
+    assert in_float16.card.warnings == () and in_float16.upcasts and not in_float32.upcasts
+    assert not load_model(tmp_path / "upscaler", dtype=torch.bfloat16).upcasts
+    asked = GenerationParams(
+        task="superres", width=128, height=128, steps=1, seed=SEED, guidance_scale=1.0, prompt="a palm tree"
+    )
+    with torch.inference_mode():
+        sample = tasks.begin(in_float32, asked, 0, {"image": noise_picture((32, 32))})
+        assert torch.equal(tasks.decode(in_float16, sample), tasks.decode(in_float32, sample))
 
 
 def test_what_the_pipeline_writes_loads_and_gives_the_same(family: tuple[Path, str, Task], tmp_path: Path) -> None:
