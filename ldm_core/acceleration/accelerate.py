@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ldm_core import arithmetic
 from ldm_core.acceleration import native
 from ldm_core.acceleration.graph import GraphRecorder, Graphs
 from ldm_core.acceleration.layers import faster
@@ -39,8 +40,13 @@ def accelerate(network: Module) -> Module:
     return network
 
 
-def fingerprint() -> str:
-    """What a CPU's results depend on, beside torch's version and its number of threads; and our own arithmetic."""
+def fingerprint(device: torch.device) -> str:
+    """What a device's results depend on, beside torch's version and the number of CPU threads; our own ways first."""
+    ours = _fingerprint_of_cpu()
+    return f"{ours}, {arithmetic.fingerprint(device)}" if device.type == "cuda" else ours
+
+
+def _fingerprint_of_cpu() -> str:
     ours = "kernels" if native.present() else "no kernels"
     products = "reproducible products" if native.reproducible_products() else "plain products"
     has = torch.cpu.get_capabilities()

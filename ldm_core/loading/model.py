@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ldm_core.acceleration.accelerate import accelerate, capture_on
+from ldm_core.arithmetic import settle_arithmetic
 from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.loading.condition import build_condition
@@ -49,6 +50,8 @@ def load_model(
     parts = find_components(root)
     card = read_card(root)
     place = (torch.device(device), dtype)
+    if place[0].type == "cuda":
+        settle_arithmetic()
     builders = _builders(parts)
     try:
         hashes = {path: _content_hash(path) for path in builders}

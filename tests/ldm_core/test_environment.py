@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm_core.environment import REPRODUCIBLE, SPINS, set_up
+from ldm_core.environment import REPRODUCIBLE, SPINS, WORKSPACE, set_up
 
-NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_CBWR")
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_CBWR", "CUBLAS_WORKSPACE_CONFIG")
 # what a worker's process has in its environment at the moment in which it begins to import torch
 SEEN = """
 import builtins, os, runpy, sys
@@ -39,12 +39,13 @@ def seen(module: str, **given: str) -> list[str]:
     "module", ["worker.process.prefork", "worker.process.main", "ldm_core.model", "benchmarks.step"]
 )
 def test_settings_are_there_before_torch(module: str) -> None:
-    assert seen(module) == ["-", SPINS, REPRODUCIBLE]
+    assert seen(module) == ["-", SPINS, REPRODUCIBLE, WORKSPACE]
 
 
 def test_an_operators_own_values_stay() -> None:
-    assert seen("worker.process.prefork", GOMP_SPINCOUNT="7", MKL_CBWR="COMPATIBLE") == ["-", "7", "COMPATIBLE"]
-    assert seen("worker.process.prefork", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE]
+    given = {"GOMP_SPINCOUNT": "7", "MKL_CBWR": "COMPATIBLE", "CUBLAS_WORKSPACE_CONFIG": ":16:8"}
+    assert seen("worker.process.prefork", **given) == ["-", *given.values()]
+    assert seen("worker.process.prefork", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "-", REPRODUCIBLE, WORKSPACE]
 
 
 def test_nothing_is_set_that_would_have_no_effect() -> None:

@@ -92,10 +92,9 @@ class Checkpoint:
 
 def fingerprint(model: LatentDiffusion, rows: int) -> str:
     """Everything on which an image's bytes depend, beside its request."""
-    if model.device.type == "cuda":
-        device = f"{torch.cuda.get_device_name(model.device)}, {accelerate.fingerprint()}"
-    else:
-        device = f"{accelerate.fingerprint()} x {torch.get_num_threads()}"
+    device = accelerate.fingerprint(model.device)
+    if model.device.type == "cpu":
+        device += f" x {torch.get_num_threads()}"
     return f"torch {torch.__version__}, {model.device.type} {device}, {model.dtype}, {rows} rows, {model.digest}"
 
 
