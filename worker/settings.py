@@ -75,10 +75,13 @@ class WorkerSettings(SharedSettings):
         default="",
         description="model directories to serve, comma-separated; empty: the models that come with the package",
     )
-    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto`: the best there is")
+    device: str = Field(
+        default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto`: a GPU, or where there is none the CPU"
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="`float32`, `bfloat16`, on GPUs also `float16`; `auto`: float16 on CUDA, float32 on a CPU",
+        description="`float32`, `bfloat16`, on GPUs also `float16`; `auto`: on CUDA bfloat16, or float16 below compute "
+        "capability 8.0; float32 on a CPU",
     )
     rows: int | None = Field(
         default=None,

@@ -21,6 +21,7 @@ from worker.engine.run_in_thread import run_in_thread
 from worker.leasing.batch_worker import BatchWorker
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory
+from worker.process.device import chosen_device, chosen_dtype
 from worker.settings import WorkerSettings, read_settings
 from worker.store.blobs import open_blobs
 from worker.store.connection import AWAY, able, connect
@@ -76,8 +77,8 @@ def main() -> int:
 
 def load_models(settings: WorkerSettings) -> dict[str, LatentDiffusion]:
     """Every model directory, by model id; what they have in common is held once. Raises ModelError."""
-    device = _device(settings.device)
-    dtype = _dtype(settings.dtype, device)
+    device = chosen_device(settings.device)
+    dtype = chosen_dtype(settings.dtype, device)
     models: dict[str, LatentDiffusion] = {}
     shared: dict[str, torch.nn.Module] = {}
     check_directories(settings.model_dirs)  # all of them before the first is loaded
@@ -102,28 +103,6 @@ def encoder_of(settings: WorkerSettings) -> Encoder:
     certificates, key = settings.c2pa_cert, settings.c2pa_key
     seal = None if certificates is None or key is None else read_seal(certificates, key)
     return Encoder(settings.png_metadata, settings.provenance, seal)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        print(f"LDM_DEVICE={name}: {str(error).splitlines()[0]}", file=sys.stderr)
-        raise SystemExit(2) from None
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    if dtype == torch.float16 and device.type == "cpu":
-        detail = "is for GPUs, a CPU takes many times as long in it; choose float32, bfloat16 or auto"
-        print(f"LDM_DTYPE=float16: {detail}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_SETTING)
-    return dtype
 
 
 if __name__ == "__main__":
