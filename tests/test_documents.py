@@ -61,7 +61,9 @@ def existing_files(command: str) -> None:
 
 
 def a_compose_file(command: str) -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    named = re.findall(r"-f (\S+)", command)
+    assert all(yaml.safe_load((ROOT / path).read_text())["services"] for path in named)
+    services = yaml.safe_load((ROOT / (named or ["docker-compose.yml"])[0]).read_text())["services"]
     built = {service["build"]["target"] for service in services.values() if "build" in service}
     stages = re.findall(r"^FROM .* AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE | re.IGNORECASE)
     assert built <= set(stages)
@@ -121,7 +123,7 @@ KINDS: dict[str, Callable[[str], None]] = {
     r"ldm ": a_command_of_ldm,
     r"python -m ": a_module,
     r"pytest ": existing_files,
-    r"docker compose up": a_compose_file,
+    r"docker compose (-f \S+ )*up": a_compose_file,
     r"kubectl apply -k ": a_kustomization,
     r"kubectl -n ldm create secret ": a_secret_that_the_gateway_reads,
     r"pip install '?(\.|\./)": an_install_from_the_clone,
