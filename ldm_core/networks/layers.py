@@ -65,8 +65,13 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None) -> Tensor:
-        """(B, C, H, W), the timestep's embedding (B, time_dim) → (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Size = None, *, skip: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), the timestep's embedding (B, time_dim) → (B, out_channels, H, W).
+
+        `skip` is joined to x along channels, C being those of both.
+        """
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
         h = self.norm1(x)
         if self.resize:
             x, h = resized(x, self.resize, size), resized(h, self.resize, size)

@@ -33,8 +33,10 @@ class Level(nn.Module):
         self.downsamplers: nn.ModuleList | None = None
         self.upsamplers: nn.ModuleList | None = None
 
-    def block(self, index: int, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
-        x = self.resnets[index](x, emb)
+    def block(
+        self, index: int, x: Tensor, emb: Tensor, context: Tensor | None, *, skip: Tensor | None = None
+    ) -> Tensor:
+        x = self.resnets[index](x, emb, skip=skip)
         return x if self.attentions is None else self.attentions[index](x, context)
 
 
@@ -114,7 +116,7 @@ class UNet(nn.Module):
         h = self.mid_block(h, emb, context)
         for level in cast("Iterable[Level]", self.up_blocks):
             for i in range(len(level.resnets)):
-                h = level.block(i, torch.cat([h, skips.pop()], dim=1), emb, context)
+                h = level.block(i, h, emb, context, skip=skips.pop())
             if level.upsamplers is not None:
                 # the skip's own size: latents need not be a multiple of the downsampling
                 h = level.upsamplers[0](h, emb, tuple(skips[-1].shape[2:]))
