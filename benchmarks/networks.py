@@ -47,8 +47,8 @@ class Denoiser:
             x, t, context = self.inputs_on_meta()
         return _counted(lambda: network(x, t, context))
 
-    def inputs_on_meta(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, t, context = self.inputs(1)
+    def inputs_on_meta(self, rows: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, t, context = self.inputs(rows, dtype)
         return x.to("meta"), t.to("meta"), None if context is None else context.to("meta")
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from ldm_core import arithmetic
 from ldm_core.acceleration import native
+from ldm_core.acceleration.cuda.layers import replace_layers
+from ldm_core.acceleration.cuda.modules import AddedProduct, AttentionCore
 from ldm_core.acceleration.graph import GraphRecorder, Graphs
 from ldm_core.acceleration.layers import faster
 from ldm_core.acceleration.pieces import in_pieces
@@ -61,12 +63,12 @@ def capture_on(device: torch.device) -> Callable[[Program], Program]:
 
 def _accelerate_unet_on_gpu(unet: UNet) -> None:
     """Its calls are parts of steps that are captured whole."""
-    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # else cuDNN does so at every call
-    in_pieces(unet, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm))
+    replace_layers(unet)
+    in_pieces(unet, (nn.Conv2d, nn.Linear, AddedProduct, AttentionCore))  # our kernels take each row by itself
 
 
 def _capture_calls(network: nn.Module) -> None:
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    replace_layers(network)
     network.forward = Replayed(network.forward, GraphRecorder(next(network.parameters()).device))
 
 
