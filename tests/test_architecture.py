@@ -66,12 +66,12 @@ MAY_IMPORT = {
     "ldm_core.loading": {"ldm_core.model", "ldm_core.networks", "ldm_core.sampling", "ldm_core.acceleration",
                          "ldm_core.arithmetic", "ldm_core.weights", "ldm_core.model_directory", "ldm_core.card",
                          *WORDS},
-    "ldm_core.weights": {"ldm_core.networks", "ldm_core.model_directory", *WORDS},
+    "ldm_core.weights": {"ldm_core.networks", "ldm_core.model_directory", "ldm_core.huge_pages", *WORDS},
     "ldm_core.model": {"ldm_core.networks", "ldm_core.row_counts", "ldm_core.sampling", "ldm_core.card",
                        "ldm_core.lru_cache"},
     "ldm_core.row_counts": {"ldm_core.networks", "ldm_core.acceleration"},
     "ldm_core.networks": {"ldm_core.images", "ldm_core.model_directory", *WORDS},
-    "ldm_core.acceleration": {"ldm_core.networks", "ldm_core.lru_cache", "ldm_core.arithmetic"},
+    "ldm_core.acceleration": {"ldm_core.networks", "ldm_core.lru_cache", "ldm_core.arithmetic", "ldm_core.huge_pages"},
     "ldm_core.sampling": {"ldm_core.model_directory"},
     "ldm_core.images": WORDS,
     "ldm_core.model_directory": {"ldm_core.card", *WORDS},
@@ -80,7 +80,8 @@ MAY_IMPORT = {
     "ldm_core.params": WORDS,
     "ldm_core.device": set(),
     "ldm_core.arithmetic": set(),
-    **{f"ldm_core.{name}": set() for name in ("environment", "errors", "job_warning", "lru_cache", "release")},
+    **{f"ldm_core.{name}": set()
+       for name in ("environment", "errors", "huge_pages", "job_warning", "lru_cache", "release")},
 }  # fmt: skip
 # What a gateway may take from the parts that know torch.
 CORE_FOR_GATEWAY = {

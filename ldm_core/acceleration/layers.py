@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.acceleration import kernels, native, winograd
+from ldm_core.huge_pages import huge_empty
 from ldm_core.lru_cache import LRUCache
 from ldm_core.networks.layers import GEGLU, GroupNormSiLU
 
@@ -55,7 +56,8 @@ class Product(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight, self.bias = _frozen(weight.t().contiguous()), bias
+        transposed = huge_empty(*weight.t().shape, dtype=weight.dtype).copy_(weight.t())
+        self.weight, self.bias = _frozen(transposed), bias
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

@@ -30,7 +30,7 @@ VERSION = 6
 LANES = 16  # floats that the kernels process at a time, as in kernels.h
 DTYPES = (torch.float32, torch.bfloat16)
 STRICT, ALL = 0x10000, -1  # MKL_CBWR_STRICT and MKL_CBWR_ALL of mkl.h
-FUNCTIONS = ("group_norm", "layer_norm", "geglu", "to_tiles", "from_tiles")
+FUNCTIONS = ("group_norm", "layer_norm", "geglu", "to_tiles", "from_tiles", "transform")
 
 
 @dataclass(frozen=True, slots=True)

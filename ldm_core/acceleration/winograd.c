@@ -1,4 +1,5 @@
-/* The two ends of a 3 x 3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2015, arXiv:1509.09308, section 4.1).
+/* The two ends of a 3 x 3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2015, arXiv:1509.09308, section 4.1),
+ * and the transform of its weight, which is made once.
  *
  * Every 2 x 2 pixels of the result, a tile, come from 4 x 4 pixels of the input. Between the ends stand 16 products of
  * matrices, one for each place in a tile, instead of 36 multiplications for its pixels; winograd.py has them.
@@ -88,5 +89,50 @@ int to_tiles(const Tiles *t) {
 int from_tiles(const Tiles *t) {
 #pragma omp parallel for
     for (int64_t line = t->first; line < t->last; line++) line_from_tiles(t, line);
+    return 1;
+}
+
+typedef struct {
+    const void *weight; /* (outs, ins, 3, 3), float32 or bfloat16 */
+    float *transformed; /* (16, ins, outs) */
+    int64_t outs, ins;  /* outs is a multiple of LANES */
+    int64_t bfloat16;   /* whether */
+} Weight;
+
+typedef double Wide __attribute__((vector_size(LANES * sizeof(double))));
+
+/* y = G x, strides counted in vectors: what three taps are in Winograd's space. */
+#define SPREAD(x, apart, y, step)                            \
+    do {                                                     \
+        y[0] = x[0];                                         \
+        y[step] = 0.5 * (x[0] + x[apart] + x[2 * apart]);     \
+        y[2 * step] = 0.5 * (x[0] - x[apart] + x[2 * apart]); \
+        y[3 * step] = x[2 * apart];                          \
+    } while (0)
+
+/* G g G^T for one input channel and LANES output channels. In double, so that each result is rounded once. */
+FOR_EACH_PROCESSOR static void spread(const Weight *w, int64_t in, int64_t out) {
+    float g[LANES][9], across[9][LANES];
+    Wide taps[9], half[12], whole[16];
+    for (int64_t lane = 0; lane < LANES; lane++)
+        load(g[lane], w->weight, ((out + lane) * w->ins + in) * 9, 9, w->bfloat16);
+    for (int tap = 0; tap < 9; tap++) {
+        Lanes narrow;
+        for (int lane = 0; lane < LANES; lane++) across[tap][lane] = g[lane][tap];
+        memcpy(&narrow, across[tap], sizeof narrow);
+        taps[tap] = __builtin_convertvector(narrow, Wide);
+    }
+    for (int j = 0; j < 3; j++) SPREAD((taps + j), 3, (half + j), 3);
+    for (int i = 0; i < 4; i++) SPREAD((half + 3 * i), 1, (whole + 4 * i), 1);
+    for (int place = 0; place < 16; place++) {
+        Lanes rounded = __builtin_convertvector(whole[place], Lanes);
+        memcpy(w->transformed + (place * w->ins + in) * w->outs + out, &rounded, sizeof rounded);
+    }
+}
+
+int transform(const Weight *w) {
+#pragma omp parallel for schedule(dynamic, LANES)
+    for (int64_t in = 0; in < w->ins; in++)
+        for (int64_t out = 0; out < w->outs; out += LANES) spread(w, in, out);
     return 1;
 }

@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 
 from ldm_core.acceleration.native import LANES, Address, Count, has_fast_bfloat16, library, run
+from ldm_core.huge_pages import huge_empty
 
 PIECE = 16 * 2**20  # bytes of tiles that go through at once, so that they stay in the caches
-G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # the transform of a weight
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = (
+        *((name, Address) for name in ("weight", "transformed")),
+        *((name, Count) for name in ("outs", "ins", "bfloat16")),
+    )
 
 
 class _Tiles(ctypes.Structure):
@@ -37,10 +44,11 @@ def takes(weight: Tensor) -> bool:
 
 
 def transformed(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) → (16, in, out) float32: what convolve() takes."""
-    g = torch.tensor(G, dtype=torch.float64)
-    spread = torch.einsum("ia,ocab,jb->ijco", g, weight.double(), g)
-    return spread.flatten(0, 1).to(torch.float32).contiguous()
+    """(out, in, 3, 3) → (16, in, out) float32: what convolve() takes. Equation 8 of the paper, U = G g Gᵀ."""
+    out, ins = weight.shape[:2]
+    spread = huge_empty(16, ins, out)
+    run("transform", _Weight, weight.contiguous(), spread, out, ins, weight.dtype == torch.bfloat16)
+    return spread
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -15,19 +15,22 @@ from ldm_core.arithmetic import settle_arithmetic
 from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.loading.condition import build_condition
+from ldm_core.loading.content import hashing, outline
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import read_card
-from ldm_core.model_directory.components import CONDITIONS, UNSCALED, Components, find_components, scheduler_settings
+from ldm_core.model_directory.components import UNSCALED, Components, find_components, scheduler_settings
 from ldm_core.model_directory.json_files import read_json
-from ldm_core.model_directory.weight_files import find_weights
 from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.networks.conditioning import Condition
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig
 from ldm_core.sampling.schedule import NoiseSchedule
+from ldm_core.weights.placing import MAIN_MEMORY, Place, release_files
 from ldm_core.weights.reading import build_strictly, read_weights, weights_file
 
 Shared = dict[str, nn.Module]
+Builder = Callable[[Path, Place], nn.Module]
+Builders = Mapping[Path, Builder]
 LOW_RES = "low_res_scheduler"
 
 # attention names that diffusers used in autoencoders before 0.15; published Stable Diffusion files still have them
@@ -46,39 +49,51 @@ def load_model(
     hold it once. Raises ModelError naming file and key.
     """
     root = Path(directory)
-    shared = {} if shared is None else shared
     parts = find_components(root)
     card = read_card(root)
-    place = (torch.device(device), dtype)
-    if place[0].type == "cuda":
+    place, builders = Place(torch.device(device), dtype), _builders(parts)
+    if place.device.type == "cuda":
         settle_arithmetic()
-    builders = _builders(parts)
-    try:
-        hashes = {path: _content_hash(path) for path in builders}
-    except OSError as error:
-        raise ModelError(error.filename, f"cannot be read: {error.strerror}") from None
+    shared = {} if shared is None else shared
+    networks, hashes = _networks(builders, place, shared)
 
-    def component(path: Path, dtype: torch.dtype = dtype) -> nn.Module:
-        build = builders[path]
-        key = f"{build.__name__}:{hashes[path]}:{(place[0], dtype)}"
-        if key not in shared:
-            shared[key] = accelerate(_built(path, build).to(device=place[0], dtype=dtype))
-        return shared[key]
+    def first_stage_in_float32() -> Autoencoder:
+        of_first_stage = {parts.first_stage: builders[parts.first_stage]}
+        loaded, _ = _networks(of_first_stage, Place(place.device, torch.float32), shared)
+        return cast("Autoencoder", loaded[parts.first_stage])
 
     return LatentDiffusion(
         card=card,
-        unet=cast("UNet", component(parts.unet)),
-        autoencoder=cast("Autoencoder", component(parts.first_stage)),
-        condition=Condition() if parts.condition is None else cast("Condition", component(parts.condition)),
+        unet=cast("UNet", networks[parts.unet]),
+        autoencoder=cast("Autoencoder", networks[parts.first_stage]),
+        condition=Condition() if parts.condition is None else cast("Condition", networks[parts.condition]),
         schedule=_schedule(parts, parts.scheduler),
         low_res_schedule=_low_res_schedule(root, parts, card),
-        device=place[0],
+        device=place.device,
         dtype=dtype,
-        capture=capture_on(place[0]),
-        load_in_float32=lambda: cast("Autoencoder", component(parts.first_stage, torch.float32)),
+        capture=capture_on(place.device),
+        load_in_float32=first_stage_in_float32,
         upcasts=_upcasts(parts, dtype),
-        digest=_digest([*hashes.values(), *_settings(root, parts.scheduler, root / LOW_RES)]),
+        digest=_digest([*hashes, *_settings(root, parts.scheduler, root / LOW_RES)]),
     )
+
+
+def _networks(builders: Builders, place: Place, shared: Shared) -> tuple[dict[Path, nn.Module], list[str]]:
+    """The networks by their folders, and the hash of each one's content.
+
+    Content is hashed while the networks are built. Only a network that may be in `shared` waits for its hash first.
+    """
+    networks: dict[Path, nn.Module] = {}
+    with hashing(builders) as hashes:
+        kinds = {path: f"{build.__name__}:{place}:{outline(path)}:" for path, build in builders.items()}
+        for path, build in builders.items():
+            found = None
+            if any(key.startswith(kinds[path]) for key in shared):
+                found = shared.get(kinds[path] + hashes[path]())
+            networks[path] = _built(path, build, place) if found is None else found
+        keys = {path: hashes[path]() for path in builders}
+    shared |= {kinds[path] + keys[path]: network for path, network in networks.items()}
+    return networks, [*keys.values()]
 
 
 def _upcasts(parts: Components, dtype: torch.dtype) -> bool:
@@ -96,26 +111,33 @@ def check_model(directory: Path | str) -> ModelCard:
     parts, card = find_components(root), read_card(root)
     with torch.device("meta"):
         for path, build in _builders(parts).items():
-            _built(path, build)
+            _described(path, build, MAIN_MEMORY)
     _schedule(parts, parts.scheduler)
     _low_res_schedule(root, parts, card)
     return card
 
 
-def _built(path: Path, build: Callable[[Path], nn.Module]) -> nn.Module:
+def _built(path: Path, build: Builder, place: Place) -> nn.Module:
+    """A network from its folder, ready to be called. Raises ModelError."""
+    network = accelerate(_described(path, build, place))
+    release_files(network)
+    return network
+
+
+def _described(path: Path, build: Builder, place: Place) -> nn.Module:
     """A network from its folder; numbers that do not fit each other are a ModelError as well."""
     try:
-        return build(path)
+        return build(path, place)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         detail = f"describes no network that can be built ({reason})"
         raise ModelError(path / "config.json", detail) from error
 
 
-def _builders(parts: Components) -> dict[Path, Callable[[Path], nn.Module]]:
+def _builders(parts: Components) -> dict[Path, Builder]:
     """How each network of a model is built from its folder."""
-    first_stage = _build_unscaled if parts.pipeline == UNSCALED else load_first_stage
-    builders: dict[Path, Callable[[Path], nn.Module]] = {parts.unet: _build_unet, parts.first_stage: first_stage}
+    first_stage = _build_unscaled if parts.pipeline == UNSCALED else _build_first_stage
+    builders: dict[Path, Builder] = {parts.unet: _build_unet, parts.first_stage: first_stage}
     return builders if parts.condition is None else {**builders, parts.condition: build_condition}
 
 
@@ -129,41 +151,32 @@ def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _content_hash(path: Path) -> str:
-    """Of all that a component is made from; a text encoder's tokenizer lies beside it."""
-    read_json(path / "config.json")
-    files = [path / "config.json"]
-    if path.name != "condition" or any(path.glob("*.safetensors")):  # some condition encoders have no weights
-        files += find_weights(path)
-    if path.name in CONDITIONS:
-        files += sorted((path.parent / "tokenizer").glob("*.*"))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _build_unet(path: Path) -> UNet:
+def _build_unet(path: Path, place: Place = MAIN_MEMORY) -> UNet:
     config = UNetConfig.from_json(read_json(path / "config.json"), str(path / "config.json"))
     if config.num_class_embeds and not (path.parent / LOW_RES).exists():
         raise ModelError(path / "config.json", "num_class_embeds is for the noise levels of super-resolution alone")
-    return build_strictly(lambda: UNet(config), read_weights(path), weights_file(path))
+    return build_strictly(lambda: UNet(config), read_weights(path), weights_file(path), place)
 
 
 def load_first_stage(path: Path) -> Autoencoder:
     """An autoencoder's own directory, float32 on the CPU. Raises ModelError."""
-    return _first_stage(path, read_json(path / "config.json")).eval().requires_grad_(False)
+    autoencoder = _build_first_stage(path, MAIN_MEMORY)
+    release_files(autoencoder)
+    return autoencoder.eval().requires_grad_(False)
 
 
-def _build_unscaled(path: Path) -> Autoencoder:
-    return _first_stage(path, {**read_json(path / "config.json"), "scaling_factor": 1.0})
+def _build_first_stage(path: Path, place: Place) -> Autoencoder:
+    return _first_stage(path, read_json(path / "config.json"), place)
 
 
-def _first_stage(path: Path, config: Mapping[str, Any]) -> Autoencoder:
+def _build_unscaled(path: Path, place: Place) -> Autoencoder:
+    return _first_stage(path, {**read_json(path / "config.json"), "scaling_factor": 1.0}, place)
+
+
+def _first_stage(path: Path, config: Mapping[str, Any], place: Place) -> Autoencoder:
     read = AutoencoderConfig.from_json(config, str(path / "config.json"))
     state = {_modern_name(key): value for key, value in read_weights(path).items()}
-    return build_strictly(lambda: Autoencoder(read), state, weights_file(path))
+    return build_strictly(lambda: Autoencoder(read), state, weights_file(path), place)
 
 
 def _modern_name(key: str) -> str:

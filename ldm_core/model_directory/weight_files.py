@@ -23,10 +23,14 @@ NO_WEIGHTS = ((b"version https://git-lfs", "a git-lfs pointer; fetch the file it
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of one tensor; `dtype` is the format's name, such as F16."""
+    """What a header says of one tensor.
+
+    `dtype` is the format's name, such as F16, `place` counts bytes from the file's beginning.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    place: int
 
 
 def find_weights(path: Path) -> list[Path]:
@@ -93,7 +97,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if len(header) > MAX_TENSORS:
         raise ModelError(file, f"has {len(header)} tensors, at most {MAX_TENSORS} are read")
     _check_offsets(file, header, size - 8 - length)
-    return {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    return {
+        name: TensorInfo(entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 def _check_length(file: Path, head: bytes, length: int, size: int) -> None:

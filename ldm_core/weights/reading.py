@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ldm_core.errors import ModelError
 from ldm_core.model_directory.json_files import read_json
 from ldm_core.model_directory.weight_files import find_weights, read_header
 from ldm_core.weights.checkpoint import open_checkpoint
-
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+from ldm_core.weights.mapped import DTYPES, mapped
+from ldm_core.weights.placing import MAIN_MEMORY, Place, placed
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def build_strictly(build: Callable[[], Module], state: dict[str, Tensor], path: Path) -> Module:
-    """A network on the CPU with these weights, which are those of `path`.
+def build_strictly(
+    build: Callable[[], Module], state: dict[str, Tensor], path: Path, place: Place = MAIN_MEMORY
+) -> Module:
+    """A network with these weights, which are those of `path`, at its place. Empties `state`.
 
-    It takes memory only once its names and shapes are known to be those of the weights. Raises ModelError.
+    It takes memory only once its names and shapes are known to be those of the weights. Where the place is main memory
+    the weights still lie in their file (`placing.release_files`). Raises ModelError.
     """
     with torch.device("meta"):
         network = build_or_refuse(build, path)
-    load_strictly(network, state, path)
     if any(value.is_meta for value in state.values()):
+        _refuse(path, _mismatches(network, state))
         return network
-    # buffers are computed as a network is built; without any, it need not be filled with random numbers first
-    network = build_or_refuse(build, path) if any(True for _ in network.buffers()) else network.to_empty(device="cpu")
-    network.load_state_dict(state)
-    return network
+    mismatches = _mismatches(network, state)
+    moved, useless = placed(state, MAIN_MEMORY if mismatches else place)
+    _refuse(path, {**mismatches, **useless})
+    if any(True for _ in network.buffers()):  # they are computed as a network is built
+        with _parameters_on_meta():
+            network = build_or_refuse(build, path)
+    network.load_state_dict(moved, assign=True)
+    return network.to(place.device, place.dtype)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Networks that this thread builds get parameters without numbers, and buffers with theirs."""
+    thread = threading.get_ident()
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        ours = threading.get_ident() == thread
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad) if ours else None
+
+    hook = register_module_parameter_registration_hook(on_meta)  # type: ignore[arg-type]  # what it gives is registered
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def build_or_refuse(build: Callable[[], Module], path: Path) -> Module:
@@ -49,34 +71,28 @@ def build_or_refuse(build: Callable[[], Module], path: Path) -> Module:
         raise ModelError(path.parent / "config.json", f"describes no network that can be built: {reason}") from None
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """`load_state_dict` whose error lists what is missing, unexpected, of another shape or not finite.
-
-    A state on the meta device is compared and not loaded.
-    """
+def _mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """By what is wrong, the names of weights that are not those of the network."""
     expected = module.state_dict()
-    problems = [
-        *_problem("missing", [key for key in expected if key not in state]),
-        *_problem("unexpected", [key for key in state if key not in expected]),
-        *_problem("of another shape", [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]),
-        *_problem(
-            "of numbers that are no weights", [k for k, v in state.items() if k in expected and _alien(v, expected[k])]
-        ),
-        *_problem("not finite", [k for k, v in state.items() if not v.is_meta and not v.isfinite().all()]),
-    ]
-    if problems:
-        raise ModelError(path, "; ".join(problems))
-    if not any(value.is_meta for value in expected.values()):
-        module.load_state_dict(state, assign=False)
+    both = {key: value for key, value in state.items() if key in expected}
+    found = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [key for key, value in both.items() if value.shape != expected[key].shape],
+        "of numbers that are no weights": [key for key, value in both.items() if _alien(value, expected[key])],
+    }
+    return {what: keys for what, keys in found.items() if keys}
+
+
+def _refuse(path: Path, problems: Mapping[str, list[str]]) -> None:
+    """Raises ModelError with all problems, where there is one."""
+    if told := [f"{what}: {listed(keys)}" for what, keys in problems.items() if keys]:
+        raise ModelError(path, "; ".join(told))
 
 
 def _alien(value: Tensor, expected: Tensor) -> bool:
     """Such as quantised weights, which mean something else than what they count."""
     return expected.is_floating_point() and not value.is_floating_point()
-
-
-def _problem(what: str, keys: list[str]) -> list[str]:
-    return [f"{what}: {listed(keys)}"] if keys else []
 
 
 def listed(keys: list[str]) -> str:
@@ -117,7 +133,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     if only_headers():
         return {name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]) for name, tensor in header.items()}
     try:
-        return load_file(file)
+        with safe_open(file, framework="pt"):  # refuses what its format forbids beside
+            return mapped(file, header)
     except (SafetensorError, OSError) as error:
         raise ModelError(file, f"cannot be read: {error}") from None
 

@@ -36,6 +36,16 @@ def exact(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("out", "ins"), [(16, 16), (32, 48), (160, 80)])
+def test_a_weight_is_transformed_as_the_paper_says_and_rounded_once(out: int, ins: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(out, ins, 3, 3).to(dtype)
+    g = torch.tensor(((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)), dtype=torch.float64)
+    exact = (g @ weight.double() @ g.t()).permute(2, 3, 1, 0).flatten(0, 1)
+    assert torch.equal(winograd.transformed(weight), exact.float())
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("laid_out", [torch.contiguous_format, torch.channels_last])
 def test_it_is_a_convolution(shape: tuple[int, int, int, int, int], laid_out: torch.memory_format) -> None:
