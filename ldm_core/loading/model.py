@@ -16,6 +16,7 @@ from ldm_core.card import ModelCard
 from ldm_core.errors import ModelError
 from ldm_core.loading.condition import build_condition
 from ldm_core.loading.content import hashing, outline
+from ldm_core.loading.memory import refuse_without_room
 from ldm_core.model import LatentDiffusion
 from ldm_core.model_directory.card_reader import read_card
 from ldm_core.model_directory.components import UNSCALED, Components, find_components, scheduler_settings
@@ -46,7 +47,7 @@ def load_model(
     """Loads a model directory for inference; its id is the directory's name.
 
     `shared` keeps components between calls: two directories with the same autoencoder or text encoder, by content,
-    hold it once. Raises ModelError naming file and key.
+    hold it once. Raises ModelError naming file and key, or the memory that is needed and the memory that is free.
     """
     root = Path(directory)
     parts = find_components(root)
@@ -55,11 +56,11 @@ def load_model(
     if place.device.type == "cuda":
         settle_arithmetic()
     shared = {} if shared is None else shared
-    networks, hashes = _networks(builders, place, shared)
+    networks, hashes = _networks(root, builders, place, shared)
 
     def first_stage_in_float32() -> Autoencoder:
         of_first_stage = {parts.first_stage: builders[parts.first_stage]}
-        loaded, _ = _networks(of_first_stage, Place(place.device, torch.float32), shared)
+        loaded, _ = _networks(root, of_first_stage, Place(place.device, torch.float32), shared)
         return cast("Autoencoder", loaded[parts.first_stage])
 
     return LatentDiffusion(
@@ -78,7 +79,7 @@ def load_model(
     )
 
 
-def _networks(builders: Builders, place: Place, shared: Shared) -> tuple[dict[Path, nn.Module], list[str]]:
+def _networks(root: Path, builders: Builders, place: Place, shared: Shared) -> tuple[dict[Path, nn.Module], list[str]]:
     """The networks by their folders, and the hash of each one's content.
 
     Content is hashed while the networks are built. Only a network that may be in `shared` waits for its hash first.
@@ -86,11 +87,12 @@ def _networks(builders: Builders, place: Place, shared: Shared) -> tuple[dict[Pa
     networks: dict[Path, nn.Module] = {}
     with hashing(builders) as hashes:
         kinds = {path: f"{build.__name__}:{place}:{outline(path)}:" for path, build in builders.items()}
-        for path, build in builders.items():
-            found = None
-            if any(key.startswith(kinds[path]) for key in shared):
-                found = shared.get(kinds[path] + hashes[path]())
-            networks[path] = _built(path, build, place) if found is None else found
+        for path, kind in kinds.items():
+            if any(key.startswith(kind) for key in shared) and (key := kind + hashes[path]()) in shared:
+                networks[path] = shared[key]
+        refuse_without_room(root, builders.keys() - networks.keys(), place)
+        for path in [path for path in builders if path not in networks]:
+            networks[path] = _built(path, builders[path], place)
         keys = {path: hashes[path]() for path in builders}
     shared |= {kinds[path] + keys[path]: network for path, network in networks.items()}
     return networks, [*keys.values()]
@@ -128,10 +130,14 @@ def _described(path: Path, build: Builder, place: Place) -> nn.Module:
     """A network from its folder; numbers that do not fit each other are a ModelError as well."""
     try:
         return build(path, place)
+    except torch.OutOfMemoryError as error:  # another process has taken what was free
+        raise ModelError(path, f"does not fit into the memory of {place.device}: {_reason(error)}") from error
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        detail = f"describes no network that can be built ({reason})"
-        raise ModelError(path / "config.json", detail) from error
+        raise ModelError(path / "config.json", f"describes no network that can be built ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _builders(parts: Components) -> dict[Path, Builder]:
