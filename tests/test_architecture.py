@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "worker.leasing": {"worker.engine", "worker.metrics", *SHARED},
     "worker.engine": {"worker.jobs", "worker.vital", "ldm_core.denoise", "ldm_core.device", "ldm_core.device_errors",
                       "ldm_core.tasks", "ldm_core.model", "ldm_core.sampling", "ldm_core.images",
-                      "ldm_core.acceleration", *WORDS},
+                      "ldm_core.acceleration", "ldm_core.card", *WORDS},
     "worker.store": {"worker.jobs", *WORDS},
     "worker.jobs": {"ldm_core.card", *WORDS},
     "worker.metrics": {"worker.metrics_server"},

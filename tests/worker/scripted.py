@@ -48,6 +48,7 @@ class ScriptedEngine:
         self._rows: dict[str, Row] = {}
         self._condition = threading.Condition()
         self._stopped = False
+        self.ready = threading.Event()
         self.last_step_at = time.monotonic()
 
     def submit(self, request: Request) -> None:
@@ -71,6 +72,7 @@ class ScriptedEngine:
         return list(self._rows)
 
     def run(self) -> None:
+        self.ready.set()
         while not self._stopped:
             with self._condition:
                 if not self._rows:

@@ -21,8 +21,17 @@ from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, picture, png, superres
 from worker.engine.encode import Encoder, encode, parameters_of
-from worker.engine.engine import PREVIEW_S, PREVIEW_SHARE
-from worker.engine.request import Cancelled, Failed, Finished, ImageRun, Preview, Progress, Request
+from worker.engine.request import (
+    PREVIEW_S,
+    PREVIEW_SHARE,
+    Cancelled,
+    Failed,
+    Finished,
+    ImageRun,
+    Preview,
+    Progress,
+    Request,
+)
 from worker.leasing.heartbeat import Watchdog
 
 

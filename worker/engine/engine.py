@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from ldm_core.device import steps_first
 from ldm_core.device_errors import raise_if_lost
 from ldm_core.errors import DeadlineExceeded, LdmError
-from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
 from worker.engine.encode import PLAIN, Encoder
+from worker.engine.engine_metrics import EngineMetrics
 from worker.engine.finisher import Finisher, Result
 from worker.engine.request import (
     Cancelled,
@@ -32,22 +31,12 @@ from worker.engine.request import (
 )
 from worker.engine.runner import Runner
 from worker.engine.scheduler import STEP_S, Scheduler
+from worker.engine.warm_up import WarmUp
 from worker.vital import start_vital
 
 BEGIN_PER_STEP = 4  # images: encoding the inputs of many new jobs must not delay the steps of running ones
-PREVIEW_S = 0.5  # at least, between two previews of a job
-EARLY_PREVIEWS = 3  # come every PREVIEW_S, so that short jobs have some; of later ones
-PREVIEW_SHARE = 0.02  # is the most of a job's time that they take
 FINISH_S = 1800.0  # decoding an image of megapixels on a CPU takes minutes
 IDLE_S = 0.2  # how often an idle engine notes progress, so that the watchdog sees no hang
-
-
-class EngineMetrics(Protocol):
-    """What the engine reports; `worker.metrics` hands it to Prometheus."""
-
-    def step(self, model: str, rows: int, padded: int, seconds: float) -> None: ...
-    def stage(self, name: str, seconds: float) -> None: ...
-    def rows_running(self, model: str, n: int) -> None: ...
 
 
 class Engine:
@@ -64,9 +53,12 @@ class Engine:
         encoder: Encoder = PLAIN,
         checkpoint_s: float = 5.0,
         step_s: float = STEP_S,
+        warm_up: Sequence[Request] = (),
     ) -> None:
+        """`warm_up` are jobs that `run` does first and of which `emit` is told nothing."""
         self._models, self._emit, self._metrics = models, emit, metrics
         self._device = next(iter(models.values())).device
+        self._warm_up_jobs = warm_up
         self._scheduler = Scheduler(max_rows, rows, step_s)
         self._runner = Runner(models, rows)
         self._finisher = Finisher(models, self._finished, self._show, metrics.stage, encoder, self._note_progress)
@@ -76,6 +68,7 @@ class Engine:
         self._changed = threading.Condition()  # guards all of the above, and is notified when any of it changes
         self._stopped = False
         self._died: BaseException | None = None  # what ended the finisher's thread
+        self.ready = threading.Event()  # set once `run` has warmed up
         self.last_step_at = time.monotonic()
 
     def submit(self, request: Request) -> None:
@@ -125,20 +118,36 @@ class Engine:
         finisher.join()
 
     def _run(self) -> None:
+        if self._warm_up_jobs:
+            self._warm_up()
+        self.ready.set()
         while not self._stopped:
             if self._died is not None:
                 raise self._died
             if not self._finisher.hangs(FINISH_S):  # an idle device is a healthy one, a hung decode is not
                 self._note_progress()
-            if not self.step():
-                with self._changed:
-                    self._changed.wait_for(self._has_work, IDLE_S)
+            self._step_or_wait()
+
+    def _step_or_wait(self) -> None:
+        if not self.step():
+            with self._changed:
+                self._changed.wait_for(self._has_work, IDLE_S)
 
     def _on_finisher_error(self, error: BaseException) -> None:
         """Called on the finisher's thread, which ends: the device's thread ends with the same error."""
         with self._changed:
             self._died = error
             self._changed.notify_all()
+
+    def _warm_up(self) -> None:
+        """Runs the warm-up's jobs in the threads that run all jobs. Raises WarmUpFailed."""
+        self._emit = outcome = WarmUp(self._warm_up_jobs, self._emit)
+        for job in self._warm_up_jobs:
+            self.submit(job)
+        while outcome.keys & set(self.unfinished()) and not self._stopped:
+            self._step_or_wait()
+        self._emit = outcome.emit
+        outcome.refuse_failed()
 
     def stop(self, drain_s: float) -> list[str]:
         """Ends `run` once all jobs have ended, or after `drain_s` seconds. Returns the keys of unfinished jobs."""
@@ -231,9 +240,8 @@ class Engine:
             for request in due:
                 request.saved_at = now
             for request in alive:
-                preview_due = request.preview_requested and now >= request.next_preview_at
-                if preview_due and self._finisher.preview(request.runs[0]):
-                    request.next_preview_at = now + PREVIEW_S
+                if request.preview_is_due(now) and self._finisher.preview(request.runs[0]):
+                    request.preview_begins(now)
             counts = {model: self._scheduler.rows(model) for model in self._models}
         for model, count in counts.items():
             self._metrics.rows_running(model, count)
@@ -241,12 +249,9 @@ class Engine:
     def _show(self, key: str, data: bytes, seconds: float) -> None:
         """Called on the finisher's thread with a preview that took `seconds`."""
         with self._changed:
-            if (request := self._requests.get(key)) is None:
-                return
-            request.previews += 1
-            if request.previews >= EARLY_PREVIEWS:
-                request.next_preview_at = time.monotonic() + max(PREVIEW_S, seconds / PREVIEW_SHARE)
-            self._emit([Preview(key, data)])
+            if (request := self._requests.get(key)) is not None:
+                request.preview_ended(time.monotonic(), seconds)
+                self._emit([Preview(key, data)])
 
     def _finished(self, run: ImageRun, result: Result, seconds: float) -> None:
         """Called on the finisher's thread."""
@@ -268,13 +273,7 @@ class Engine:
                 self._scheduler.enter_next_pass(run)
             if len(request.done) == len(request.runs):
                 images = tuple(request.done[index] for index in range(len(request.runs)))
-                self._end(request, Finished(request.key, images, self._warnings(request)))
-
-    def _warnings(self, request: Request) -> tuple[JobWarning, ...]:
-        """What the networks of its passes could not take in, each once."""
-        passes = request.payload.passes
-        found = [self._models[each.model].condition.warnings(each.params) for each in passes]
-        return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))
+                self._end(request, Finished(request.key, images, self._runner.warnings(request)))
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Ends a job with an error. An error class of ours says whether to retry; any other error is retried."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ldm_core.sampling.sample import Sample
     from worker.engine.saved_sample import SavedSample
 
+PREVIEW_S = 0.5  # at least, between two previews of a job
+EARLY_PREVIEWS = 3  # come every PREVIEW_S, so that short jobs have some; of later ones
+PREVIEW_SHARE = 0.02  # is the most of a job's time that they take
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
@@ -109,6 +113,18 @@ class Request:
 
     def __post_init__(self) -> None:
         self.runs = [ImageRun(self, index) for index in range(self.params.n)]
+
+    def preview_is_due(self, now: float) -> bool:
+        return self.preview_requested and now >= self.next_preview_at
+
+    def preview_begins(self, now: float) -> None:
+        self.next_preview_at = now + PREVIEW_S
+
+    def preview_ended(self, now: float, seconds: float) -> None:
+        """After one that took so long."""
+        self.previews += 1
+        if self.previews >= EARLY_PREVIEWS:
+            self.next_preview_at = now + max(PREVIEW_S, seconds / PREVIEW_SHARE)
 
     @property
     def params(self) -> GenerationParams:

@@ -15,6 +15,7 @@ from ldm_core.denoise import Denoiser
 from ldm_core.device_errors import is_out_of_memory, raise_if_lost
 from ldm_core.errors import JobError, NonFiniteLatents, OutOfMemory
 from ldm_core.images.decoding import Images
+from ldm_core.job_warning import JobWarning
 from ldm_core.model import LatentDiffusion
 from worker.engine.checkpoint import Checkpoint, fingerprint
 from worker.engine.request import ImageRun, Request, Saved
@@ -88,6 +89,12 @@ class Runner:
             for run, ok in zip(group, finite, strict=True)
             if not ok
         }
+
+    def warnings(self, request: Request) -> tuple[JobWarning, ...]:
+        """What the networks of its passes could not take in, each once."""
+        passes = request.payload.passes
+        found = [self._models[each.model].condition.warnings(each.params) for each in passes]
+        return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))
 
     def _place(self, request: Request) -> str:
         """Where its bytes are the same: the fingerprints of all passes."""

@@ -108,17 +108,18 @@ class BatchWorker(BaseWorker):
         """Works until SIGTERM or SIGINT, then drains. A second signal ends the drain at once."""
         self._engine = engine
         self._wake_ups = WakeUps(self._redis, self._inbox, engine, worker=self.name, models=list(self._cards))
+        watchdog = Watchdog(self._settings.step_timeout_s, engine)
         self._heartbeat = Heartbeat(
-            self._redis, self._blobs, self._in_flight, self._inbox, Watchdog(self._settings.step_timeout_s, engine),
+            self._redis, self._blobs, self._in_flight, self._inbox, watchdog,
             self._settings, worker=self.name, cards=list(self._cards.values()), weights=self._weights,
             taken=self._metrics.taken,
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)
-        if not self._wait_for_redis():
+        device = start_vital("device", engine.run, self._on_device_error)
+        if not (self._wait_for_engine(watchdog) and self._wait_for_redis()):
             return
         self._results.start()
-        device = start_vital("device", engine.run, self._on_device_error)
         start_vital("heartbeat", self._heartbeat.run)
         start_vital("wake-ups", self._wake_ups.run)
         log.info("worker %s serves %s", self.name, ", ".join(self._cards))
@@ -137,6 +138,15 @@ class BatchWorker(BaseWorker):
         for lease in self._in_flight.all():
             if lease.execution == execution_id:
                 scripts.cancel.run(self._redis, id=lease.job_id)
+
+    def _wait_for_engine(self, watchdog: Watchdog) -> bool:
+        """Waits until the engine has warmed up. Returns False if a stop came first; ends the process if it hangs."""
+        while not (self._engine.ready.wait(0.05) or self._stops):
+            self._receive(0.0)
+            if watchdog.hangs():
+                log.critical("the device has not finished a step of the warm-up for too long: ending this process")
+                give_up()
+        return not self._stops
 
     def _wait_for_redis(self) -> bool:
         """Waits for Redis and registers this worker there. Returns False if a stop came first."""

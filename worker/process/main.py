@@ -18,6 +18,7 @@ from worker.engine.content_credentials import BadCredentials, read_seal
 from worker.engine.encode import Encoder
 from worker.engine.engine import Engine
 from worker.engine.run_in_thread import run_in_thread
+from worker.engine.warm_up import warm_up_jobs
 from worker.leasing.batch_worker import BatchWorker
 from worker.logs import set_up_logging
 from worker.metrics import WorkerMetrics, process_memory
@@ -70,6 +71,7 @@ def main() -> int:
     engine = Engine(
         models, rows=rows, max_rows=settings.max_rows, emit=worker.emit, metrics=metrics,
         encoder=encoder, checkpoint_s=settings.checkpoint_s,
+        warm_up=warm_up_jobs(cards.values()) if on_gpu else (),  # a CPU's first calls take little more than others
     )  # fmt: skip
     worker.serve(engine)
     return 0
