@@ -320,11 +320,11 @@ def test_encoding_a_large_picture_is_no_hang(monkeypatch: pytest.MonkeyPatch) ->
     kept, block = Kept(), tiny_models()["scenes"].autoencoder.encoder.down_blocks[0].resnets[0]
     forward, blocks = type(block).forward, itertools.count(1)
 
-    def slow(self: Any, *args: Any) -> Any:
+    def slow(self: Any, *args: Any, **options: Any) -> Any:
         if kept.stages["begin"] == 0:
             next(blocks)
             time.sleep(0.5)
-        return forward(self, *args)
+        return forward(self, *args, **options)
 
     monkeypatch.setattr(type(block), "forward", slow)
     mask = Image.new("L", (112, 112), 255)
