@@ -37,6 +37,11 @@ ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 LDM_DATA_DIR=/data LDM_LOG_FORMAT=jso
 USER 10001
 
 FROM runtime AS worker
+# On a GPU, Triton compiles its launcher by the C compiler when a worker first starts, and keeps it beside the kernels.
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+USER 10001
+ENV TRITON_CACHE_DIR=/tmp/triton
 COPY --from=build-worker /app /app
 ENV LDM_METRICS_PORT=9100
 EXPOSE 9100
