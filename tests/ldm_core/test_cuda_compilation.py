@@ -20,6 +20,7 @@ from ldm_core.acceleration.cuda.layers import replace_layers
 triton = pytest.importorskip("triton", reason="Triton is for Linux")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime import driver  # noqa: E402
 
 from ldm_core.acceleration.cuda import launches  # noqa: E402
 from ldm_core.acceleration.cuda.launches import GroupNormCall, Launch  # noqa: E402
@@ -114,6 +115,44 @@ def test_a_kernel_that_spills_would_be_seen() -> None:
     (_, normalise) = group_norms(64, 640, 320, torch.bfloat16)
     assert resources(normalise, 90)[1] == 0
     assert resources(normalise, 90, maxnreg=32)[1] > 0
+
+
+class NoGpu:
+    """What Triton asks of a driver to compile a call without running it."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, WARP)
+
+    def get_current_device(self) -> int:
+        return 99  # none that a test on a GPU would take the results of
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compiled(launch: Launch) -> str:
+    """The hash of what Triton compiles for a call."""
+    kernel, values = launch.kernel, {**launch.arguments, **launch.constants}
+    return kernel.run(grid=launch.grid, warmup=True, num_warps=launch.warps, **values).hash
+
+
+def test_one_compilation_serves_every_number_of_rows_and_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So rows have the bits that they have alone, and an image of another size waits for no compiler."""
+    monkeypatch.setattr(driver, "_active", NoGpu())
+
+    def calls(rows: int, height: int, width: int) -> list[str]:
+        x = torch.zeros(rows, 16, height, width).contiguous(memory_format=torch.channels_last)
+        vector, vectors, flat = torch.zeros(16), torch.zeros(rows, 32), x.permute(0, 2, 3, 1).flatten(0, 2)
+        of_x = [x, None, vector, vector, 4, 1e-5]
+        norm = GroupNormCall(*of_x, vectors[:, :16], vectors, silu=True)
+        assert not norm.fits_registers
+        others = [launches.layer_norm(flat, flat, vector, vector, 1e-5, None), launches.geglu(flat, flat[:, :8]),
+                  launches.add_bias(flat, flat, vector, flat)]  # fmt: skip
+        return [compiled(launch) for launch in (*norm.launches(x), *others)]
+
+    first = calls(1, 64, 64)
+    assert len({*first}) == 5
+    assert calls(2, 64, 64) == calls(16, 64, 64) == calls(3, 57, 41) == first
 
 
 class Launched(TorchDispatchMode):

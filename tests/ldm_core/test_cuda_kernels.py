@@ -154,6 +154,24 @@ def test_an_image_has_the_same_bits_in_every_company_and_place(
         assert torch.equal(computed(torch.arange(count, 2 * count)), everything[count : 2 * count])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize(("where", "shape"), CASES)
+def test_a_gpu_computes_what_the_interpreter_does(where: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def moved(each: Any, rows: slice = slice(None)) -> Any:
+        return each.cuda()[rows] if isinstance(each, Tensor) else each
+
+    (x, *rest), kwargs = operands((ROWS, *shape[1:]), dtype)
+    assert operators.triton_works(torch.device("cuda", 0))
+    found = group_norm(where, moved(x), *map(moved, rest), **{key: moved(each) for key, each in kwargs.items()})
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(found.cpu().double(), in_double([x, *rest], kwargs), rtol=tolerance, atol=tolerance)
+    for rows in (slice(3, 4), slice(4, 8), slice(8, 16)):
+        of_rows = {key: moved(each, rows) for key, each in kwargs.items()}
+        assert torch.equal(group_norm(where, moved(x, rows), *map(moved, rest), **of_rows), found[rows])
+
+
 def layer_norm(x: Tensor, dtype: torch.dtype = torch.float32) -> list[Any]:
     """All that a LayerNorm takes."""
     width = x.shape[-1]

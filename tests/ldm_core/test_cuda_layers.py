@@ -159,6 +159,7 @@ def test_where_triton_does_not_work_plain_torch_computes_and_the_log_says_so(cap
     for _ in range(2):
         assert not operators.triton_works(torch.device("cuda", 77))
     assert caplog.text.count("Triton does not work on cuda:77") == 1
+    assert operators.fingerprint(torch.device("cuda", 77)) == "no Triton"
 
 
 def old_card(dtype: torch.dtype) -> list[str]:

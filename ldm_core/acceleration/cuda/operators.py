@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import cache
+from importlib.metadata import version
 from types import ModuleType
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1  # of the kernels: increment when a change to one of them, or to its blocks, changes a bit of a result
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CAPABILITY = (8, 0)  # Ampere: the oldest cards for which the kernels are compiled in tests
 MAX_GROUP, MAX_WIDTH = 1024, 8192  # channels of a group, and of a token, that one program holds
@@ -75,6 +77,11 @@ def triton_works(device: torch.device) -> bool:
     return True
 
 
+def fingerprint(device: torch.device) -> str:
+    """On what the last bits of these operators depend there, beside torch's version."""
+    return f"kernels {VERSION} by Triton {version('triton')}" if triton_works(device) else "no Triton"
+
+
 @_implements("ldm::group_norm", "CompositeExplicitAutograd")
 def _group_norm(
     x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, add: Tensor | None,
@@ -83,7 +90,7 @@ def _group_norm(
     _check_group_norm(x, skip, weight, bias, groups, add, scale_shift)
     x, skip = _channels_last(x), None if skip is None else _channels_last(skip)
     channels = len(weight)
-    fits = channels // groups <= MAX_GROUP and x[0, 0].numel() * channels < MAX_ELEMENTS
+    fits = channels // groups <= MAX_GROUP and x.shape[2] * x.shape[3] * channels < MAX_ELEMENTS
     if not x.is_meta and not _has_kernel(x, "group_norm", fits):
         return _plain_group_norm(x, skip, weight, bias, groups, eps, add, scale_shift, silu)
     y = torch.empty((len(x), channels, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
