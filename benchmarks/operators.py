@@ -3,7 +3,9 @@
 Counted on the meta device, where nothing is computed, so it takes seconds and no GPU. The rules:
 
 - An operator is one call of torch's that launches kernels; views and allocations launch none.
-- Products, convolutions and attention count as operators; the bytes that they read and write are not counted.
+- Products, convolutions and attention count as operators; the bytes that they read and write are not counted. A product
+  that adds to its residual in place reads the residual as well: the line "read by products" has those bytes, which are
+  not part of the sum.
 - Any other operator reads each input once and writes each output once; an expanded input is read as it lies in memory.
 - cuDNN's convolutions have no bias: torch adds one in a pass of its own, which reads and writes the output (the pass is
   part of the convolution's operator).
@@ -45,6 +47,7 @@ class Cost:
 
     calls: Counter[str] = field(default_factory=Counter)
     moved: Counter[str] = field(default_factory=Counter)  # bytes
+    read_by_products: int = 0  # bytes of residuals
     paused: bool = False
 
     @property
@@ -103,6 +106,7 @@ class _Dispatched(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not (self._cost.paused or func.is_view or name in ALLOCATIONS):
+            self._cost.read_by_products += _nbytes(args[0]) if name == "addmm_" else 0
             self._cost.add(name, 0 if name in ARITHMETIC else self._moved(name, args, kwargs, result))
         return result
 
@@ -173,6 +177,7 @@ def main() -> None:
                 f"{name}, {given.rows} rows, {label}: {cost.operators} operators, {cost.gigabytes:.1f} GB between them"
             )
             print(_table(cost))
+            print(f"    read by products: {cost.read_by_products / 1e9:.2f} GB of residuals")
 
 
 if __name__ == "__main__":
