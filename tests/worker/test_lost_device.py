@@ -28,8 +28,10 @@ from tests.worker.engine_kit import TXT2IMG, Kept, job
 from tests.worker.on_pretended_cuda import STAGES
 from tests.worker.processes import ROOT, nothing_is_left, payload
 from worker.engine.request import Failed, Finished
+from worker.process.prefork import PreforkMaster
+from worker.settings import WorkerSettings
 from worker.store import scripts
-from worker.vital import EXIT_DEVICE_LOST
+from worker.vital import EXIT_DEVICE_LOST, EXIT_HUNG
 
 CUDA = torch.device("cuda", 0)
 # what of CUDA notices first, in its words
@@ -163,16 +165,34 @@ async def test_its_jobs_end_in_another_process_with_all_their_retries(
         second.wait()
 
 
+def admitted(redis: Redis, worker: str) -> list[bytes]:
+    (taken,), _ = scripts.admit.run(
+        redis, worker=worker, token=f"token-{worker}", lease=20, room=8, turn=0, format="here", held=0, max_rows=8,
+        spare=2, models=["toy"], rows={},
+    )  # fmt: skip
+    return list(taken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(("code", "left"), [(EXIT_DEVICE_LOST, b"5"), (EXIT_HUNG, b"2")])
+async def test_the_prefork_master_takes_a_lost_device_for_no_crash(
+    broker: Broker, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, code: int, left: bytes
+) -> None:
+    """What the worker could not give back itself, as Redis was away, costs what a kill from outside costs."""
+    job_id = (await broker.submit(payload())).view.payload.id
+    admitted(redis, "w")
+    monkeypatch.setattr("worker.process.prefork.work", lambda: code)
+    assert PreforkMaster(WorkerSettings(redis_url=redis_url))._run_worker("w")[0] == code
+    assert redis.hget(f"rq:job:{job_id}", "retries_left") == left
+
+
 async def test_a_job_that_loses_every_device_ends(broker: Broker, redis: Redis) -> None:
     """Two losses are free; from the third on the job pays as for a crash."""
     job_id = (await broker.submit(payload())).view.payload.id
     left = []
     for number in range(4):
-        taken, _ = scripts.admit.run(
-            redis, worker=f"w{number}", token=f"t{number}", lease=20, room=8, turn=0, format="here", held=0, max_rows=8,
-            spare=2, models=["toy"], rows={},
-        )  # fmt: skip
-        held = [(taken[0][0].decode(), taken[0][2].decode())]
+        taken = admitted(redis, f"w{number}")
+        held = [(taken[0].decode(), taken[2].decode())]
         assert scripts.surrender.run(redis, held=held, problem='{"detail": "lost"}') == 1
         left.append(redis.hget(f"rq:job:{job_id}", "retries_left"))
     assert left == [b"6", b"6", b"2", b"2"]

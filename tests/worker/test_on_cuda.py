@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from ldm_core import tasks
+from ldm_core.errors import NonFiniteImage
 from ldm_core.loading.model import load_model
 from tests.pretended_cuda import PretendedCuda, pretended_cuda
 from tests.tiny import write_tiny_models
 from tests.worker.engine_kit import Kept, inpaint, job, superres
-from worker.engine.request import Finished, Preview, Saved
+from worker.engine.request import Failed, Finished, Preview, Saved
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,20 @@ def test_a_checkpoint_comes_from_the_device_and_goes_back() -> None:
     finished = [event for event in kept.events if isinstance(event, Finished)]
     assert [image.data for image in finished[0].images] == other.images("a")
     assert len(other.batches) == 3
+
+
+def test_an_image_that_is_not_finite_fails_its_job_alone() -> None:
+    kept = Kept()
+    kept.engine.submit(job("bad", steps=1))
+    kept.engine.submit(job("mate", steps=1))
+    kept.engine.step()
+    sample = kept.engine._requests["bad"].runs[0].sample
+    assert sample is not None and sample.done
+    sample.x = torch.full_like(sample.x, torch.nan)
+    kept.run_all()
+    failed = kept.outcome("bad")
+    assert isinstance(failed, Failed) and isinstance(failed.error, NonFiniteImage) and not failed.retryable
+    assert kept.images("mate")
 
 
 ASKED = """
