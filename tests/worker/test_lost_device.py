@@ -89,11 +89,11 @@ def test_every_stage_ends_the_device_thread(gpu: PretendedCuda, stage: str, monk
         except DeviceLost as error:
             died.append(str(error))
 
-    thread = threading.Thread(target=run)
-    thread.start()
     kept.engine.submit(job("a"))
     kept.engine.submit(job("b"))
-    thread.join(30)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
     assert len(died) == 1 and WORDS[stage] in died[0]
     assert kept.engine.unfinished() == ["a", "b"]
     assert not [event for event in kept.events if isinstance(event, Failed | Finished)]
