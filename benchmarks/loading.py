@@ -50,8 +50,8 @@ SCHEDULE = {
 # Memory that a virtual machine has given back to its host comes at a quarter of its speed: all of it is touched first.
 LOAD = """
 import json, mmap, os, sys, time
+import ldm_core.loading.model as loading  # before torch, as in a worker: it sets how OpenMP waits
 import torch
-import ldm_core.loading.model as loading
 block = bytes([1]) * 2**20
 with mmap.mmap(-1, int(sys.argv[4])) as memory:
     for at in range(0, len(memory), len(block)):
