@@ -10,6 +10,7 @@ from torch import nn
 
 from ldm_core import arithmetic
 from ldm_core.acceleration import native
+from ldm_core.acceleration.cuda import operators
 from ldm_core.acceleration.cuda.layers import replace_layers
 from ldm_core.acceleration.cuda.modules import AddedProduct, AttentionCore
 from ldm_core.acceleration.graph import GraphRecorder, Graphs
@@ -45,7 +46,9 @@ def accelerate(network: Module) -> Module:
 def fingerprint(device: torch.device) -> str:
     """What a device's results depend on, beside torch's version and the number of CPU threads; our own ways first."""
     ours = _fingerprint_of_cpu()
-    return f"{ours}, {arithmetic.fingerprint(device)}" if device.type == "cuda" else ours
+    if device.type != "cuda":
+        return ours
+    return f"{ours}, {arithmetic.fingerprint(device)}, {operators.fingerprint(device)}"
 
 
 def _fingerprint_of_cpu() -> str:
