@@ -106,6 +106,9 @@ class ModelCard:
     def _check_labels(self, params: GenerationParams) -> None:
         if params.guidance_scale != 1 and not self.guidance:
             raise InvalidParameter("guidance_scale", f"must be 1: model {self.id!r} knows no guidance")
+        if (params.guidance_start, params.guidance_end) != (0, 1) and not self.guidance:
+            name = "guidance_start" if params.guidance_start else "guidance_end"
+            raise InvalidParameter(name, f"has no meaning: model {self.id!r} knows no guidance")
         if params.class_id is not None and not 0 <= params.class_id < self.label_count:
             raise InvalidParameter("class_id", f"must be 0 to {self.label_count - 1}, got {params.class_id}")
         if len(params.objects or ()) > self.max_objects:

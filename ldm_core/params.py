@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import ceil, floor
 from typing import Any, Literal, NamedTuple, get_args
 
 from ldm_core.errors import InvalidParameter
@@ -16,6 +17,8 @@ NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  
 Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a"]  # the names in `ldm_core.sampling.samplers`
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
+LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release
+ROUNDING = 1e-9  # 0.3 of 10 steps are three, whatever 0.3 is in binary
 MAX_PROMPT_CHARS = 2000
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 30.0
@@ -55,6 +58,8 @@ class GenerationParams:
     strength: float | None = None  # image to image: the share of the steps that are run
     class_id: int | None = None
     objects: tuple[LayoutObject, ...] | None = None
+    guidance_start: float = 0.0  # shares of the run between which guidance is computed
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -70,6 +75,11 @@ class GenerationParams:
         _check_range("height", self.height, 1, None)
         _check_range("steps", self.steps, 1, MAX_STEPS)
         _check_range("guidance_scale", self.guidance_scale, 1.0, MAX_GUIDANCE_SCALE)
+        _check_range("guidance_start", self.guidance_start, 0.0, 1.0)
+        _check_range("guidance_end", self.guidance_end, 0.0, 1.0)
+        if self.guidance_start >= self.guidance_end:
+            detail = f"must be greater than guidance_start, {self.guidance_start}; got {self.guidance_end}"
+            raise InvalidParameter("guidance_end", detail)
         _check_range("eta", self.eta, 0.0, 1.0)
         if self.eta and self.sampler != "ddim":
             raise InvalidParameter("eta", f"is for the sampler 'ddim' alone, not for {self.sampler!r}")
@@ -85,16 +95,25 @@ class GenerationParams:
 
     @property
     def rows_per_image(self) -> int:
-        """U-Net rows an image takes: two with classifier-free guidance, one without."""
+        """U-Net rows an image takes at most: two with classifier-free guidance, one without."""
         return 1 if self.guidance_scale == 1.0 else 2
+
+    def guided_steps(self, steps: int) -> range:
+        """Which of a run's steps compute guidance: those that lie between `guidance_start` and `guidance_end`."""
+        return range(ceil(self.guidance_start * steps - ROUNDING), floor(self.guidance_end * steps + ROUNDING))
 
     def image_seed(self, index: int) -> int:
         """The seed of image `index`; equal to that of a job of its own with that seed."""
         return (self.seed + index) % (MAX_SEED + 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Without what does not apply."""
-        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+        """Without what does not apply; LATER fields only where they are set, for readers that do not know them."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {
+            name: value
+            for name, (value, default) in values.items()
+            if value is not None and (name not in LATER or value != default)
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GenerationParams:

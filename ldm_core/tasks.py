@@ -38,13 +38,15 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, images: 
     factor, multiple = model.autoencoder.config.factor, model.card.size_multiple
     width, height = (-(-side // multiple) * multiple for side in (params.width, params.height))
     shape = (1, model.autoencoder.config.latent_channels, height // factor, width // factor)
+    plan = make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params))
     sample = Sample(
         x=torch.empty(shape, device=model.device),
-        plan=make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params)),
+        plan=plan,
         noise=noise,
         size=(params.width, params.height),
         context=_context(model, params, images),
         guidance_scale=params.guidance_scale,
+        guided_steps=params.guided_steps(len(plan)),
     )
     if params.task == "superres":
         scale = model.card.scale

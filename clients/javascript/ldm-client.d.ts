@@ -15,6 +15,8 @@ export interface Fields {
   steps?: number | null;
   sampler?: string | null;
   guidance_scale?: number | null;
+  guidance_start?: number | null;
+  guidance_end?: number | null;
   eta?: number | null;
   seed?: number | null;
   n?: number | null;

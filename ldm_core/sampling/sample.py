@@ -23,7 +23,7 @@ class Sample:
     """One image being denoised; all that is constant over its steps is already computed.
 
     Shapes: x (1, C, h, w) float32; history (1, 3, C, h, w), what its sampler remembers of earlier steps; context
-    (R, L, D), unconditional first, for its R = 2 rows when guided and 1 otherwise; concat (1, C', h, w), the channels
+    (R, L, D), unconditional first, R = 2 where any step is guided and 1 otherwise; concat (1, C', h, w), the channels
     that go behind x; class_labels (1,); known_image, the original (1, 3, H, W) in [-1, 1] and its mask
     (1, 1, H, W), 1 = to be painted; known_latents, those of the original (1, C, h, w) and their mask (1, 1, h, w),
     1 = held at every step.
@@ -35,6 +35,7 @@ class Sample:
     size: tuple[int, int]  # of the finished image, pixels
     context: Tensor | None = None
     guidance_scale: float = 1.0
+    guided_steps: range | None = None  # the steps in which guidance is computed; None: all of them
     concat: Tensor | None = None
     class_labels: Tensor | None = None
     known_image: tuple[Tensor, Tensor] | None = None
@@ -49,8 +50,9 @@ class Sample:
 
     @property
     def rows(self) -> int:
-        """U-Net rows of a step."""
-        return 1 if self.guidance_scale == 1.0 else 2
+        """U-Net rows of the next step."""
+        guided = self.guidance_scale != 1.0 and (self.guided_steps is None or self.step in self.guided_steps)
+        return 2 if guided else 1
 
     @property
     def batch_key(self) -> Hashable:

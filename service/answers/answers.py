@@ -89,6 +89,8 @@ class JobParameters(BaseModel):
     strength: float | None = None
     class_id: int | None = None
     objects: list[PlacedObject] | None = None
+    guidance_start: float | None = Field(default=None, description="where it is not 0")
+    guidance_end: float | None = Field(default=None, description="where it is not 1")
     upscale: bool | None = Field(default=None, description="of tasks that draw")
     webhook: str | None = Field(
         default=None, description="whom it will be told when it ends: scheme and host alone, the rest may be secret"

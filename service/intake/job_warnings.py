@@ -47,6 +47,10 @@ def _of_text(card: ModelCard, params: GenerationParams) -> Iterator[JobWarning]:
     if params.negative_prompt and params.guidance_scale == 1:
         detail = "It has no effect at guidance_scale 1, where no guidance is computed."
         yield JobWarning("negative_prompt_ignored", detail, "/negative_prompt")
+    for field, default in (("guidance_start", 0), ("guidance_end", 1)):
+        if getattr(params, field) != default and params.guidance_scale == 1:
+            detail = "It has no effect at guidance_scale 1, where no guidance is computed."
+            yield JobWarning("guidance_interval_ignored", detail, f"/{field}")
 
 
 def _unknown_words(card: ModelCard, text: str) -> list[str]:

@@ -86,6 +86,13 @@ class JobRequest(Fields):
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )
+    guidance_start: float = Field(
+        default=0.0, ge=0, le=1, allow_inf_nan=False, description="the share of the run before guidance begins"
+    )
+    guidance_end: float = Field(
+        default=1.0, ge=0, le=1, allow_inf_nan=False,
+        description="the share of the run after which guidance is left out, which halves the work of a step",
+    )  # fmt: skip
     eta: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, description="0: deterministic DDIM, 1: like DDPM")
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="random otherwise; image i uses seed + i")
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images")

@@ -48,6 +48,8 @@ async def prepare(
         sampler=card.sampler_for(body.eta) if body.sampler is None else body.sampler,
         eta=body.eta,
         n=body.n,
+        guidance_start=body.guidance_start,
+        guidance_end=body.guidance_end,
         **body.parameters(card),
     )
     card.check(params)

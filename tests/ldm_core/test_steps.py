@@ -16,6 +16,7 @@ from ldm_core.model import LatentDiffusion
 from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams
 from ldm_core.sampling.sample import Sample
+from ldm_core.sampling.samplers import columns_of, guide, update
 from tests.tiny import tiny_models
 
 PICTURE = Image.effect_noise((64, 64), 80).convert("RGB")
@@ -54,6 +55,8 @@ REQUESTS = [
     *(params(sampler=name) for name in SAMPLERS),
     params(eta=1.0, seed=9),
     params(guidance_scale=1.0),
+    params(guidance_start=0.25, guidance_end=0.75),
+    params(guidance_end=0.5, sampler="dpmpp_2m"),
     params(strength=0.5, steps=6),
     params(task="inpaint", sampler="euler_a"),
 ]
@@ -94,6 +97,31 @@ def _drawing_but_for(broken: Any) -> Any:
         return Tensor(draw(self, shape, device))
 
     return drawing
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "rows"),
+    [(0.0, 1.0, [2, 2, 2, 2, 2]), (0.2, 0.6, [1, 2, 2, 1, 1]), (0.3, 1.0, [1, 1, 2, 2, 2]), (0.9, 0.95, [1] * 5)],
+)
+@torch.inference_mode()
+def test_guidance_in_a_part_of_the_run(start: float, end: float, rows: list[int]) -> None:
+    """A step is guided if all of it lies in that part; the others see the prompt alone."""
+    model = tiny_models()["scenes"]
+    asked = params(steps=5, guidance_start=start, guidance_end=end)
+    sample, denoiser = begin(model, asked), Denoiser(model, rows=1)
+    context, x, table = sample.context, sample.x.clone(), sample.plan.table
+    assert context is not None
+    found = []
+    for i in range(5):
+        found.append(sample.rows)
+        denoiser.step([sample])
+        t, alpha_bar, weights = columns_of(table[i : i + 1])
+        with_it = model.predict(x, t, context[1:], sample.concat)
+        without = model.predict(x, t, context[:1], sample.concat)
+        out = guide(without, with_it, torch.tensor([3.0])) if rows[i] == 2 else with_it
+        x, _, _ = update(x, out, sample.history, torch.zeros_like(x), alpha_bar, weights)
+    assert found == rows
+    assert (sample.x - x).abs().max() < 1e-5
 
 
 def test_a_text_model_without_mask_channels_keeps_what_is_known() -> None:

@@ -50,6 +50,8 @@ SCALARS: dict[str, tuple[dict[str, Any], str, str]] = {
     "too many steps": ({"steps": 1001}, "/steps", "1000"),
     "no steps": ({"steps": 0}, "/steps", "1"),
     "guidance": ({"guidance_scale": 31}, "/guidance_scale", "30"),
+    "guidance's end": ({"guidance_start": 0.5, "guidance_end": 0.5}, "/guidance_end", "greater than guidance_start"),
+    "guidance's start": ({"guidance_start": 1.5}, "/guidance_start", "1"),
     "eta": ({"eta": 1.5}, "/eta", "1"),
     "seed": ({"seed": 2**32}, "/seed", "4294967295"),
     "n": ({"n": 9}, "/n", "8"),

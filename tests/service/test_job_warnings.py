@@ -57,6 +57,7 @@ async def test_a_job_whose_request_is_honoured_has_only_its_models_warnings(http
         ({"prompt": "a red house 🏠"}, "words_unknown", "/prompt", ": 🏠."),
         ({"prompt": "3 red\x00 house"}, "words_unknown", "/prompt", ": 3, '\\x00'."),
         ({"negative_prompt": "red", "guidance_scale": 1}, "negative_prompt_ignored", "/negative_prompt", "no guidance"),
+        ({"guidance_end": 0.5, "guidance_scale": 1}, "guidance_interval_ignored", "/guidance_end", "no guidance"),
         ({"width": 128}, "size_untrained", "/width", "128x64 is beyond 64x64"),
     ],
 )

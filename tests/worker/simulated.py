@@ -23,6 +23,7 @@ class Steps:
 
     batch_key: tuple[int, int]
     left: int
+    rows: int
 
     @property
     def done(self) -> bool:
@@ -55,7 +56,7 @@ class Device:
         began = self.now
         for run in self.scheduler.choose(4):
             params = run.request.params
-            run.sample = cast(Sample, Steps((params.width, params.height), params.steps))
+            run.sample = cast(Sample, Steps((params.width, params.height), params.steps, params.rows_per_image))
             self._spend(BEGIN_S)
             self.used[run.request.payload.owner] += BEGIN_S
             self.scheduler.charge_begin(run, BEGIN_S)

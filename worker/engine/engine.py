@@ -212,12 +212,11 @@ class Engine:
                 computed.append(rows)
             self._note_progress()
 
-        started = time.perf_counter()
+        rows, started = sum(run.rows for run in batch), time.perf_counter()
         failed = self._runner.step(batch, called)
         seconds = time.perf_counter() - started
         with self._changed:
             self._scheduler.charge_step(batch, seconds)
-        rows = sum(run.rows for run in batch)
         self._metrics.step(batch[0].model, rows, max(0, sum(computed) - rows), seconds)
         self._metrics.stage("step", seconds)
         for request, error in failed.items():

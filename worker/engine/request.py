@@ -149,7 +149,6 @@ class ImageRun:
     stepped: int = field(init=False, default=0)  # the number of the engine's step in which it was last
     model: str = field(init=False)
     params: GenerationParams = field(init=False)
-    rows: int = field(init=False)  # U-Net rows it takes in a step
     kind: tuple[str, int, int] = field(init=False)  # model and size: what the time of a row depends on
 
     def __post_init__(self) -> None:
@@ -165,8 +164,12 @@ class ImageRun:
 
     def _enter(self, of: Pass) -> None:
         self.model, self.params = of.model, of.params
-        self.rows = of.params.rows_per_image
         self.kind = of.model, of.params.width, of.params.height
+
+    @property
+    def rows(self) -> int:
+        """U-Net rows of its next step."""
+        return self.params.rows_per_image if self.sample is None or self.sample.done else self.sample.rows
 
     @property
     def has_begun(self) -> bool:

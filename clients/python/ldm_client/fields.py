@@ -28,6 +28,8 @@ class Fields(TypedDict, total=False):
     steps: int | None
     sampler: str | None
     guidance_scale: float | None
+    guidance_start: float | None
+    guidance_end: float | None
     eta: float | None
     seed: int | None
     n: int | None
