@@ -32,7 +32,6 @@ from training.scenes.tokenizer import END, START, byte_symbols
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 49408
-TOUCHED = 8 * 10**9 // 2**20 * 2**20  # bytes
 TEXT = CLIPTextConfig(
     hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, projection_dim=768,
     vocab_size=TOKENS, max_position_embeddings=77, hidden_act="quick_gelu", bos_token_id=TOKENS - 2,
@@ -47,16 +46,10 @@ SCHEDULE = {
     "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False,
 }  # fmt: skip
-# Memory that a virtual machine has given back to its host comes at a quarter of its speed: all of it is touched first.
 LOAD = """
-import json, mmap, os, sys, time
+import json, os, sys, time
 import ldm_core.loading.model as loading  # before torch, as in a worker: it sets how OpenMP waits
 import torch
-block = bytes([1]) * 2**20
-with mmap.mmap(-1, int(sys.argv[4])) as memory:
-    for at in range(0, len(memory), len(block)):
-        memory[at : at + len(block)] = block
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
 before, started = os.times(), time.perf_counter()
 model = loading.load_model(sys.argv[1], sys.argv[2], getattr(torch, sys.argv[3]))
 seconds, after = time.perf_counter() - started, os.times()
@@ -110,7 +103,8 @@ def _write_tokenizer(folder: Path) -> None:
 
 def load(tree: Path, folder: Path, device: str, dtype: str) -> dict[str, Any]:
     """What one process measures with the code of `tree`."""
-    arguments = [str(folder), device, dtype, str(TOUCHED)]
+    fill_memory(folder)
+    arguments = [str(folder), device, dtype]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", LOAD, *arguments], capture_output=True, text=True, check=True, env=environment
@@ -121,8 +115,15 @@ def load(tree: Path, folder: Path, device: str, dtype: str) -> dict[str, Any]:
     return found
 
 
-def into_page_cache(folder: Path) -> None:
-    for file in folder.rglob("*.safetensors"):
+def fill_memory(folder: Path) -> None:
+    """Fills memory with cached files, the model's last, as on a machine that has been up for a while.
+
+    A virtual machine hands free memory back to its host and takes it anew at a gigabyte a second or less.
+    """
+    filler = folder.with_name("filler")
+    with filler.open("wb") as stream:
+        stream.truncate(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))  # a sparse file takes no disk
+    for file in (filler, *folder.rglob("*.safetensors"), *folder.rglob("*.safetensors")):
         with file.open("rb", buffering=0) as stream:
             while stream.read(2**24):
                 pass
@@ -130,7 +131,6 @@ def into_page_cache(folder: Path) -> None:
 
 def compare(folder: Path, trees: list[Path], device: str, dtype: str, rounds: int) -> list[dict[str, Any]]:
     """The medians of each tree; trees take turns."""
-    into_page_cache(folder)
     found: dict[Path, list[dict[str, Any]]] = {tree: [] for tree in trees}
     for _ in range(rounds):
         for tree in trees:
