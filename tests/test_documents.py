@@ -214,6 +214,12 @@ def test_every_link_leads_to_a_file_of_the_repository(page: Path) -> None:
     assert [link for link in sorted(links) if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md"], ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/*]+\.py)", page.read_text())
+    assert not [path for path in named if not any(ROOT.glob(path))]
+
+
 def test_the_readme_fits_on_a_few_screens() -> None:
     assert README.read_text().count("\n") <= 150
 

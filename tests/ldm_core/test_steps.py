@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_core import tasks
-from ldm_core.denoise import Denoiser
+from ldm_core.denoise import KEPT_KEYS, Denoiser
 from ldm_core.model import LatentDiffusion
 from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams
@@ -97,6 +97,19 @@ def _drawing_but_for(broken: Any) -> Any:
         return Tensor(draw(self, shape, device))
 
     return drawing
+
+
+def test_sizes_beyond_those_that_are_kept_go_on_where_they_were() -> None:
+    """The slots of a size that was stepped longest ago are given up; its samples take their state along."""
+    model = tiny_models()["scenes"]
+    sizes = [(64 + 16 * i, 64) for i in range(KEPT_KEYS + 2)]
+    jobs = [params(width=width, height=height, sampler="plms") for width, height in sizes]
+    denoiser, samples = Denoiser(model, rows=2), [begin(model, job) for job in jobs]
+    while not samples[0].done:
+        for sample in samples:
+            denoiser.step([sample])
+    alone = [walk(model, [begin(model, job)])[0] for job in jobs]
+    assert all(torch.equal(sample.x, expected) for sample, expected in zip(samples, alone, strict=True))
 
 
 @pytest.mark.parametrize(
