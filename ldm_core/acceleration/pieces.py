@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 INPUTS = 64  # rows that a trial compares, of four magnitudes
 MAGNITUDES = (0.05, 0.5, 1.0, 8.0)
+NUMBERS = 2**20
 
 Shape = tuple[tuple[int, ...], ...]  # of one row of each argument
 
@@ -67,10 +68,11 @@ def admit(network: nn.Module, call: Callable[[], object], counts: Sequence[int])
 def _agreeing(layer: nn.Module, like: Sequence[Tensor], counts: Sequence[int]) -> tuple[int, int]:
     """Between how many rows a row has the bits of a call of `counts[0]`, at whatever place; (1, 1) if that matters."""
     rows, made = max(counts), torch.Generator().manual_seed(0)
+    numbers = torch.randn(NUMBERS, generator=made).to(like[0].device)
     downwards = [counts[0] >> i for i in range(counts[0].bit_length())]
     agree = {*downwards, *counts}
-    for _ in range(-(-INPUTS // rows)):
-        parts = [_random(part, rows, made) for part in like]
+    for first in range(0, INPUTS, rows):
+        parts = [_random(part, first, rows, numbers.roll(NUMBERS * i // 7)) for i, part in enumerate(like)]
         elsewhere = torch.randperm(rows, generator=made).to(parts[0].device)
         expected = _in_calls(layer, _laid_out(parts, like), counts[0])
         for count in sorted(agree):
@@ -99,10 +101,17 @@ def _in_calls(layer: nn.Module, parts: Sequence[Tensor], count: int) -> Tensor:
     return torch.cat([layer(*few) for few in zip(*(part.split(count) for part in parts), strict=True)])
 
 
-def _random(like: Tensor, rows: int, made: torch.Generator) -> Tensor:
-    """Normal numbers, each row of one of the magnitudes."""
-    scale = torch.tensor(MAGNITUDES).repeat(rows)[:rows].view(-1, *[1] * (like.ndim - 1))
-    return (torch.randn(rows, *like.shape[1:], generator=made) * scale).to(like.device, like.dtype)
+def _random(like: Tensor, first: int, rows: int, numbers: Tensor) -> Tensor:
+    """Rows `first` … `first + rows - 1` of a trial's input, each of one of the magnitudes.
+
+    Each takes normal numbers of `numbers` in an order of its own, on the device: to draw and move all takes a minute.
+    """
+    place = torch.arange(like[0].numel(), device=like.device)
+    made = []
+    for row in range(first, first + rows):
+        order = (place * (2 * row + 1) + 7919 * row) % len(numbers)
+        made.append(numbers[order] * MAGNITUDES[row % len(MAGNITUDES)])
+    return torch.stack(made).view(rows, *like.shape[1:]).to(like.dtype)
 
 
 def _laid_out(parts: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
