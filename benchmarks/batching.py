@@ -22,10 +22,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from PIL import Image
 
+from ldm_core.card import ModelCard
 from ldm_core.loading.model import load_model
 from ldm_core.model import LatentDiffusion
 from ldm_core.params import GenerationParams, Task
@@ -61,15 +63,23 @@ class Metrics:
 
 
 class Bench:
-    """One engine on its own thread, and a way to wait for outcomes."""
+    """One engine on its own thread, which ends with a `with` block, and a way to wait for outcomes."""
 
     def __init__(self, models: dict[str, LatentDiffusion], rows: dict[str, int], max_rows: int) -> None:
         self.metrics = Metrics()
+        self.images: dict[str, bytes] = {}  # by job, its first one
         self._left: set[str] = set()
         self._begun: dict[str, int] = {}  # by job: the steps that the device had done after the job's first
         self._ended = threading.Condition()
         self._engine = Engine(models, rows=rows, max_rows=max_rows, emit=self._hear, metrics=self.metrics)
-        start_vital("device", self._engine.run)
+        self._thread = start_vital("device", self._engine.run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop(0)
+        self._thread.join()
 
     def time_of(self, jobs: Sequence[Request], together: bool) -> float:
         """Seconds until all of them are finished."""
@@ -109,6 +119,7 @@ class Bench:
                     self._ended.notify_all()
             if isinstance(event, Finished):
                 with self._ended:
+                    self.images[event.key] = event.images[0].data
                     self._left.discard(event.key)
                     self._ended.notify_all()
 
@@ -123,9 +134,6 @@ def workload(models: dict[str, LatentDiffusion], count: int) -> list[Request]:
 def _job(key: str, model: LatentDiffusion, task: Task, rng: random.Random) -> Request:
     card = model.card
     width, height = card.native_size
-    picture = Image.effect_noise((width // card.scale, height // card.scale), 80).convert("RGB")
-    mask = Image.new("L", picture.size)
-    mask.paste(255, (0, 0, picture.width // 2, picture.height))
     params = GenerationParams(
         task=task,
         width=width,
@@ -136,8 +144,18 @@ def _job(key: str, model: LatentDiffusion, task: Task, rng: random.Random) -> Re
         prompt=rng.choice(PROMPTS),
         eta=rng.choice([0.0, 0.0, 1.0]),
     )
-    pictures = {"image": _png(picture), "mask": _png(mask)} if task != "txt2img" else {}
-    return Request(key, JobPayload(id=key, model=card.id, params=params), encoded=pictures)
+    return Request(key, JobPayload(id=key, model=card.id, params=params), encoded=inputs_of(card, task))
+
+
+def inputs_of(card: ModelCard, task: Task) -> dict[str, bytes]:
+    """The images that a job of the native size brings: noise, and a mask over its left half."""
+    if task == "txt2img":
+        return {}
+    width, height = card.native_size
+    image = Image.effect_noise((width // card.scale, height // card.scale), 80).convert("RGB")
+    mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, image.width // 2, image.height))
+    return {"image": _png(image), "mask": _png(mask)}
 
 
 def late_arrivals(model: LatentDiffusion) -> tuple[list[Request], list[Request]]:
@@ -151,9 +169,9 @@ def late_arrivals(model: LatentDiffusion) -> tuple[list[Request], list[Request]]
     return sized[:16], sized[16:]
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -244,6 +244,7 @@ class Runtime:
                 total_memory=MEMORY, multi_processor_count=132,
             ),
             "mem_get_info": lambda *_: (MEMORY, MEMORY), "memory_allocated": lambda *_: 0,
+            "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
         }  # fmt: skip
 
 
