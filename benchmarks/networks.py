@@ -136,7 +136,7 @@ def peer_of(network: UNet | Autoencoder) -> Any:
 def finish(device: str) -> None:
     """Waits until the device has nothing left to do."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def _counted(run: Callable[[], object]) -> float:

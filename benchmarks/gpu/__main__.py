@@ -47,6 +47,7 @@ STAGES: dict[str, Stage] = {
 WEIGHTS = {
     "env": 1, "images": 6, "steps": 4, "bits": 3, "decode": 1.5, "p99": 2, "start": 4, "kernels": 1.5, "compiled": 6,
 }  # fmt: skip
+COUNTS = (1, 2, 4, 8, 16, 32)
 ROUNDS = {"cuda": 15, "cpu": 3}
 GPU_MODELS = ("sd1-512", "txt2img-256", "superres-256", "inpainting-512")
 
@@ -78,8 +79,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=[*STAGES])
     parser.add_argument("--model", nargs="+", choices=WORKLOADS, default=[*GPU_MODELS], dest="models")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--compiled-rows", nargs="+", type=int, default=[16], help="of the stage `compiled`")
+    parser.add_argument("--rows", nargs="+", type=int, choices=COUNTS, default=[*COUNTS])
+    parser.add_argument(
+        "--compiled-rows", nargs="+", type=int, choices=COUNTS, default=[16], help="of the stage `compiled`"
+    )
     parser.add_argument("--compile-mode", default="reduce-overhead", help="that of torch.compile for diffusers")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))

@@ -29,7 +29,7 @@ def measure(bench: Bench, name: str) -> Iterator[Result]:
     """The trial of every layer, then whole rows of the U-Net in calls of every number of rows and at other places."""
     unet = _unet_of_a_gpu(bench, name)
     base = WORKLOADS[name].rows
-    counts = [rows for rows in sorted(bench.rows) if rows >= base]
+    counts = [base, *(rows for rows in sorted(bench.rows) if rows > base)]
     inputs = _inputs(bench, name)
     bench.finish()
     began = time.perf_counter()

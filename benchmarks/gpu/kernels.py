@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.workloads import Bench, Result, model_of, samples_of
 from ldm_core.denoise import Denoiser
-from ldm_core.model import LatentDiffusion
+from ldm_core.sampling.sample import Sample
 
 WARM = 3
 SHOWN = 20  # kernels that get a line of their own
@@ -33,12 +33,13 @@ def measure(bench: Bench, name: str) -> Iterator[Result]:
         yield {"needs_cuda": "the profiler sees kernels on CUDA alone"}
         return
     model = model_of(name, bench)
-    for rows in sorted({bench.full, min(rows for rows in bench.rows if rows >= model.default_rows())}):
-        yield from _of_step(bench, model, rows)
+    denoiser = Denoiser(model, model.default_rows(), model.capture)
+    for rows in sorted({min(bench.rows), bench.full}):
+        yield from _of_step(bench, denoiser, samples_of(model, rows), rows)
 
 
-def _of_step(bench: Bench, model: LatentDiffusion, rows: int) -> Iterator[Result]:
-    microseconds, calls, launched = _profiled(bench, model, rows)
+def _of_step(bench: Bench, denoiser: Denoiser, samples: list[Sample], rows: int) -> Iterator[Result]:
+    microseconds, calls, launched = _profiled(bench, denoiser, samples)
     kinds: Counter[str] = Counter()
     for kernel, time in microseconds.items():
         kinds[_kind(kernel)] += time
@@ -51,9 +52,10 @@ def _of_step(bench: Bench, model: LatentDiffusion, rows: int) -> Iterator[Result
         yield {"rows": rows, "kernel": kernel[:140], "kind": _kind(kernel), "us": time, "times": calls[kernel]}
 
 
-def _profiled(bench: Bench, model: LatentDiffusion, rows: int) -> tuple[Counter[str], Counter[str], Counter[str]]:
+def _profiled(
+    bench: Bench, denoiser: Denoiser, samples: list[Sample]
+) -> tuple[Counter[str], Counter[str], Counter[str]]:  # fmt: skip
     """By kernel of one step, its microseconds and its calls; and by call of CUDA's, how often the host made it."""
-    denoiser, samples = Denoiser(model, model.default_rows(), model.capture), samples_of(model, rows)
     with torch.inference_mode(), bench.stream():
         for _ in range(WARM):
             denoiser.step(samples)

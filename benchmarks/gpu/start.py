@@ -76,10 +76,11 @@ def main() -> None:
         models, rows={name: rows_of(model, settings) for name, model in models.items()}, max_rows=settings.max_rows,
         emit=lambda events: None, metrics=Metrics(), warm_up=warm_up_jobs(model.card for model in models.values()),
     )  # fmt: skip
-    start_vital("device", engine.run)
+    thread = start_vital("device", engine.run)
     engine.ready.wait()
     print(json.dumps({"loaded": loaded, "ready": time.time()}), flush=True)
     engine.stop(0)
+    thread.join()  # a process that ends while a thread uses CUDA may crash
 
 
 if __name__ == "__main__":
