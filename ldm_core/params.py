@@ -14,7 +14,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditional")  # no image gives the size
 NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  # a field that is not optional there
 
-Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a"]  # the names in `ldm_core.sampling.samplers`
+# the names in `ldm_core.sampling.samplers`
+Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ldm_core.device import Pace, host_buffer
 from ldm_core.model import LatentDiffusion, OnCall, Program
+from ldm_core.sampling.plan import MEMORY, PLAN, columns_of, guide, update
 from ldm_core.sampling.sample import HELD, KNOWN, LEVEL, SAMPLER, Sample
-from ldm_core.sampling.samplers import MEMORY, PLAN, columns_of, guide, update
 from ldm_core.sampling.schedule import noised
 
 
@@ -44,7 +44,7 @@ class Slots:
         self._context = None if like.context is None else room(like.context[:1], 2)  # the unconditional one first
         self._concat = None if like.concat is None else room(like.concat)
         self._labels = None if like.class_labels is None else room(like.class_labels)
-        self._table = torch.zeros(count, len(model.schedule) + 2, PLAN + 2, device=device)
+        self._table = torch.zeros(count, 2 * len(model.schedule) + 2, PLAN + 2, device=device)
         self._step = torch.zeros(count, dtype=torch.int64, device=device)
         self._scale = torch.ones(count, device=device)
         self._slot = torch.arange(count, device=device)

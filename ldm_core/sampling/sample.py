@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.sampling.noise import NoiseSource
-from ldm_core.sampling.samplers import MEMORY, PLAN, Plan
+from ldm_core.sampling.plan import MEMORY, PLAN, Plan
 from ldm_core.sampling.schedule import noised
 from ldm_core.sampling.tiling import Tiling
 

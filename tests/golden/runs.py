@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ldm_core import tasks
 from ldm_core.denoise import Denoiser
+from ldm_core.sampling.course import Course
 from ldm_core.sampling.noise import NoiseSource
+from ldm_core.sampling.plan import NOISE, Plan
 from ldm_core.sampling.sample import Sample
-from ldm_core.sampling.samplers import NOISE, SAMPLERS, Plan, make_plan
+from ldm_core.sampling.samplers import SAMPLERS, make_plan
 from ldm_core.sampling.tiling import Tiling, tiled
 from tests.golden.case import Case
 from tests.golden.parts import Quantities, hole, hole_channels, quantised
@@ -55,7 +57,7 @@ def _img2img(case: Case, name: str, about: About) -> Quantities:
     t = torch.tensor([visited[::-1][kept]]).expand(len(noise))
     noised = schedule.add_noise(case[f"{name}/init_latent"].expand_as(noise), noise, t)
     yield f"{name}/z_enc", noised
-    plan = SAMPLERS[about["sampler"]](schedule, visited[-kept:], following[-kept:], about["eta"])
+    plan = SAMPLERS[about["sampler"]](Course(schedule, visited[-kept:], following[-kept:]), about["eta"])
     samples = list(_samples(case, about, plan, None))
     for i, sample in enumerate(samples):
         sample.x = noised[i : i + 1]

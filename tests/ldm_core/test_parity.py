@@ -15,7 +15,8 @@ from ldm_core.checkpoints.names import unet_source
 from ldm_core.networks.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_core.networks.unet import UNet
 from ldm_core.networks.unet_config import UNetConfig
-from ldm_core.sampling.samplers import MEMORY, Plan, guide, make_plan, update
+from ldm_core.sampling.plan import MEMORY, Plan, guide, update
+from ldm_core.sampling.samplers import make_plan
 from ldm_core.sampling.schedule import NoiseSchedule
 
 SD1 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}

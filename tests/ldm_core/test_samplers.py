@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ldm_core.params import SAMPLERS as NAMES
-from ldm_core.sampling.samplers import MEMORY, SAMPLERS, Plan, make_plan, update
+from ldm_core.sampling.plan import MEMORY, Plan, update
+from ldm_core.sampling.samplers import SAMPLERS, make_plan
 from ldm_core.sampling.schedule import NoiseSchedule
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}

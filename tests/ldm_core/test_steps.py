@@ -15,8 +15,8 @@ from ldm_core.denoise import KEPT_KEYS, Denoiser
 from ldm_core.model import LatentDiffusion
 from ldm_core.networks.unet import UNet
 from ldm_core.params import SAMPLERS, GenerationParams
+from ldm_core.sampling.plan import columns_of, guide, update
 from ldm_core.sampling.sample import Sample
-from ldm_core.sampling.samplers import columns_of, guide, update
 from tests.tiny import tiny_models
 
 PICTURE = Image.effect_noise((64, 64), 80).convert("RGB")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ldm_core.acceleration import accelerate
 from ldm_core.model import LatentDiffusion
-from ldm_core.sampling.samplers import MEMORY
+from ldm_core.sampling.plan import MEMORY
 from worker.engine.request import EncodedImage, Request
 from worker.engine.saved_sample import SavedSample
 

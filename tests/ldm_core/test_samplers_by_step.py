@@ -1,0 +1,68 @@
+"""Samplers beyond the research code's, each evaluation against diffusers' scheduler of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from ldm_core.sampling.plan import Plan
+from ldm_core.sampling.samplers import make_plan
+from ldm_core.sampling.schedule import NoiseSchedule
+from tests.ldm_core.test_samplers import SHAPE, TOLERANCE, ours, predict, schedules
+
+MULTISTEP = diffusers.DPMSolverMultistepScheduler
+# sampler: diffusers' class and its settings, and whether that class holds x / √ᾱ
+PEERS: dict[str, tuple[type[Any], dict[str, Any], bool]] = {
+    "dpmpp_2m_sde": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}, False),
+}
+PREDICTIONS = ["epsilon", "v_prediction"]
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 14, 20, 50])
+@pytest.mark.parametrize("name", PEERS)
+def test_each_step_agrees(
+    name: str, steps: int, spacing: str, prediction_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, settings, _ = PEERS[name]
+    config = {**settings, "timestep_spacing": spacing, "prediction_type": prediction_type}
+    peer, _ = schedules(kind, **config)
+    schedule = NoiseSchedule.from_config({"_class_name": kind.__name__, **dict(peer.config)})
+    peer.set_timesteps(steps)
+    assert_agrees(name, peer, schedule, make_plan(schedule, name, steps), monkeypatch)
+
+
+def assert_agrees(name: str, peer: Any, schedule: NoiseSchedule, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walks both through the same noise; `peer` has its timesteps."""
+    torch.manual_seed(0)
+    assert torch.allclose(plan.table[:, 0].double(), peer.timesteps.double(), atol=1e-2)
+    noises = [torch.randn(SHAPE) for _ in plan.t]
+    feed(peer, noises, monkeypatch)
+    x = torch.randn(SHAPE)
+    theirs = walked(peer, PEERS[name][2], plan, x, schedule.prediction_type)
+    for i, (mine, other) in enumerate(zip(ours(schedule, plan, x, noises), theirs, strict=True)):
+        assert (mine - other).abs().max() <= TOLERANCE, f"evaluation {i}"
+
+
+def feed(peer: Any, noises: Iterable[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the scheduler draw these."""
+    drawn = iter(noises)
+    if hasattr(__import__(type(peer).__module__, fromlist=["x"]), "randn_tensor"):
+        monkeypatch.setattr(f"{type(peer).__module__}.randn_tensor", lambda *_, **__: next(drawn))
+
+
+def walked(peer: Any, scaled: bool, plan: Plan, x: Tensor, prediction_type: str) -> Iterator[Tensor]:
+    """The scheduler's latents after every evaluation, as ours are: with the variance of noisy data."""
+    levels = [*plan.alpha_bar, None]
+    x = x / plan.alpha_bar[0].sqrt() if scaled else x
+    for i, t in enumerate(peer.timesteps):
+        out = predict(peer.scale_model_input(x, t), plan.alpha_bar[i], prediction_type)
+        x = peer.step(out, t, x).prev_sample
+        level = levels[i + 1]
+        yield x * level.sqrt() if scaled and level is not None else x
