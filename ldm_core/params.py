@@ -15,7 +15,7 @@ FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditio
 NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  # a field that is not optional there
 
 # the names in `ldm_core.sampling.samplers`
-Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde"]
+Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde", "unipc"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release

@@ -188,7 +188,7 @@ def test_progress_shows_the_running_job_and_interrupt_ends_it(served: Served, ap
 
 def test_names_of_samplers(api: webuiapi.WebUIApi) -> None:
     names = api.util_get_sampler_names()
-    assert names == sorted(["DDIM", "DDPM", "PLMS", "DPM++ 2M", "Euler", "Euler a", "DPM++ 2M SDE"])
+    assert names == sorted(["DDIM", "DDPM", "PLMS", "DPM++ 2M", "Euler", "Euler a", "DPM++ 2M SDE", "UniPC"])
     assert api.util_get_scheduler_names() == ["automatic"]
     for name in names:
         made = api.txt2img(prompt=PROMPT, sampler_name=name, **SIZE)

@@ -19,6 +19,7 @@ MULTISTEP = diffusers.DPMSolverMultistepScheduler
 # sampler: diffusers' class and its settings, and whether that class holds x / √ᾱ
 PEERS: dict[str, tuple[type[Any], dict[str, Any], bool]] = {
     "dpmpp_2m_sde": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}, False),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}, False),
 }
 PREDICTIONS = ["epsilon", "v_prediction"]
 
