@@ -15,8 +15,9 @@ FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditio
 NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  # a field that is not optional there
 
 # the names in `ldm_core.sampling.samplers`
-Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde", "unipc"]
+Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde", "unipc", "heun", "lms"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+EVALUATED_TWICE: frozenset[Sampler] = frozenset({"heun"})  # in every step but the last
 
 LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release
 ROUNDING = 1e-9  # 0.3 of 10 steps are three, whatever 0.3 is in binary

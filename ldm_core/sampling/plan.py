@@ -40,6 +40,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self.table)
 
+    def steps_left(self, line: int) -> int:
+        """Steps that are not done before `line`; while PLMS evaluates for its first one, one more than there are."""
+        left = len(self) - line
+        return left // 2 + (left > 0) if self.twice else left
+
     @property
     def t(self) -> Tensor:
         """(S,) int64."""

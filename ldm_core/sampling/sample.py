@@ -69,8 +69,8 @@ class Sample:
         return self.plan.draws_noise or self.known_latents is not None
 
     def steps_done(self, steps: int) -> int:
-        """Of the `steps` asked for, those done or left out (image to image); PLMS evaluates once more than that."""
-        return max(0, steps - (len(self.plan) - self.step))
+        """Of the `steps` asked for, those done or left out (image to image)."""
+        return max(0, steps - self.plan.steps_left(self.step))
 
     def draw_noise(self) -> dict[int, Tensor]:
         """The standard normal noise of this step on the CPU, by what takes it: the sampler, the known latents."""

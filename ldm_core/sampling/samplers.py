@@ -10,14 +10,14 @@ import torch
 from ldm_core.sampling.classic import ddim, ddpm, plms
 from ldm_core.sampling.course import Course
 from ldm_core.sampling.dpm_solver import dpmpp_2m, dpmpp_2m_sde
-from ldm_core.sampling.euler import euler, euler_a
+from ldm_core.sampling.euler import euler, euler_a, heun, lms
 from ldm_core.sampling.plan import Plan
 from ldm_core.sampling.schedule import NoiseSchedule
 from ldm_core.sampling.unipc import unipc
 
 SAMPLERS: Mapping[str, Callable[[Course, float], Plan]] = {
     "ddim": ddim, "ddpm": ddpm, "plms": plms, "dpmpp_2m": dpmpp_2m, "euler": euler, "euler_a": euler_a,
-    "dpmpp_2m_sde": dpmpp_2m_sde, "unipc": unipc,
+    "dpmpp_2m_sde": dpmpp_2m_sde, "unipc": unipc, "heun": heun, "lms": lms,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm_core.params import EVALUATED_TWICE
 from ldm_core.params import SAMPLERS as NAMES
 from ldm_core.sampling.plan import MEMORY, Plan, update
 from ldm_core.sampling.samplers import SAMPLERS, make_plan
@@ -177,3 +178,12 @@ def test_rows_of_all_samplers_in_one_update_are_what_they_are_alone() -> None:
 
 def test_the_names_that_requests_may_use_are_those_that_exist() -> None:
     assert set(NAMES) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_counted_whatever_a_sampler_evaluates(name: str) -> None:
+    schedule = NoiseSchedule.from_config({"_class_name": "DDIMScheduler", **CONFIG})
+    plan = make_plan(schedule, name, 6)
+    left = [plan.steps_left(line) for line in range(len(plan) + 1)]
+    assert left == sorted(left, reverse=True) and {*left} == {*range(7 + (name == "plms"))}
+    assert len(plan) == (11 if name in EVALUATED_TWICE else 6 + (name == "plms"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ldm_core.job_warning import JobWarning
-from ldm_core.params import GenerationParams
+from ldm_core.params import EVALUATED_TWICE, GenerationParams
 from worker.jobs import JobPayload, Pass
 
 if TYPE_CHECKING:
@@ -188,5 +188,7 @@ class ImageRun:
         """Steps done or left out, over all passes."""
         if self.sample is None:
             saved = self.request.resumes.get(self.index)
-            return self.steps_before + (min(saved.step, self.params.steps) if saved else 0)
+            lines = saved.step if saved else 0
+            done = lines // 2 if self.params.sampler in EVALUATED_TWICE else lines
+            return self.steps_before + min(done, self.params.steps)
         return self.steps_before + self.sample.steps_done(self.params.steps)
