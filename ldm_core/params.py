@@ -15,9 +15,13 @@ FREE_SIZE: tuple[Task, ...] = ("txt2img", "class2img", "layout2img", "unconditio
 NEEDS: Mapping[Task, str] = {"class2img": "class_id", "layout2img": "objects"}  # a field that is not optional there
 
 # the names in `ldm_core.sampling.samplers`
-Sampler = Literal["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde", "unipc", "heun", "lms"]
+Sampler = Literal[
+    "ddim", "ddpm", "plms", "dpmpp_2m", "euler", "euler_a", "dpmpp_2m_sde", "unipc", "heun", "lms", "deis", "lcm",
+    "tcd", "dpmpp_sde",
+]  # fmt: skip
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-EVALUATED_TWICE: frozenset[Sampler] = frozenset({"heun"})  # in every step but the last
+SCALED_BY_ETA: frozenset[Sampler] = frozenset({"ddim", "tcd"})
+EVALUATED_TWICE: frozenset[Sampler] = frozenset({"heun", "dpmpp_sde"})  # in every step but the last
 
 LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release
 ROUNDING = 1e-9  # 0.3 of 10 steps are three, whatever 0.3 is in binary
@@ -83,8 +87,8 @@ class GenerationParams:
             detail = f"must be greater than guidance_start, {self.guidance_start}; got {self.guidance_end}"
             raise InvalidParameter("guidance_end", detail)
         _check_range("eta", self.eta, 0.0, 1.0)
-        if self.eta and self.sampler != "ddim":
-            raise InvalidParameter("eta", f"is for the sampler 'ddim' alone, not for {self.sampler!r}")
+        if self.eta and self.sampler not in SCALED_BY_ETA:
+            raise InvalidParameter("eta", f"is for the samplers 'ddim' and 'tcd' alone, not for {self.sampler!r}")
         if self.strength is not None:
             _check_range("strength", self.strength, 0.0, 1.0)
         _check_range("seed", self.seed, 0, MAX_SEED)

@@ -36,23 +36,23 @@ KINDS: Mapping[str, Kind] = {
     "EulerDiscreteScheduler": Kind("euler", "euler"),
     "EulerAncestralDiscreteScheduler": Kind("euler_a", "euler"),
     "DPMSolverMultistepScheduler": Kind("dpmpp_2m", "dpm"),
+    "UniPCMultistepScheduler": Kind("unipc", "dpm"),
+    "DEISMultistepScheduler": Kind("deis", "dpm"),
+    "HeunDiscreteScheduler": Kind("heun", "euler"),
+    "LMSDiscreteScheduler": Kind("lms", "euler"),
+    "DPMSolverSDEScheduler": Kind("dpmpp_sde", "euler"),
+    "LCMScheduler": Kind("lcm", "ddim"),
+    "TCDScheduler": Kind("tcd", "ddim"),
     # solvers of the same equations that are not here, and the nearest that is
     "DPMSolverSinglestepScheduler": Kind("dpmpp_2m", "dpm", own=False),
-    "UniPCMultistepScheduler": Kind("dpmpp_2m", "dpm", own=False),
-    "DEISMultistepScheduler": Kind("dpmpp_2m", "dpm", own=False),
     "SASolverScheduler": Kind("dpmpp_2m", "dpm", own=False),
-    "HeunDiscreteScheduler": Kind("euler", "euler", own=False),
-    "LMSDiscreteScheduler": Kind("euler", "euler", own=False),
     "KDPM2DiscreteScheduler": Kind("euler", "euler", own=False),
     "KDPM2AncestralDiscreteScheduler": Kind("euler_a", "euler", own=False),
-    "DPMSolverSDEScheduler": Kind("euler_a", "euler", own=False),
 }
 # schedulers whose models need something else than these samplers, by the beginning of their names
 REFUSED: Mapping[str, str] = {
     "FlowMatch": "the model was trained by flow matching",
     "EDM": "the model was trained with the preconditioning of EDM",
-    "LCM": "the model is distilled for few steps of the sampler of latent consistency models (LCM)",
-    "TCD": "the model is distilled for few steps of the sampler of trajectory consistency distillation (TCD)",
     "CMStochasticIterative": "the model is a consistency model",
     "UnCLIP": "the model is unCLIP",
 }
@@ -65,15 +65,22 @@ HEUN_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "PNDMScheduler": {"set_alpha_to_one": False, "clip_sample": False, "skip_prk_steps": False},
     "HeunDiscreteScheduler": HEUN_BETAS,
+    "DPMSolverSDEScheduler": HEUN_BETAS,
+    "LCMScheduler": {**HEUN_BETAS, "beta_schedule": "scaled_linear", "clip_sample": False},
+    "TCDScheduler": {**HEUN_BETAS, "beta_schedule": "scaled_linear", "clip_sample": False},
     "KDPM2DiscreteScheduler": HEUN_BETAS,
     "KDPM2AncestralDiscreteScheduler": HEUN_BETAS,
 }
+DPM_SOLVERS, CLIPPING = ("dpmpp_2m", "dpmpp_2m_sde"), ("ddim", "ddpm", "heun", "lcm")
 # settings that only some classes read; in another's file they are left over from a conversion
 READ_BY: Mapping[str, tuple[str, ...]] = {
-    "clip_sample": ("ddim", "ddpm"), "clip_sample_range": ("ddim", "ddpm"), "set_alpha_to_one": ("ddim", "plms"),
-    "variance_type": ("ddpm",), "skip_prk_steps": ("plms",), "final_sigmas_type": ("euler", "dpmpp_2m"),
-    "interpolation_type": ("euler",), "timestep_type": ("euler",), "solver_order": ("dpmpp_2m",),
-    "algorithm_type": ("dpmpp_2m",), "solver_type": ("dpmpp_2m",), "lambda_min_clipped": ("dpmpp_2m",),
+    "clip_sample": CLIPPING, "clip_sample_range": CLIPPING, "set_alpha_to_one": ("ddim", "plms"),
+    "variance_type": ("ddpm",), "skip_prk_steps": ("plms",), "final_sigmas_type": ("euler", "unipc", *DPM_SOLVERS),
+    "interpolation_type": ("euler",), "timestep_type": ("euler",), "solver_order": ("unipc", "deis", *DPM_SOLVERS),
+    "algorithm_type": DPM_SOLVERS, "solver_type": ("unipc", *DPM_SOLVERS), "lambda_min_clipped": DPM_SOLVERS,
+    "lower_order_final": ("unipc", "deis"), "predict_x0": ("unipc",), "disable_corrector": ("unipc",),
+    "solver_p": ("unipc",), "noise_sampler_seed": ("dpmpp_sde",), "original_inference_steps": ("lcm", "tcd"),
+    "timestep_scaling": ("lcm",),
 }  # fmt: skip
 # settings without a field here, and their values that ask for nothing; None stands for any
 FOLLOWED: Mapping[str, tuple[Any, ...] | None] = {
@@ -82,8 +89,15 @@ FOLLOWED: Mapping[str, tuple[Any, ...] | None] = {
     "interpolation_type": ("linear",),
     "timestep_type": ("discrete",),
     "solver_order": (2,),
-    "algorithm_type": ("dpmsolver++",),
-    "solver_type": ("midpoint",),
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis"),  # diffusers reads the last as the first
+    "solver_type": ("midpoint", "bh2", "logrho"),
+    "lower_order_final": (True,),
+    "predict_x0": (True,),
+    "disable_corrector": ([], None),
+    "solver_p": (None,),
+    "noise_sampler_seed": (None,),
+    "original_inference_steps": (50,),
+    "timestep_scaling": (10.0,),
     "lambda_min_clipped": (-math.inf, None),
     "use_karras_sigmas": (False, None),
     "use_exponential_sigmas": (False, None),
@@ -95,10 +109,9 @@ FOLLOWED: Mapping[str, tuple[Any, ...] | None] = {
     "use_dynamic_shifting": (False, None),
     # of what is off above, or of the last step, which is of first order whatever they say
     "dynamic_thresholding_ratio": None, "sample_max_value": None, "flow_shift": None, "time_shift_type": None,
-    "shift_terminal": None, "lower_order_final": None, "euler_at_final": None,
+    "shift_terminal": None, "euler_at_final": None,
     # of solvers that are replaced
-    "predict_x0": None, "disable_corrector": None, "solver_p": None, "predictor_order": None, "corrector_order": None,
-    "tau_func": None, "noise_sampler_seed": None,
+    "predictor_order": None, "corrector_order": None, "tau_func": None,
 }  # fmt: skip
 
 
@@ -128,6 +141,8 @@ class SchedulerConfig:
         """Raises ModelError, naming the key, for what cannot be sampled from; what changes images is in `warnings`."""
         name = str(data.get("_class_name", "DDIMScheduler"))
         kind = _kind(name, path)
+        if kind.sampler == "dpmpp_2m" and data.get("algorithm_type") == "sde-dpmsolver++":
+            kind = kind._replace(sampler="dpmpp_2m_sde")
         if data.get("use_flow_sigmas"):
             raise ModelError(path, f"use_flow_sigmas: {REFUSED['FlowMatch']}, which is not served")
         config = {**DEFAULTS[kind.rule], **CLASS_DEFAULTS.get(name, {}), **data}

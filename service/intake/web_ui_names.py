@@ -11,7 +11,8 @@ from service.intake.strict_json import clipped, field_problem, pointer_part
 
 LABELS: Mapping[str, Sampler] = {
     "DDIM": "ddim", "DDPM": "ddpm", "PLMS": "plms", "DPM++ 2M": "dpmpp_2m", "Euler": "euler", "Euler a": "euler_a",
-    "DPM++ 2M SDE": "dpmpp_2m_sde", "UniPC": "unipc", "Heun": "heun", "LMS": "lms",
+    "DPM++ 2M SDE": "dpmpp_2m_sde", "UniPC": "unipc", "Heun": "heun", "LMS": "lms", "DEIS": "deis",
+    "LCM": "lcm", "TCD": "tcd", "DPM++ SDE": "dpmpp_sde",
 }  # fmt: skip
 ALIASES: Mapping[str, Sampler] = {
     "k_dpmpp_2m": "dpmpp_2m", "dpm++ 2m": "dpmpp_2m", "k_euler": "euler", "k_euler_a": "euler_a",

@@ -22,6 +22,10 @@ PEERS: dict[str, tuple[type[Any], dict[str, Any], bool]] = {
     "unipc": (diffusers.UniPCMultistepScheduler, {}, False),
     "heun": (diffusers.HeunDiscreteScheduler, {}, True),
     "lms": (diffusers.LMSDiscreteScheduler, {}, True),
+    "deis": (diffusers.DEISMultistepScheduler, {}, False),
+    "lcm": (diffusers.LCMScheduler, {}, False),
+    "tcd": (diffusers.TCDScheduler, {}, False),
+    "dpmpp_sde": (diffusers.DPMSolverSDEScheduler, {}, True),
 }
 PREDICTIONS = ["epsilon", "v_prediction"]
 
@@ -34,13 +38,21 @@ def test_each_step_agrees(
     name: str, steps: int, spacing: str, prediction_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, settings, _ = PEERS[name]
-    if name == "lms":
-        pytest.importorskip("scipy")  # with which that class integrates
+    needs(name)
     config = {**settings, "timestep_spacing": spacing, "prediction_type": prediction_type}
     peer, _ = schedules(kind, **config)
     schedule = NoiseSchedule.from_config({"_class_name": kind.__name__, **dict(peer.config)})
     peer.set_timesteps(steps)
-    assert_agrees(name, peer, schedule, make_plan(schedule, name, steps), monkeypatch)
+    assert_agrees(
+        name, peer, schedule, make_plan(schedule, name, steps, eta=0.3 if name == "tcd" else 0.0), monkeypatch
+    )
+
+
+def needs(name: str) -> None:
+    """Skips what diffusers' class of that sampler needs and is not there."""
+    for sampler, package in (("lms", "scipy"), ("dpmpp_sde", "torchsde")):
+        if name == sampler:
+            pytest.importorskip(package)
 
 
 def assert_agrees(name: str, peer: Any, schedule: NoiseSchedule, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +70,25 @@ def assert_agrees(name: str, peer: Any, schedule: NoiseSchedule, plan: Plan, mon
 def feed(peer: Any, noises: Iterable[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the scheduler draw these."""
     drawn = iter(noises)
+    if hasattr(peer, "noise_sampler"):
+        peer.noise_sampler = OnePath(drawn)
     if hasattr(__import__(type(peer).__module__, fromlist=["x"]), "randn_tensor"):
         monkeypatch.setattr(f"{type(peer).__module__}.randn_tensor", lambda *_, **__: next(drawn))
+
+
+class OnePath:
+    """A Brownian path in σ, of fresh noise for each part of it that nobody has asked for: the tree's law."""
+
+    def __init__(self, drawn: Iterator[Tensor]) -> None:
+        self._drawn, self._half = drawn, (0.0, 0.0, torch.zeros(SHAPE))
+
+    def __call__(self, sigma: Tensor, following: Tensor) -> Tensor:
+        start, end = float(sigma), float(following)
+        since, middle, increment = self._half
+        if since != start:  # the first evaluation of a step
+            self._half = (start, end, next(self._drawn) * (start - end) ** 0.5)
+            return self._half[2] / (start - end) ** 0.5
+        return (increment + next(self._drawn) * (middle - end) ** 0.5) / (start - end) ** 0.5
 
 
 def walked(peer: Any, scaled: bool, plan: Plan, x: Tensor, prediction_type: str) -> Iterator[Tensor]:
@@ -68,6 +97,6 @@ def walked(peer: Any, scaled: bool, plan: Plan, x: Tensor, prediction_type: str)
     x = x / plan.alpha_bar[0].sqrt() if scaled else x
     for i, t in enumerate(peer.timesteps):
         out = predict(peer.scale_model_input(x, t), plan.alpha_bar[i], prediction_type)
-        x = peer.step(out, t, x).prev_sample
+        x = peer.step(out, int(t) if scaled is False else t, x).prev_sample
         level = levels[i + 1]
         yield x * level.sqrt() if scaled and level is not None else x
