@@ -10,10 +10,10 @@ import { html } from "./vendor/preact.js";
 const SCENES = [
   ["a red house by the sea at sunset, mountains behind", 9],
   ["a sailing boat on the calm sea, the sun in the sky", 7],
-  ["a yellow balloon in the clear sky, snowy mountains behind", 7],
-  ["a palm tree in the desert at dusk, the moon in the sky", 8],
+  ["a yellow balloon in the clear sky by day, snowy mountains behind", 11],
+  ["a palm tree in the desert at night, the moon in the sky", 11],
   ["a small white house in the snow at night, a pine on the left", 7],
-  ["an oak in a green field by day, hills behind", 9],
+  ["an oak in a green field by day, hills behind", 15],
 ];
 const OTHERS = ["a lighthouse on a cliff in a storm, oil painting", "a glass teapot on a wooden table, morning light", "a fox in fresh snow, photograph", "a city of the future at dawn, wide view"];
 
