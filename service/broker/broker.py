@@ -56,7 +56,7 @@ class Broker:
         self._fleet, self._signing, self._choices = Fleet(self._redis), Signing(self._redis), Choices(self._redis)
         self.rates, self.webhooks = Rates(self._redis), WebhookQueue(self._redis, self._events.webhook_due)
         self._readers, self._makers = Turns(READERS, TURN_S), Turns(MAX_SUBMITS, TURN_S)
-        self._upkeep = Upkeep(self._redis, self._blobs, allow_eviction=allow_eviction)
+        self._upkeep = Upkeep(self._redis, self._blobs, redis_url=redis_url, allow_eviction=allow_eviction)
         self._queue_limit, self._queue_ttl_s = queue_limit, queue_ttl_s
         self._result_ttl_s, self._job_timeout_s = result_ttl_s, job_timeout_s
 

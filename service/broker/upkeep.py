@@ -15,7 +15,7 @@ from service.broker.single_flight import SingleFlight
 from worker.jobs import JobPayload
 from worker.store import scripts
 from worker.store.blobs import BlobStore
-from worker.store.connection import AWAY, DENIED, able
+from worker.store.connection import AWAY, DENIED, able, address_of
 from worker.store.health import UNKNOWN, Evicts, Health, refuse, warn
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,12 @@ class NoRoom(LdmError):
 class Upkeep:
     """One per gateway process."""
 
-    def __init__(self, redis: Any, blobs: BlobStore, *, allow_eviction: bool) -> None:
+    def __init__(self, redis: Any, blobs: BlobStore, *, redis_url: str, allow_eviction: bool) -> None:
         self._redis, self._blobs, self._allow_eviction = redis, blobs, allow_eviction
+        self._address = address_of(redis_url)
         self._health = SingleFlight(self._inspected, HEALTH_S)
         self._warned = False  # since Redis was last away
-        self._denied = ""  # why it refuses us, while it does
+        self._away = ""  # why it takes nothing from us, while it does not
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -63,19 +64,22 @@ class Upkeep:
             health = UNKNOWN
         except AWAY as error:
             self._warned = False
-            self._tell_denied(str(error) if isinstance(error, DENIED) else "")
+            self._tell_away(error)
             raise
-        self._denied = ""
+        if self._away:
+            log.info("Redis at %s answers", self._address)
+        self._away = ""
         if not self._warned:
             self._warned = True
             warn(health)
         return health
 
-    def _tell_denied(self, reason: str) -> None:
+    def _tell_away(self, error: Exception) -> None:
         """Logs each distinct reason once; clients see only that the queue cannot be reached."""
-        if reason and reason != self._denied:
-            log.error("%s; no jobs are taken meanwhile", reason)
-        self._denied = reason
+        reason = str(error) if isinstance(error, DENIED) else f"Redis at {self._address} does not answer"
+        if reason != self._away:
+            log.error("%s (%s); no jobs are taken meanwhile", reason, error)
+        self._away = reason
 
     async def trouble(self) -> str:
         """Why this service takes no jobs though Redis answers, in a sentence. Raises what Redis raises."""

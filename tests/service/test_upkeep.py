@@ -16,7 +16,7 @@ from redis import Redis
 
 from service.broker.broker import Broker
 from service.broker.end_task import end_task
-from service.broker.upkeep import HEALTH_S, NoRoom
+from service.broker.upkeep import HEALTH_S, NoRoom, Upkeep
 from tests.service.problems import assert_problem
 from tests.worker.processes import eventually, payload
 from worker.store.blobs import RedisBlobs
@@ -55,6 +55,31 @@ async def test_a_redis_that_evicts_gets_no_jobs(
     redis_config("maxmemory-policy", "noeviction")
     await seen()
     assert (await http.get("/readyz")).status_code == 200  # as soon as that is mended
+
+
+async def test_a_redis_that_is_away_is_logged_once_and_so_is_its_return(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away:
+        there = False
+
+        async def info(self, section: str) -> object:
+            if not self.there:
+                raise ConnectionError("Connection refused")
+            return redis.info(section)
+
+    away = Away()
+    upkeep = Upkeep(away, RedisBlobs(redis), redis_url="redis://:hunter2@queue:6380/0", allow_eviction=False)
+    caplog.set_level(logging.INFO)
+    for there in (False, False, True, True):
+        away.there = there
+        with suppress(ConnectionError):
+            await upkeep._inspected()
+    told = [record.getMessage() for record in caplog.records if "queue:6380" in record.getMessage()]
+    assert told == [
+        "Redis at queue:6380 does not answer (Connection refused); no jobs are taken meanwhile",
+        "Redis at queue:6380 answers",
+    ]
 
 
 async def test_an_operator_may_go_on_with_a_redis_that_evicts(

@@ -13,7 +13,8 @@ import pytest
 from tests.worker.processes import eventually
 from worker.process import supervisor
 from worker.process.restarts import BACK_OFF_S, Restarts
-from worker.process.supervisor import Child
+from worker.process.supervisor import Child, Supervisor
+from worker.settings import ServeSettings
 from worker.vital import EXIT_BAD_SETTING
 
 
@@ -49,6 +50,15 @@ def test_a_bad_setting_is_final_only_where_the_child_never_served() -> None:
     assert restarts.is_final(EXIT_BAD_SETTING) and not restarts.is_final(1)
     assert [restarts.pause_s(served=True), restarts.pause_s(served=False)] == [0.0, BACK_OFF_S[0]]
     assert not restarts.is_final(EXIT_BAD_SETTING)
+
+
+def test_a_redis_that_does_not_answer_is_said_before_models_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ServeSettings(redis_url="redis://:hunter2@127.0.0.1:1/0", data_dir=tmp_path)
+    Supervisor(settings)._look_for_redis()
+    said = capsys.readouterr().out
+    assert said.startswith("ldm: not ready: Redis at 127.0.0.1:1 does not answer (") and "hunter2" not in said
 
 
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from worker.leasing.heartbeat import revoke
 from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, die_with_parent
 from worker.process.restarts import Restarts, how_it_ended
 from worker.settings import ServeSettings
 from worker.store.blobs import DirectoryBlobs
-from worker.store.connection import AWAY, able, connect
+from worker.store.connection import AWAY, able, connect, not_there
 from worker.store.keys import Key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,9 +79,9 @@ class Child:
 class Supervisor:
     """Owns the children. `run` returns an exit code when all of them are gone."""
 
-    def __init__(self, settings: ServeSettings, *, keys: bool = False, **env: str) -> None:
-        """`keys`: whether the gateway asks for an API key."""
-        self._settings, self._keys = settings, keys
+    def __init__(self, settings: ServeSettings, *, keys: bool = False, page: bool = True, **env: str) -> None:
+        """`keys`: whether the gateway asks for an API key; `page`: whether it has the page at `/`."""
+        self._settings, self._keys, self._page = settings, keys, page
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.data_dir.expanduser() / "redis")
         self._url = settings.redis_url or (self._redis.url if self._redis else "")
         loopback = settings.host in {"127.0.0.1", "localhost", "::1"}
@@ -125,7 +127,8 @@ class Supervisor:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
         except OSError as error:
-            say(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host and --port")
+            said = f"cannot listen on {host}:{port}: {error.strerror}"
+            say(f"{said}; choose another port: ldm serve --port N, or make run PORT=N")
             return False
         return True
 
@@ -136,11 +139,21 @@ class Supervisor:
             self._redis.start()
             say(f"redis is up, its data in {self._redis.directory}")
             self._wait_until_it_writes(self._redis.directory)
+        else:
+            self._look_for_redis()
         if self._stop:
             return
         self._gateway.start()
         self._worker.start()
         say("gateway and worker are starting; the worker loads its models")
+
+    def _look_for_redis(self) -> None:
+        """Says so where the Redis of others does not answer; gateway and worker wait for it."""
+        try:
+            with connect(self._url) as redis:
+                redis.ping()
+        except (RedisError, OSError) as error:
+            say(f"not ready: {not_there(self._url, error)}; start it, or correct LDM_REDIS_URL; waiting for it")
 
     def _watch(self) -> int:
         ready = False
@@ -218,7 +231,7 @@ class Supervisor:
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
         key = "-H 'Authorization: Bearer KEY' " if self._keys else ""
         return (
-            f"ready at {address}\n\n"
+            f"ready at {address}{': open it in a browser, or' if self._page else ''}\n\n"
             f"  curl {address}/v1/txt2img {key}-H 'Accept: image/png' -H 'Content-Type: application/json' "
             """-d '{"prompt":"a red house by the sea at sunset"}' -o out.png\n\n"""
             f"  API docs: {address}/docs    Ctrl-C ends everything; queued jobs stay."

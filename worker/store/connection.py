@@ -11,6 +11,7 @@ from redis import Redis
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -56,6 +57,19 @@ def able() -> Iterator[None]:
 def why(error: Exception) -> str:
     """The beginning of a log line about an error of AWAY: a Redis that denies us is not away."""
     return str(error) if isinstance(error, DENIED) else f"Redis is away ({error})"
+
+
+def address_of(url: str) -> str:
+    """Where a Redis is, without the password."""
+    given = parse_url(url)  # type: ignore[no-untyped-call]
+    return str(given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}")
+
+
+def not_there(url: str, error: Exception) -> str:
+    """What to say of a Redis that is not there at a start."""
+    if isinstance(error, DENIED):
+        return str(error)
+    return f"Redis at {address_of(url)} does not answer ({error})"
 
 
 def check_database(url: str) -> None:
