@@ -99,7 +99,8 @@ class ModelCard:
     def _check_size(self, width: int, height: int) -> None:
         for name, value in (("width", width), ("height", height)):
             if value % self.size_multiple:
-                raise InvalidParameter(name, f"must be a multiple of {self.size_multiple}, got {value}")
+                limit = f"must be a multiple of {self.size_multiple}, got {value} ({self._limit(1)})"
+                raise InvalidParameter(name, limit)
         if self._is_too_large(width, height):
             raise InvalidParameter("width", f"{width}x{height} is too large for model {self.id!r}: {self._limit(1)}")
 

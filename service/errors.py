@@ -102,8 +102,13 @@ def install(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         problem, path = as_problem(error), request.scope["path"].removeprefix(request.scope["root_path"])
+        unsaid = isinstance(error, HTTPException) and error.detail == HTTPStatus(error.status_code).phrase
+        docs = f"{request.scope['root_path']}/docs lists all paths and methods."
         if problem.status == 405:  # of several routes on one path, the framework names the first one's methods
             problem.headers["Allow"] = ", ".join(_methods(app, path, problem.headers.get("Allow", "")))
+            problem.detail = f"This path takes {problem.headers['Allow']} alone; {docs}" if unsaid else problem.detail
+        elif problem.status == 404 and unsaid:
+            problem.detail = f"There is no such path; {docs}"
         # `OPTIONS *` asks about the server, and no path of it (RFC 9110, section 9.3.7)
         if request.method == "OPTIONS" and (problem.status == 405 or path == "*"):
             return Response(status_code=204, headers=problem.headers)

@@ -22,6 +22,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGED = Exception  # Pillow's parsers raise whatever a file makes them stumble over: IndexError, AssertionError, ...
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from there on Pillow opens no image
 HALF_GREY = 128
 TWO_MEANINGS = (
     "has white pixels and transparent ones, and both can mean repaint: send white = repaint on black without "
@@ -173,7 +174,7 @@ def _opened(data: bytes, field: str) -> Image.Image:
     except UnidentifiedImageError:
         raise InvalidImage(field, "is not a PNG, JPEG or WebP image") from None
     except BOMB:
-        raise InvalidImage(field, "has far more pixels than any model takes") from None
+        raise InvalidImage(field, f"has more than {MOST_PIXELS} pixels, far more than any model takes") from None
     except DAMAGED:
         raise InvalidImage(field, "is truncated or damaged") from None
 

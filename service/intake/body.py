@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from service.errors import Problem
 from service.http.memory import LARGE
 from service.intake.schemas import JobRequest
-from service.intake.strict_json import field_problem, parse, pointer_part
+from service.intake.strict_json import field_problem, not_json, parse, pointer_part
 
 SMALL = 16 * 2**10  # bytes
 MAX_FILES = 24
@@ -68,8 +68,8 @@ def _parsed(body: bytearray) -> Any:
     """Frees `body` before the parser makes another copy of what is in it."""
     try:
         text = body.decode()
-    except UnicodeDecodeError:
-        raise Problem(400, "The body is not valid JSON.") from None
+    except UnicodeDecodeError as error:
+        raise not_json(f"byte {error.start} is not UTF-8") from None
     body.clear()
     return parse(text)
 

@@ -18,8 +18,15 @@ def parse(text: str) -> Any:
         raise Problem(422, f"The body {detail}.", errors=[("", detail)])
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_float=_number, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise not_json(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError):  # among them numbers of more digits than are worth reading
-        raise Problem(400, "The body is not valid JSON.") from None
+        raise not_json("") from None
+
+
+def not_json(where: str) -> Problem:
+    """A 400; `where` the parser stopped, if that is known."""
+    return Problem(400, f"The body is not valid JSON ({where})." if where else "The body is not valid JSON.")
 
 
 def field_problem(name: str, detail: str) -> Problem:

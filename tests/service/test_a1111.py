@@ -34,7 +34,10 @@ async def test_a_model_is_chosen_once_by_each_key_and_draws_from_then_on(gateway
     assert refused["detail"] == "prompt: model 'plain' takes no text"
     other = {"prompt": "a boat", "width": 8, "override_settings": {"sd_model_checkpoint": "toy"}}
     refused = assert_problem(await http.post(f"{API}/txt2img", json=other, auth=alice), 422)
-    assert refused["detail"] == "width: must be a multiple of 16, got 8"
+    assert (
+        refused["detail"]
+        == "width: must be a multiple of 16, got 8 (at most 256x256, or as many pixels in another shape)"
+    )
 
 
 async def test_a_full_queue_refuses_here_too(gateway: Gateway, announced: None) -> None:

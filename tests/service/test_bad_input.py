@@ -146,7 +146,7 @@ IMAGES: dict[str, tuple[Callable[[Encoded], str | bytes], str]] = {
     "header only": (lambda e: e()[:20], "truncated"),
     "one pixel": (lambda e: e(size=(1, 1)), "at least 4 pixels"),
     "too large": (lambda e: e(size=(65, 64)), "at most 64x64"),
-    "a bomb": (lambda e: huge_png(), "pixels"),
+    "a bomb": (lambda e: huge_png(), "has more than 178956970 pixels"),
     "animated PNG": (lambda e: animated("PNG"), "animated"),
     "animated WebP": (lambda e: animated("WEBP"), "animated"),
 }
@@ -237,3 +237,15 @@ async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(http: httpx.Asyn
 async def test_a_form_field_given_twice_is_refused(http: httpx.AsyncClient) -> None:
     twice = [("prompt", (None, "a")), ("prompt", (None, "b"))]
     assert_refused(await http.post("/v1/txt2img", files=twice), "/prompt", "twice")
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b'{"prompt": "a house",\n "steps": }', "line 2, column 11: Expecting value"),
+        (b'{"prompt": "\xff"}', "byte 12 is not UTF-8"),
+    ],
+)
+async def test_a_body_that_is_no_json_says_where(http: httpx.AsyncClient, body: bytes, where: str) -> None:
+    refused = await http.post("/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(refused, 400)["detail"] == f"The body is not valid JSON ({where})."
