@@ -29,7 +29,7 @@ class Command(NamedTuple):
 LOOK, RUN, TEND = "Look at a server", "Run a server", "Models and keys"
 DRAWING = "Draw, with a server or without one (--local)"
 SERVE = "everything on this machine: Redis, gateway and worker"
-KEY = "a fresh API key on stderr, and its entry for LDM_API_KEYS_FILE on stdout"
+KEY = "a fresh API key, and its entry for LDM_API_KEYS_FILE"
 COMMANDS = {
     "txt2img": Command(DRAWING, "a prompt to an image; with --image an image to another", TASKS, DRAW, (
         'ldm txt2img "a red house by the sea" -o out.png',
@@ -66,7 +66,7 @@ COMMANDS = {
         "ldm status", "ldm status --server https://gpu.example --api-key-file key.txt",
     )),
     "doctor": Command(LOOK, "what is wrong with this installation, and what to do", DOCTOR, DOCTOR, (
-        "ldm doctor", "ldm doctor --json",
+        "ldm doctor", "ldm doctor --model models/NAME", "ldm doctor --json",
     )),
     "serve": Command(RUN, SERVE, OPTIONS, SERVING, ("ldm serve", "ldm serve --port 9000 --model models/NAME")),
     "gateway": Command(RUN, "one gateway, for a Redis given by LDM_REDIS_URL", OPTIONS, SERVING, (
@@ -80,7 +80,9 @@ COMMANDS = {
         TEND, "a research checkpoint (.ckpt or .safetensors, and its yaml) into a model directory", OPTIONS, SERVING,
         ("ldm import --ckpt model.ckpt --config config.yaml --out models/NAME",),
     ),
-    "key": Command(TEND, KEY, OPTIONS, SERVING, ("ldm key alice >> keys.toml",)),
+    "key": Command(TEND, KEY, OPTIONS, SERVING, (
+        "ldm key alice --file keys.toml", "ldm key bob --file keys.toml > bob.txt", "ldm key carol >> keys.toml",
+    )),
 }  # fmt: skip
 ABOUT = "Draw images with latent diffusion models, and serve them to others."
 BEGIN = """Begin here:
@@ -126,7 +128,8 @@ def _run(given: Sequence[str]) -> int:
     args, unknown = ldm.parse_known_args(given)
     if unknown:  # argparse itself would show the usage of `ldm`, not of the command
         name = args.command
-        print(f"ldm {name}: error: there is no {' '.join(unknown)} (see ldm {name} --help)", file=sys.stderr)
+        what = "option" if unknown[0].startswith("-") else "argument"
+        print(f"ldm {name}: error: it takes no {what} {unknown[0]} (see ldm {name} --help)", file=sys.stderr)
         return 2
     code: int = import_module(COMMANDS[args.command].module).run(args)
     return code

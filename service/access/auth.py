@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 NAME = r"[A-Za-z0-9_-]{1,64}"
 SHA256 = r"[0-9a-f]{64}"
 MIN_SECRET_CHARS = 16
+STALE = "; the server's file of keys has changed and cannot be read, its log says why"
+TWICE = re.compile(rf"Cannot declare \('({NAME})',\) twice")  # as tomllib says it
 CHECK_S = 1.0  # how often the file is looked at
 
 
@@ -106,6 +108,7 @@ class KeyRing:
         self._file, self._fixed = file, parse_list(text)
         self._stamp, self._look_at = self._file_stamp(), time.monotonic() + CHECK_S
         self._keys = self._read()
+        self._broken = False  # the file, since it was last looked at
 
     @property
     def configured(self) -> bool:
@@ -123,7 +126,7 @@ class KeyRing:
             if hmac.compare_digest(key.sha256, digest):
                 found = key
         if found is None:
-            raise Unauthorized("this API key is unknown")
+            raise Unauthorized("this API key is unknown" + (STALE if self._broken else ""))
         if found.disabled:
             raise Forbidden("this API key is disabled")
         return found
@@ -145,10 +148,11 @@ class KeyRing:
             return
         self._stamp = stamp
         try:
-            self._keys = self._read()
+            self._keys, self._broken = self._read(), False
             log.info("read %d API keys again", len(self._keys))
         except BadKeys as error:
-            log.error("the API keys stay as they were: %s", error)
+            self._broken = True
+            log.error("the API keys stay as they were, and no new one is let in: %s", error)
 
     def _read(self) -> tuple[ApiKey, ...]:
         keys = (*self._fixed, *(read_file(self._file) if self._file else ()))
@@ -172,6 +176,8 @@ def read_file(path: Path) -> list[ApiKey]:
     except OSError as error:
         raise BadKeys(f"{path}: {error.strerror}") from None
     except ValueError as error:  # also TOMLDecodeError, which names line and column
+        if twice := TWICE.match(str(error)):
+            raise BadKeys(f"{path}: [{twice[1]}] is there twice; take the older entry out") from None
         raise BadKeys(f"{path}: {error}") from None
     return [_entry(name, table, f"{path}: [{name}]") for name, table in tables.items()]
 
@@ -200,6 +206,21 @@ def new_key(name: str) -> tuple[str, str]:
         raise BadKeys(f"the name {name!r} must be 1 to 64 letters, digits, '_' or '-'")
     secret = f"ldm_{secrets.token_urlsafe(32)}"
     return secret, f'[{name}]\nsha256 = "{_sha256(secret.encode())}"\n'
+
+
+def add_key(name: str, file: Path) -> str:
+    """A fresh key, whose entry is put at the end of the file. Raises BadKeys, and the file stays as it was."""
+    secret, entry = new_key(name)
+    if file.exists() and name in {key.name for key in read_file(file)}:
+        raise BadKeys(f"{file} has a key of {name}: choose another name, or take its entry out first")
+    try:
+        with file.open("a+b") as opened:
+            opened.seek(0, 2)
+            gap = b"\n" if opened.tell() else b""
+            opened.write(gap + entry.encode())
+    except OSError as error:
+        raise BadKeys(f"{file}: {error.strerror}") from None
+    return secret
 
 
 def _entry(name: str, table: Any, where: str) -> ApiKey:

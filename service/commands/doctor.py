@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from service.commands.findings import Check, Finding, examined
+from service.commands.types import given
 
 CHECKS = (
     ("installation", "installation"), ("torch", "installation"), ("kernels", "installation"),
@@ -20,11 +21,17 @@ COLOURS = {"ok": "32", "warning": "33", "error": "31"}
 
 
 def add_options(name: str, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=given, metavar="DIR", action="append", dest="model_dirs",
+        help="a model directory to look at; may be repeated (LDM_MODEL)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for programs: check, state, said, todo of each finding")
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where anything is an error."""
+    if args.model_dirs:
+        os.environ["LDM_MODEL"] = ",".join(args.model_dirs)
     findings = []
     for finding in examined([(name, _check(name, module)) for name, module in CHECKS]):
         findings.append(finding)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import os
 import shutil
@@ -22,6 +21,7 @@ from redis.exceptions import RedisError
 
 from service.access.auth import BadKeys, KeyRing
 from service.commands.findings import Finding, error, ok, warning
+from service.commands.unknown_settings import KINDS, KNOWN, unknown_settings
 from service.settings import GatewaySettings
 from worker.process.embedded_redis import EmbeddedRedis, RedisUnavailable, find_redis_server
 from worker.settings import ServeSettings, WorkerSettings, read_settings
@@ -30,27 +30,16 @@ from worker.store.health import VOLATILE, Health
 from worker.vital import EXIT_BAD_SETTING
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = (GatewaySettings, ServeSettings, WorkerSettings)
-OF_THE_COMMAND = {"LDM_SERVER", "LDM_API_KEY"}  # which no process of the service reads
-GONE = {"LDM_COMPILE"}
 GIB = 2**30
 MODELS_S = 300.0
 
 
 def check_settings() -> Iterator[Finding]:
     """Every LDM_ variable is one that is read, and has a value that is taken."""
-    known = {f"LDM_{name.upper()}" for kind in KINDS for name in kind.model_fields} | OF_THE_COMMAND
-    found = [_unknown(name, known) for name in sorted(os.environ) if name.startswith("LDM_") and name not in known]
+    found = [warning("settings", unknown.said, unknown.todo) for unknown in unknown_settings()]
     found += [error("settings", said, "correct it, or unset it") for said in _refused()]
-    count = sum(name in known for name in os.environ)
+    count = sum(name in KNOWN for name in os.environ)
     yield from found or [ok("settings", f"{count} LDM_ variables are set, all of them known" if count else "defaults")]
-
-
-def _unknown(name: str, known: set[str]) -> Finding:
-    if name in GONE:
-        return warning("settings", f"{name} is no longer a setting", "unset it")
-    near = difflib.get_close_matches(name, known, 1)
-    return warning("settings", f"{name} is set and unknown", f"did you mean {near[0]}?" if near else "unset it")
 
 
 def _refused() -> Iterator[str]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from ldm_core.errors import ModelError
 from ldm_core.model_directory.card_reader import check_directories, read_card
-from service.access.auth import BadKeys, KeyRing, new_key
+from service.access.auth import BadKeys, KeyRing, add_key, new_key
+from service.commands.unknown_settings import take_unknown_settings
 from service.settings import GatewaySettings
+from worker.logs import set_up_logging
 from worker.settings import ServeSettings, WorkerSettings, read_settings
 from worker.store.connection import WrongDatabase, check_database
 from worker.vital import EXIT_BAD_SETTING, EXIT_BROKEN_MODEL
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = "redis://embedded"  # stands for the address of a Redis that has not started
 
@@ -26,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "import":
         return _import(args)
     if args.command == "key":
-        return _key(args.name)
+        return _key(args.name, args.file)
     for name, value in vars(args).items():  # the settings classes, here and in child processes, read the environment
         if name == "model_dirs":
             value = ",".join(map(_absolute, value or ())) or None
@@ -47,19 +53,23 @@ def _serve() -> int:
         return 1
     from worker.process.supervisor import Supervisor
 
+    for unknown in take_unknown_settings():  # first: a misspelt name may be why a setting is missing
+        print(f"ldm: {unknown}", file=sys.stderr)
     # a bad value or model shall end the command before children start
     settings = read_settings(ServeSettings)
     directories = read_settings(WorkerSettings, redis_url=EMBEDDED).model_dirs
-    _, keys = _read_gateway(redis_url=EMBEDDED)
+    gateway, keys = _read_gateway(redis_url=EMBEDDED)
     if _refuses_one(directories):
         return EXIT_BROKEN_MODEL
-    return Supervisor(settings, keys=keys.configured).run()
+    return Supervisor(settings, keys=keys.configured, page=gateway.playground).run()
 
 
 def _worker() -> int:
     if not _worker_installed():
         return 1
-    if _refuses_one(read_settings(WorkerSettings).model_dirs):  # before torch is imported
+    settings = read_settings(WorkerSettings)
+    _set_up_logging(settings.log_format)
+    if _refuses_one(settings.model_dirs):  # before torch is imported
         return EXIT_BROKEN_MODEL
     return int(import_module("worker.process.prefork").main())
 
@@ -88,7 +98,6 @@ def _gateway() -> int:
     from service.access.exposure import warn_if_open
     from service.app import create_app
     from service.http.server import run
-    from worker.logs import set_up_logging
 
     settings, keys = _read_gateway()
     try:
@@ -96,13 +105,25 @@ def _gateway() -> int:
     except WrongDatabase as error:
         print(f"ldm: {error}", file=sys.stderr)
         return EXIT_BAD_SETTING
-    set_up_logging(settings.log_format)
+    _set_up_logging(settings.log_format)
     warn_if_open(settings.host, settings.port, keys=keys.configured)
     return run(create_app(settings, keys=keys), settings)
 
 
-def _key(name: str) -> int:
+def _set_up_logging(log_format: Literal["json", "text"]) -> None:
+    set_up_logging(log_format)
+    for unknown in take_unknown_settings():
+        log.warning("%s", unknown)
+
+
+def _key(name: str, file: Path | None) -> int:
+    """With a file, the key alone goes to stdout: redirected, that is a file for --api-key-file."""
     try:
+        if file is not None:
+            secret = add_key(name, file)
+            print(f"{file} has the entry of {name}; the key, shown only this once:", file=sys.stderr, flush=True)
+            print(secret)
+            return 0
         secret, entry = new_key(name)
     except BadKeys as error:
         print(f"ldm key: {error}", file=sys.stderr)

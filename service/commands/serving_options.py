@@ -12,6 +12,12 @@ def add_options(name: str, parser: argparse.ArgumentParser) -> None:
     """Those of one command."""
     if name == "key":
         parser.add_argument("name", metavar="NAME", help="letters, digits, '_' and '-'")
+        parser.add_argument(
+            "--file",
+            type=path,
+            metavar="FILE",
+            help="adds the entry to this file; stdout gets the key and nothing else",
+        )
     elif name == "import":
         _add_import(parser)
     if name in {"serve", "gateway"}:

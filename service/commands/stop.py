@@ -55,8 +55,9 @@ def _stop_of(error: Exception, server: str, flag_of: Callable[[str], str]) -> St
                 UNREACHABLE,
             )
         case ldm_client.Unauthorized():
-            return Stop(f"{server} asks for an API key: {error.detail} Set LDM_API_KEY, or give --api-key-file FILE")
-        case ldm_client.ApiError(status=400 | 413 | 422):
+            detail = f"{server} asks for an API key: {error.detail} Set LDM_API_KEY, or give --api-key-file FILE"
+            return Stop(detail, USAGE)
+        case ldm_client.ApiError(status=400 | 403 | 413 | 422):
             return Stop(_of_fields(error.errors, error.detail, flag_of), USAGE)
         case ldm_client.ApiError() | ldm_client.JobFailed():
             return Stop(_of_fields(error.errors, error.detail, flag_of))

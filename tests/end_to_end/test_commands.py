@@ -247,7 +247,7 @@ def test_a_key_is_asked_for_and_read_from_a_file(serve: Callable[..., Served], f
     (folder / "key.txt").write_text(f"{ALICE}\n")
     words = ("txt2img", PROMPT, *QUICK, "--server", served.url, "-o", "out.png")
     for refused in (ldm(*words, cwd=folder), ldm(*words, cwd=folder, LDM_API_KEY="ldm_wrong-0123456789")):
-        assert (refused.returncode, said(refused).count("\n")) == (1, 1)
+        assert (refused.returncode, said(refused).count("\n")) == (2, 1)
         assert "--api-key-file" in said(refused) and "ldm_wrong" not in said(refused)
     assert ldm(*words, "--api-key-file", "key.txt", cwd=folder).returncode == 0
     assert ldm(*words, "--force", cwd=folder, LDM_API_KEY=ALICE).returncode == 0

@@ -95,7 +95,13 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(
         assert "stay as they were" in caplog.text
         assert "keys.toml" in caplog.text
         caplog.clear()
+    file.write_text(entry + entry)
+    with caplog.at_level(logging.ERROR), pytest.raises(Unauthorized, match=r"file of keys .* cannot be read"):
+        ring.caller(ALICE)  # a key that is made now comes with a file that is not read
+    assert "[bob] is there twice" in caplog.text
     file.write_text(entry + "disabled = true\n")
+    with pytest.raises(Unauthorized, match=r"this API key is unknown$"):
+        ring.caller(ALICE)
     with pytest.raises(Forbidden, match="disabled"):
         ring.caller(secret)
 

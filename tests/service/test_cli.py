@@ -17,8 +17,10 @@ import pytest
 from pydantic_settings import BaseSettings
 from safetensors.torch import load_file, save_file
 
+from service.access.auth import KeyRing
 from service.access.exposure import warn_if_open
-from service.cli import COMMANDS, SERVING, parser
+from service.cli import COMMANDS, SERVING, main, parser
+from service.commands.unknown_settings import take_unknown_settings
 from service.settings import GatewaySettings
 from tests.end_to_end.serving import free_port
 from tests.published import write_stable_diffusion
@@ -92,6 +94,7 @@ PATHS = [
     *[(command, "--model") for command in ("serve", "worker", "models")],
     *[(command, "--data-dir") for command in ("serve", "worker", "gateway")],
     *[(command, "--api-keys-file") for command in ("serve", "gateway")],
+    ("key", "--file"),
     *[("import", f"--{name}") for name in ("ckpt", "config", "out", "tokenizer", "clip", "vae", "labels")],
 ]
 
@@ -132,7 +135,7 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
         said = ldm("serve", "--data-dir", str(tmp_path), "--port", str(port))
     assert said.returncode == 1
     assert (said.stdout + said.stderr).count("\n") == 1
-    assert f"127.0.0.1:{port}" in said.stdout
+    assert f"127.0.0.1:{port}" in said.stdout and "make run PORT=" in said.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -144,6 +147,61 @@ def test_a_fresh_key_goes_to_stderr_and_its_entry_to_stdout() -> None:
     assert table == {"alice": {"sha256": hashlib.sha256(secret.encode()).hexdigest()}}
     assert secret not in made.stdout
     assert ldm("key", "two words").returncode == 1
+
+
+def test_a_key_for_a_file_is_alone_on_stdout_and_its_name_is_taken_once(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    secrets = {}
+    for name in ("alice", "bob"):
+        made = ldm("key", name, "--file", str(file))
+        assert made.returncode == 0 and str(file) in made.stderr
+        secrets[name] = made.stdout.removesuffix("\n")
+    ring = KeyRing("", file)
+    assert {name: ring.caller(secret).name for name, secret in secrets.items()} == {"alice": "alice", "bob": "bob"}
+    before = file.read_bytes()
+    refused = ldm("key", "alice", "--file", str(file))
+    assert (refused.returncode, refused.stdout, file.read_bytes()) == (1, "", before)
+    assert f"{file} has a key of alice" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["doctor", "--modle", "X"], "ldm doctor: error: it takes no option --modle (see ldm doctor --help)\n"),
+        (["status", "now"], "ldm status: error: it takes no argument now (see ldm status --help)\n"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named_as_one(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(given) == 2
+    assert capsys.readouterr().err == said
+
+
+def test_a_misspelt_setting_is_said_before_anything_else_of_a_start(tmp_path: Path) -> None:
+    told = ldm("serve", LDM_PORTS="9", LDM_PORT="many", LDM_TEST_MARK="1", LDM_DATA_DIR=str(tmp_path))
+    assert told.returncode == 2
+    assert told.stderr.splitlines()[0] == "ldm: LDM_PORTS is set and unknown: did you mean LDM_PORT?"
+    assert told.stderr.splitlines()[1].startswith("LDM_PORT=many: ")
+
+
+def test_a_gateway_and_a_worker_log_a_misspelt_setting_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        unreachable = {"LDM_REDIS_URL": "redis://127.0.0.1:1/0", "LDM_DATA_DIR": str(tmp_path), "LDM_PORT": port}
+        given = {"LDM_MODEL": str(tmp_path / "nowhere"), "LDM_QUEUE_LIMITS": "3", **unreachable}
+        for command in ("gateway", "worker"):
+            told = ldm(command, **given)
+            (line,) = [json.loads(line) for line in told.stderr.splitlines() if "LDM_QUEUE_LIMITS" in line]
+            assert (line["level"], "did you mean LDM_QUEUE_LIMIT?" in line["message"]) == ("warning", True)
+
+
+def test_what_is_unknown_is_unset_for_child_processes() -> None:
+    environment = {"LDM_PORTS": "9", "LDM_PORT": "8000", "LDM_TEST_MARK": "1", "LDM_BIND": "0.0.0.0", "HOME": "/"}
+    assert [unknown.name for unknown in take_unknown_settings(environment)] == ["LDM_PORTS"]
+    assert list(environment) == ["LDM_PORT", "LDM_TEST_MARK", "LDM_BIND", "HOME"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gateway.example"])

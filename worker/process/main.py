@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from contextlib import suppress
 
@@ -37,8 +36,6 @@ def main() -> int:
     other weights under a model id of ours, 70 the device hangs or a thread died."""
     settings = read_settings(WorkerSettings)
     set_up_logging(settings.log_format)
-    if os.environ.get("LDM_COMPILE", "0") not in {"", "0"}:
-        log.warning("LDM_COMPILE is no longer a setting: on CUDA calls are captured as graphs, without a compiler")
     try:
         with suppress(*AWAY), able():  # it may come later
             inspect(connect(settings.redis_url), allow_eviction=settings.allow_eviction)
