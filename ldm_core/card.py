@@ -11,7 +11,18 @@ from pydantic import Field
 
 from ldm_core.errors import InvalidImage, InvalidParameter, UnsupportedTask
 from ldm_core.job_warning import JobWarning, warnings_from_json
-from ldm_core.params import FREE_SIZE, MAX_GUIDANCE_SCALE, MAX_STEPS, SAMPLERS, GenerationParams, Sampler, Task
+from ldm_core.params import (
+    COUNTS_IN_TIMESTEPS,
+    FREE_SIZE,
+    MAX_GUIDANCE_SCALE,
+    MAX_STEPS,
+    SAMPLERS,
+    SCHEDULES,
+    GenerationParams,
+    Sampler,
+    Schedule,
+    Task,
+)
 
 Positive = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
@@ -35,6 +46,8 @@ class ModelCard:
     max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = MAX_STEPS  # timesteps of its noise schedule
     samplers: Annotated[tuple[Sampler, ...], Field(min_length=1)] = SAMPLERS
     default_sampler: Sampler = "ddim"  # that of the directory's own scheduler
+    schedules: tuple[Schedule, ...] = SCHEDULES[:-1]  # of noise levels; "ays" is for the noise of Stable Diffusion 1
+    default_schedule: Schedule = "uniform"  # likewise, for samplers that count in noise levels
     scale: Positive = 1
     # pixels of output along a side beyond which decoding and super-resolution work in windows; 0: never
     tile: Natural = 0
@@ -66,6 +79,10 @@ class ModelCard:
         """The sampler of a request that names none; only DDIM has an η."""
         return "ddim" if eta and "ddim" in self.samplers else self.default_sampler
 
+    def schedule_for(self, sampler: str) -> Schedule | None:
+        """The spacing of noise levels of a request that names none; None where the timesteps have it."""
+        return None if sampler in COUNTS_IN_TIMESTEPS or self.default_schedule == "uniform" else self.default_schedule
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -88,6 +105,8 @@ class ModelCard:
         self.check_task(params.task)
         if params.sampler not in self.samplers:
             raise InvalidParameter("sampler", f"model {self.id!r} takes {', '.join(self.samplers)}")
+        if params.schedule is not None and params.schedule not in self.schedules:
+            raise InvalidParameter("schedule", f"model {self.id!r} takes {', '.join(self.schedules)}")
         if params.steps > self.max_steps:
             raise InvalidParameter(
                 "steps", f"must be at most {self.max_steps} for model {self.id!r}, got {params.steps}"

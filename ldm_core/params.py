@@ -20,10 +20,14 @@ Sampler = Literal[
     "tcd", "dpmpp_sde",
 ]  # fmt: skip
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+# how noise levels are spaced; "uniform" is the model's own spacing of timesteps
+Schedule = Literal["uniform", "karras", "exponential", "sgm_uniform", "ays"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+COUNTS_IN_TIMESTEPS: frozenset[Sampler] = frozenset({"ddim", "ddpm", "plms", "lcm", "tcd"})
 SCALED_BY_ETA: frozenset[Sampler] = frozenset({"ddim", "tcd"})
 EVALUATED_TWICE: frozenset[Sampler] = frozenset({"heun", "dpmpp_sde"})  # in every step but the last
 
-LATER = frozenset({"guidance_start", "guidance_end"})  # fields that came after the first release
+LATER = frozenset({"guidance_start", "guidance_end", "schedule"})  # fields that came after the first release
 ROUNDING = 1e-9  # 0.3 of 10 steps are three, whatever 0.3 is in binary
 MAX_PROMPT_CHARS = 2000
 MAX_STEPS = 1000
@@ -66,6 +70,7 @@ class GenerationParams:
     objects: tuple[LayoutObject, ...] | None = None
     guidance_start: float = 0.0  # shares of the run between which guidance is computed
     guidance_end: float = 1.0
+    schedule: str | None = None  # how noise levels are spaced; None: as the model's timesteps are
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -89,6 +94,7 @@ class GenerationParams:
         _check_range("eta", self.eta, 0.0, 1.0)
         if self.eta and self.sampler not in SCALED_BY_ETA:
             raise InvalidParameter("eta", f"is for the samplers 'ddim' and 'tcd' alone, not for {self.sampler!r}")
+        self._check_schedule()
         if self.strength is not None:
             _check_range("strength", self.strength, 0.0, 1.0)
         _check_range("seed", self.seed, 0, MAX_SEED)
@@ -98,6 +104,14 @@ class GenerationParams:
                 raise InvalidParameter(
                     f"objects/{i}/box", "must be [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1, y likewise"
                 )
+
+    def _check_schedule(self) -> None:
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise InvalidParameter("schedule", f"must be one of {', '.join(SCHEDULES)}, got {self.schedule!r:.60}")
+        if self.schedule not in {None, "uniform"} and self.sampler in COUNTS_IN_TIMESTEPS:
+            others = ", ".join(name for name in SAMPLERS if name not in COUNTS_IN_TIMESTEPS)
+            detail = f"has no meaning for the sampler {self.sampler!r}, which counts in timesteps; it has for {others}"
+            raise InvalidParameter("schedule", detail)
 
     @property
     def rows_per_image(self) -> int:

@@ -38,7 +38,7 @@ def begin(model: LatentDiffusion, params: GenerationParams, index: int, images: 
     factor, multiple = model.autoencoder.config.factor, model.card.size_multiple
     width, height = (-(-side // multiple) * multiple for side in (params.width, params.height))
     shape = (1, model.autoencoder.config.latent_channels, height // factor, width // factor)
-    plan = make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params))
+    plan = make_plan(model.schedule, params.sampler, params.steps, params.eta, _first_step(params), params.schedule)
     sample = Sample(
         x=torch.empty(shape, device=model.device),
         plan=plan,

@@ -14,6 +14,7 @@ export interface Fields {
   model?: string | null;
   steps?: number | null;
   sampler?: string | null;
+  schedule?: string | null;
   guidance_scale?: number | null;
   guidance_start?: number | null;
   guidance_end?: number | null;

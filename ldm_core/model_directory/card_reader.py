@@ -16,7 +16,7 @@ from ldm_core.model_directory.foreign import SERVED, channels_kind, unet_kind
 from ldm_core.model_directory.json_files import read_json
 from ldm_core.model_directory.scheduler_config import SchedulerConfig
 from ldm_core.model_directory.weight_files import check_headers
-from ldm_core.params import FREE_SIZE, MAX_STEPS, SAMPLERS, Task
+from ldm_core.params import FREE_SIZE, MAX_STEPS, SAMPLERS, SCHEDULES, Task
 
 TEXT = ("CLIPTextModel", "LDMBertModel", "CLIPModel")
 OTHERS: Mapping[tuple[str | None, str | None], Task] = {
@@ -58,6 +58,8 @@ def read_card(directory: Path | str) -> ModelCard:
         "default_steps": min(50, scheduler.num_train_timesteps),
         "max_steps": min(MAX_STEPS, scheduler.num_train_timesteps),
         "default_sampler": scheduler.sampler,
+        "schedules": SCHEDULES if scheduler.of_stable_diffusion_1 else SCHEDULES[:-1],
+        "default_schedule": scheduler.schedule,
         "default_guidance_scale": 7.5 if parts.condition_class in GUIDED else 1.0,
         "scale": factor if "superres" in tasks else 1,
         "tile": 2 * side,

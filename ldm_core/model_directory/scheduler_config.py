@@ -13,6 +13,7 @@ from pydantic import Field
 from ldm_core.errors import ModelError
 from ldm_core.job_warning import JobWarning
 from ldm_core.model_directory.field_types import check_fields
+from ldm_core.params import COUNTS_IN_TIMESTEPS, Schedule
 
 MAX_TIMESTEPS = 100_000
 Spacing = Literal["leading", "trailing", "linspace", "compvis"]
@@ -50,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "KDPM2AncestralDiscreteScheduler": Kind("euler_a", "euler", own=False),
 }
 # schedulers whose models need something else than these samplers, by the beginning of their names
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas")
 REFUSED: Mapping[str, str] = {
     "FlowMatch": "the model was trained by flow matching",
     "EDM": "the model was trained with the preconditioning of EDM",
@@ -134,6 +136,8 @@ class SchedulerConfig:
     clip_sample_range: Annotated[float, Field(gt=0)] = 1.0
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
     warnings: tuple[JobWarning, ...] = ()
 
     @classmethod
@@ -147,23 +151,42 @@ class SchedulerConfig:
             raise ModelError(path, f"use_flow_sigmas: {REFUSED['FlowMatch']}, which is not served")
         config = {**DEFAULTS[kind.rule], **CLASS_DEFAULTS.get(name, {}), **data}
         config = {key: value for key, value in config.items() if kind.sampler in READ_BY.get(key, (kind.sampler,))}
-        own = {key: value for key, value in config.items() if key in SETTINGS and value is not None}
+        own = {key: value for key, value in config.items() if _is_setting(key, kind) and value is not None}
         read = cls(
             **check_fields(cls, own, path), sampler=kind.sampler, rule=kind.rule, warnings=_warnings(name, config)
         )
         read.check(path)
         return read
 
+    @property
+    def schedule(self) -> Schedule:
+        """How the directory's own scheduler spaces its noise levels."""
+        return "karras" if self.use_karras_sigmas else "exponential" if self.use_exponential_sigmas else "uniform"
+
+    @property
+    def of_stable_diffusion_1(self) -> bool:
+        """Whether the noise is that for which schedules of Stable Diffusion 1 were found."""
+        betas = self.beta_schedule, round(self.beta_start, 5), round(self.beta_end, 5), self.num_train_timesteps
+        own = self.trained_betas is not None or self.rescale_betas_zero_snr
+        return betas == ("scaled_linear", 0.00085, 0.012, 1000) and not own
+
     def check(self, path: Path | str) -> None:
         """What several settings must have in common. Raises ModelError."""
         total = self.num_train_timesteps
         if self.trained_betas is not None and len(self.trained_betas) != total:
             raise ModelError(path, f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps = {total}")
+        if self.use_karras_sigmas and self.use_exponential_sigmas:
+            raise ModelError(path, "use_karras_sigmas and use_exponential_sigmas: only one of them can be followed")
         if self.steps_offset >= total:
             raise ModelError(path, f"steps_offset = {self.steps_offset} is not below num_train_timesteps = {total}")
 
 
 SETTINGS = frozenset(SchedulerConfig.__dataclass_fields__) - {"sampler", "rule", "warnings"}
+
+
+def _is_setting(key: str, kind: Kind) -> bool:
+    """Whether a field here has it: spacings of noise levels are for samplers that count in these."""
+    return key in SETTINGS and not (key in SPACINGS and kind.sampler in COUNTS_IN_TIMESTEPS)
 
 
 def _kind(name: str, path: Path | str) -> Kind:
@@ -182,7 +205,7 @@ def _warnings(name: str, config: Mapping[str, Any]) -> tuple[JobWarning, ...]:
         detail = f"the directory's {name} is not here; the default is {kind.sampler} instead"
         found.append(JobWarning("scheduler_replaced", detail))
     for key, value in config.items():
-        if key.startswith("_") or key in SETTINGS:
+        if key.startswith("_") or _is_setting(key, kind):
             continue
         followed = FOLLOWED.get(key, (None, False))
         if (kind.own or key not in OF_SOLVERS) and followed is not None and value not in followed:

@@ -14,6 +14,7 @@ from ldm_core.sampling.dpm_solver import deis, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
 from ldm_core.sampling.euler import euler, euler_a, heun, lms
 from ldm_core.sampling.plan import Plan
 from ldm_core.sampling.schedule import NoiseSchedule
+from ldm_core.sampling.spacing import spaced
 from ldm_core.sampling.unipc import unipc
 
 SAMPLERS: Mapping[str, Callable[[Course, float], Plan]] = {
@@ -26,7 +27,16 @@ DISTILLED = {"lcm", "tcd"}  # these visit what distillation did
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # later callers may be outside inference mode
-def make_plan(schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0) -> Plan:
-    """The table of `sampler` for a run of `steps` steps without the `first` ones. `eta` counts for DDIM and TCD."""
-    visited, following = taught_timesteps(schedule, steps) if sampler in DISTILLED else schedule.timesteps(steps)
-    return SAMPLERS[sampler](Course(schedule, visited[first:], following[first:]), eta)
+def make_plan(
+    schedule: NoiseSchedule, sampler: str, steps: int, eta: float = 0.0, first: int = 0, spacing: str | None = None
+) -> Plan:
+    """The table of `sampler` for a run of `steps` steps without the `first` ones.
+
+    `eta` counts for DDIM and TCD, `spacing` for samplers that count in noise levels; None is the model's own.
+    """
+    if sampler in DISTILLED:
+        visited, following = taught_timesteps(schedule, steps)
+        course = Course(schedule, visited[first:], following[first:])
+    else:
+        course = spaced(schedule, sampler, steps, first, spacing)
+    return SAMPLERS[sampler](course, eta)

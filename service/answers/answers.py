@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from service.access.links import Links
 from service.access.webhooks import origin_of
-from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Task
+from service.intake.vocabulary import ImageFormat, JobStatus, Metadata, Priority, Sampler, Schedule, Task
 from service.problems import JobError
 from worker.jobs import JobView, LiveModel, StoredImage, UnreadableJob
 
@@ -89,6 +89,7 @@ class JobParameters(BaseModel):
     strength: float | None = None
     class_id: int | None = None
     objects: list[PlacedObject] | None = None
+    schedule: Schedule | None = Field(default=None, description="where noise levels are not spaced as timesteps are")
     guidance_start: float | None = Field(default=None, description="where it is not 0")
     guidance_end: float | None = Field(default=None, description="where it is not 1")
     upscale: bool | None = Field(default=None, description="of tasks that draw")
@@ -176,6 +177,8 @@ class Model(BaseModel):
     scale: int
     samplers: list[str]
     default_sampler: Sampler
+    schedules: list[str] = Field(description="spacings of noise levels")
+    default_schedule: Schedule
     max_steps: int
     default_steps: int
     default_guidance_scale: float

@@ -10,7 +10,7 @@ from ldm_core.card import ModelCard
 from ldm_core.params import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_STEPS
 from service.access.webhooks import MAX_URL_CHARS
 from service.intake.inputs import NOT_AN_IMAGE, Inputs
-from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler
+from service.intake.vocabulary import MAX_NAME_CHARS, ImageFormat, Metadata, Priority, Sampler, Schedule
 from worker.jobs import QUALITY
 
 MAX_METADATA_BYTES = 2048
@@ -83,6 +83,9 @@ class JobRequest(Fields):
     sampler: Sampler | None = Field(
         default=None, description="the model's default_sampler otherwise; ddim where eta is given"
     )
+    schedule: Schedule | None = Field(
+        default=None, description="how noise levels are spaced; the model's default_schedule otherwise"
+    )
     guidance_scale: float | None = Field(
         default=None, ge=1, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False, description="1: no guidance"
     )
@@ -93,7 +96,9 @@ class JobRequest(Fields):
         default=1.0, ge=0, le=1, allow_inf_nan=False,
         description="the share of the run after which guidance is left out, which halves the work of a step",
     )  # fmt: skip
-    eta: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, description="0: deterministic DDIM, 1: like DDPM")
+    eta: float = Field(
+        default=0.0, ge=0, le=1, allow_inf_nan=False, description="0: deterministic DDIM, 1: like DDPM; γ of TCD"
+    )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="random otherwise; image i uses seed + i")
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images")
     priority: Priority = "normal"

@@ -36,6 +36,7 @@ async def prepare(
         inputs = await to_thread.run_sync(body.inputs, card, limiter=LARGE)
     else:
         inputs = body.inputs(card)  # without images, waits for no thread
+    sampler = card.sampler_for(body.eta) if body.sampler is None else body.sampler
     params = GenerationParams(
         task=task,
         width=inputs.width,
@@ -45,7 +46,8 @@ async def prepare(
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
-        sampler=card.sampler_for(body.eta) if body.sampler is None else body.sampler,
+        sampler=sampler,
+        schedule=card.schedule_for(sampler) if body.schedule is None else body.schedule,
         eta=body.eta,
         n=body.n,
         guidance_start=body.guidance_start,

@@ -19,4 +19,7 @@ ImageFormat = TypeAliasType("ImageFormat", jobs.Format)
 Sampler = TypeAliasType(  # each model takes some of these, and says which others are none
     "Sampler", Annotated[str, Field(max_length=MAX_NAME_CHARS, json_schema_extra={"enum": list(params.SAMPLERS)})]
 )
+Schedule = TypeAliasType(  # likewise
+    "Schedule", Annotated[str, Field(max_length=MAX_NAME_CHARS, json_schema_extra={"enum": list(params.SCHEDULES)})]
+)
 Metadata = TypeAliasType("Metadata", dict[str, str])

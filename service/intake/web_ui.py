@@ -41,12 +41,13 @@ from service.intake.web_ui_names import (
     ignored,
     ignored_settings,
     read_sampler,
-    spacing_warnings,
+    read_spacing,
 )
 
 MARK = {"api": "sdapi/v1"}  # the metadata of a job that came by this API
 FIELDS = {  # of our requests, as this API calls them
-    "guidance_scale": "cfg_scale", "sampler": "sampler_name", "n": "batch_size", "strength": "denoising_strength",
+    "guidance_scale": "cfg_scale", "sampler": "sampler_name", "schedule": "scheduler",
+    "n": "batch_size", "strength": "denoising_strength",
     "image": "init_images/0", "model": "override_settings/sd_model_checkpoint",
 }  # fmt: skip
 
@@ -224,12 +225,12 @@ def _sampler(asked: DrawRequest) -> tuple[dict[str, Any], list[JobWarning]]:
     """Of the samplers here, DDIM and the ancestral one have noise that eta scales, and the latter's is not scaled."""
     named = asked.sampler_name or asked.sampler_index
     sampler, spacing = read_sampler(named) if named else (None, "")
-    warnings = [*spacing_warnings({"sampler_name": spacing, "scheduler": asked.scheduler})]
+    schedule, warnings = read_spacing(sampler, {"sampler_name": spacing, "scheduler": asked.scheduler})
     if sampler in {None, "ddim"}:
         return {"sampler": sampler, "eta": asked.eta}, warnings
     if sampler == "euler_a" and asked.eta not in {None, 1.0}:
         warnings.append(JobWarning("field_ignored", "eta has no effect here on Euler a.", "/eta"))
-    return {"sampler": sampler}, warnings
+    return {"sampler": sampler, "schedule": schedule}, warnings
 
 
 def _init_image(asked: DrawRequest) -> Image.Image:

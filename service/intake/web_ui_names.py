@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ldm_core.job_warning import JobWarning
-from ldm_core.params import SAMPLERS, Sampler
+from ldm_core.params import COUNTS_IN_TIMESTEPS, SAMPLERS, Sampler, Schedule
 from service.intake.strict_json import clipped, field_problem, pointer_part
 
 LABELS: Mapping[str, Sampler] = {
@@ -19,8 +19,21 @@ ALIASES: Mapping[str, Sampler] = {
     "k_euler_ancestral": "euler_a", "euler ancestral": "euler_a",
     **{label.lower(): name for label, name in LABELS.items()}, **{name: name for name in SAMPLERS},
 }  # fmt: skip
-SPACINGS = ("karras", "exponential", "polyexponential", "sgm uniform", "uniform", "simple", "normal")
+SPACINGS = (
+    "karras",
+    "exponential",
+    "polyexponential",
+    "sgm uniform",
+    "uniform",
+    "simple",
+    "normal",
+    "align your steps",
+)
 OWN_SPACING = {"automatic", "uniform", "use same scheduler"}
+SCHEDULES: Mapping[str, Schedule] = {
+    "karras": "karras", "exponential": "exponential", "sgm uniform": "sgm_uniform", "sgm_uniform": "sgm_uniform",
+    "align your steps": "ays", "align_your_steps": "ays", "uniform": "uniform",
+}  # fmt: skip
 
 # what leaves an image as it is, besides null, 0, false and what is empty
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -71,12 +84,21 @@ def read_sampler(name: str) -> tuple[Sampler, str]:
     return ALIASES[text], spacing
 
 
-def spacing_warnings(spacings: Mapping[str, str]) -> Iterator[JobWarning]:
-    """A warning for each spacing, by the field that asks for it, that is not the samplers' own."""
-    for field, spacing in spacings.items():
-        if spacing and spacing.lower() not in OWN_SPACING:
-            detail = f"The spacing of noise levels {clipped(spacing)!r} is not followed: each sampler has its own."
-            yield JobWarning("schedule_ignored", detail, f"/{field}")
+def read_spacing(sampler: Sampler | None, spacings: Mapping[str, str]) -> tuple[Schedule | None, list[JobWarning]]:
+    """The schedule that the last of these fields asks for, and a warning for each that is not followed.
+
+    Without a sampler's name it is not known whether the model's own has such schedules.
+    """
+    asked = [(field, spacing) for field, spacing in spacings.items() if spacing and spacing.lower() not in OWN_SPACING]
+    followed = {field for field, spacing in asked[-1:] if spacing.lower() in SCHEDULES}
+    if sampler is None or sampler in COUNTS_IN_TIMESTEPS:
+        followed = set()
+    warnings = []
+    for field, spacing in asked:
+        if field not in followed:
+            detail = f"The spacing of noise levels {clipped(spacing)!r} is not followed here."
+            warnings.append(JobWarning("schedule_ignored", detail, f"/{field}"))
+    return (SCHEDULES[asked[-1][1].lower()] if followed else None), warnings
 
 
 def ignored(data: Mapping[str, Any], reasons: Mapping[str, str]) -> Iterator[JobWarning]:

@@ -76,7 +76,8 @@ async def samplers() -> list[dict[str, Any]]:
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
     own = {"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1.0, "need_inner_model": False}
-    return [own]
+    labels = {"Karras": "karras", "Exponential": "exponential", "SGM Uniform": "sgm_uniform"}
+    return [own, *({**own, "name": name, "label": label} for label, name in labels.items())]
 
 
 @router.post("/refresh-checkpoints")

@@ -190,15 +190,20 @@ def test_progress_shows_the_running_job_and_interrupt_ends_it(served: Served, ap
 def test_names_of_samplers(api: webuiapi.WebUIApi) -> None:
     names = api.util_get_sampler_names()
     assert names == sorted(LABELS) and {"DDIM", "DPM++ 2M", "DPM++ 2M SDE", "Euler a"} <= set(names)
-    assert api.util_get_scheduler_names() == ["automatic"]
+    assert api.util_get_scheduler_names() == ["automatic", "karras", "exponential", "sgm_uniform"]
     for name in names:
         made = api.txt2img(prompt=PROMPT, sampler_name=name, **SIZE)
         assert made.info["sampler_name"] == name
         assert "schedule_ignored" not in codes(made).values()
     karras = api.txt2img(prompt=PROMPT, sampler_name="DPM++ 2M Karras", **SIZE)
     assert karras.info["sampler_name"] == "DPM++ 2M"
-    assert codes(karras)["/sampler_name"] == "schedule_ignored"
-    assert codes(api.txt2img(prompt=PROMPT, scheduler="Karras", **SIZE))["/scheduler"] == "schedule_ignored"
+    assert "/sampler_name" not in codes(karras)
+    plain = api.txt2img(prompt=PROMPT, sampler_name="DPM++ 2M", seed=karras.info["seed"], **SIZE)
+    assert plain.image.tobytes() != karras.image.tobytes()
+    named = api.txt2img(prompt=PROMPT, sampler_name="DPM++ 2M", scheduler="Karras", seed=karras.info["seed"], **SIZE)
+    assert named.image.tobytes() == karras.image.tobytes()
+    ddim = api.txt2img(prompt=PROMPT, sampler_name="DDIM", scheduler="Karras", **SIZE)
+    assert codes(ddim)["/scheduler"] == "schedule_ignored"
     with pytest.raises(RuntimeError, match=r"Restart.*is not known here; there are DDIM, DDPM"):
         api.txt2img(prompt=PROMPT, sampler_name="Restart", **SIZE)
 

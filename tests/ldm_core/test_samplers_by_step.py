@@ -8,12 +8,15 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from torch import Tensor
 
+from ldm_core.params import COUNTS_IN_TIMESTEPS
 from ldm_core.sampling.plan import Plan
 from ldm_core.sampling.samplers import make_plan
 from ldm_core.sampling.schedule import NoiseSchedule
-from tests.ldm_core.test_samplers import SHAPE, TOLERANCE, ours, predict, schedules
+from ldm_core.sampling.spacing import WHOLE
+from tests.ldm_core.test_samplers import CONFIG, SHAPE, TOLERANCE, ours, predict, schedules
 
 MULTISTEP = diffusers.DPMSolverMultistepScheduler
 # sampler: diffusers' class and its settings, and whether that class holds x / √ᾱ
@@ -26,6 +29,8 @@ PEERS: dict[str, tuple[type[Any], dict[str, Any], bool]] = {
     "lcm": (diffusers.LCMScheduler, {}, False),
     "tcd": (diffusers.TCDScheduler, {}, False),
     "dpmpp_sde": (diffusers.DPMSolverSDEScheduler, {}, True),
+    "euler": (diffusers.EulerDiscreteScheduler, {}, True),
+    "dpmpp_2m": (MULTISTEP, {}, False),
 }
 PREDICTIONS = ["epsilon", "v_prediction"]
 
@@ -48,6 +53,42 @@ def test_each_step_agrees(
     )
 
 
+SPACINGS: dict[str, dict[str, Any]] = {
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "sgm_uniform": {"timestep_spacing": "trailing"},
+}
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("steps", [2, 7, 20])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in COUNTS_IN_TIMESTEPS])
+def test_each_step_agrees_along_another_spacing(
+    name: str, spacing: str, steps: int, prediction_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, settings, _ = PEERS[name]
+    needs(name)
+    config = {**settings, "timestep_spacing": "leading", "prediction_type": prediction_type}
+    peer, _ = schedules(kind, **{**config, **SPACINGS[spacing]})
+    schedule = NoiseSchedule.from_config({"_class_name": kind.__name__, **CONFIG, **config})
+    peer.set_timesteps(steps)
+    # diffusers cuts 998.9999 down to 998 where the level is that of 999
+    apart = 1.0 if spacing == "exponential" and name in WHOLE else 1e-2
+    assert_agrees(name, peer, schedule, make_plan(schedule, name, steps, spacing=spacing), monkeypatch, apart)
+
+
+def test_ten_steps_of_ays_are_the_published_ones() -> None:
+    """As diffusers has them; its timesteps are whole."""
+    published = AysSchedules["StableDiffusionSigmas"]
+    peer, schedule = schedules(diffusers.EulerDiscreteScheduler)
+    peer.set_timesteps(sigmas=published)
+    plan = make_plan(schedule, "euler", 10, spacing="ays")
+    assert torch.allclose(((1 - plan.alpha_bar) / plan.alpha_bar).sqrt(), torch.tensor(published[:-1]), rtol=1e-4)
+    assert torch.allclose(plan.table[:, 0], peer.timesteps, atol=1e-2)
+    assert (plan.t - torch.tensor(AysSchedules["StableDiffusionTimesteps"])).abs().max() <= 2
+
+
 def needs(name: str) -> None:
     """Skips what diffusers' class of that sampler needs and is not there."""
     for sampler, package in (("lms", "scipy"), ("dpmpp_sde", "torchsde")):
@@ -55,10 +96,12 @@ def needs(name: str) -> None:
             pytest.importorskip(package)
 
 
-def assert_agrees(name: str, peer: Any, schedule: NoiseSchedule, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_agrees(
+    name: str, peer: Any, schedule: NoiseSchedule, plan: Plan, monkeypatch: pytest.MonkeyPatch, apart: float = 1e-2
+) -> None:
     """Walks both through the same noise; `peer` has its timesteps."""
     torch.manual_seed(0)
-    assert torch.allclose(plan.table[:, 0].double(), peer.timesteps.double(), atol=1e-2)
+    assert torch.allclose(plan.table[:, 0].double(), peer.timesteps.double(), atol=apart)
     noises = [torch.randn(SHAPE) for _ in plan.t]
     feed(peer, noises, monkeypatch)
     x = torch.randn(SHAPE)

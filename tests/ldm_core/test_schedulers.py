@@ -53,6 +53,10 @@ OWN: dict[str, tuple[str, Mapping[str, Any], str, int]] = {
     "heun": ("HeunDiscreteScheduler", {}, "heun", 5),
     "deis": ("DEISMultistepScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, "deis", 6),
     "lcm": ("LCMScheduler", {}, "lcm", 4),
+    "karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "euler", 6),
+    "dpm-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "dpmpp_2m", 8),
+    "unipc-karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, "unipc", 6),
+    "heun-exponential": ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}, "heun", 4),
     "tcd": ("TCDScheduler", {}, "tcd", 4),
     "trained-betas": (
         "DDIMScheduler",
@@ -98,7 +102,7 @@ def test_the_default_sampler_gives_what_the_pipeline_gives(published: Path, tmp_
     width, height = card.native_size
     asked = GenerationParams(
         task="txt2img", width=width, height=height, prompt="a palm tree", guidance_scale=3.0, steps=steps, seed=SEED,
-        sampler=card.default_sampler,
+        sampler=card.default_sampler, schedule=card.schedule_for(card.default_sampler),
     )  # fmt: skip
     with torch.inference_mode():
         sample = tasks.begin(model, asked, 0, {})
@@ -133,8 +137,7 @@ def test_an_image_to_begin_with_is_noised_to_a_level_between_timesteps(published
 
 
 NOT_FOLLOWED: dict[str, tuple[str, Mapping[str, Any], str]] = {
-    "karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
-    "exponential": ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}, "use_exponential_sigmas = True"),
+    "karras": ("DDIMScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
     "beta": ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "use_beta_sigmas = True"),
     "lu": ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, "use_lu_lambdas = True"),
     "order": ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order = 3"),
@@ -200,6 +203,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
     "no timesteps": ({"num_train_timesteps": 0}, "num_train_timesteps = 0"),
     "text for a number": ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"),
     "offset": ({"steps_offset": 1000}, "steps_offset = 1000 is not below"),
+    "two spacings": (
+        {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True, "use_exponential_sigmas": True},
+        "only one of them can be followed",
+    ),
     "too few betas": ({"trained_betas": [0.1, 0.2]}, "trained_betas has 2 values"),
     "a bad beta": ({"trained_betas": [0.1, 2.0]}, "trained_betas[1] = 2.0"),
 }

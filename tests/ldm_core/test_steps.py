@@ -14,7 +14,7 @@ from ldm_core import tasks
 from ldm_core.denoise import KEPT_KEYS, Denoiser
 from ldm_core.model import LatentDiffusion
 from ldm_core.networks.unet import UNet
-from ldm_core.params import SAMPLERS, GenerationParams
+from ldm_core.params import COUNTS_IN_TIMESTEPS, SAMPLERS, SCHEDULES, GenerationParams
 from ldm_core.sampling.plan import columns_of, guide, update
 from ldm_core.sampling.sample import Sample
 from tests.tiny import tiny_models
@@ -53,6 +53,15 @@ def walk(model: LatentDiffusion, samples: list[Sample]) -> list[Tensor]:
 
 REQUESTS = [
     *(params(sampler=name) for name in SAMPLERS),
+    *(
+        params(sampler=name, schedule=schedule, seed=i)
+        for i, name in enumerate(SAMPLERS)
+        if name not in COUNTS_IN_TIMESTEPS
+        for schedule in SCHEDULES
+    ),
+    params(sampler="heun", strength=0.5, steps=6),
+    params(task="inpaint", sampler="unipc"),
+    params(task="inpaint", sampler="dpmpp_sde", schedule="karras"),
     params(eta=1.0, seed=9),
     params(guidance_scale=1.0),
     params(guidance_start=0.25, guidance_end=0.75),

@@ -102,8 +102,9 @@ async def test_a_body_in_an_encoding_is_refused_and_told_so(http: httpx.AsyncCli
 
 
 NULLS = dict.fromkeys(
-    ["negative_prompt", "model", "steps", "sampler", "guidance_scale", "guidance_start", "guidance_end", "eta", "seed",
-     "n", "priority", "format", "timeout", "metadata", "width", "height", "image", "strength", "neighbors", "webhook"]
+    ["negative_prompt", "model", "steps", "sampler", "schedule", "guidance_scale", "guidance_start", "guidance_end",
+     "eta", "seed", "n", "priority", "format", "timeout", "metadata", "width", "height", "image", "strength",
+     "neighbors", "webhook"]
 )  # fmt: skip
 
 

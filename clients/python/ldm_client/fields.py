@@ -27,6 +27,7 @@ class Fields(TypedDict, total=False):
     model: str | None
     steps: int | None
     sampler: str | None
+    schedule: str | None
     guidance_scale: float | None
     guidance_start: float | None
     guidance_end: float | None
