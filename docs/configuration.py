@@ -22,7 +22,8 @@ Every setting is an environment variable, read once at the start. A bad value en
 the command line overrules the environment: `ldm serve --port 9000` is `LDM_PORT=9000`.
 
 `ldm serve` passes every setting on to the gateway and the worker that it starts. Switches take `1` and `0`. An empty
-path equals none. The clients read `LDM_SERVER` and `LDM_API_KEY`: see [Clients](clients.md).
+path equals none. An unknown `LDM_` name is said at the start, with the name that was perhaps meant. The clients read
+`LDM_SERVER` and `LDM_API_KEY`: see [Clients](clients.md).
 
 """
 SECTIONS: Mapping[str, tuple[type[BaseSettings], ...]] = {

@@ -23,8 +23,10 @@ from docs import configuration
 from ldm_core.model_directory.card_reader import read_card
 from service.access.auth import KeyRing
 from service.cli import parser
+from service.settings import GatewaySettings
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks_of, lines_of, quoted
 from tests.end_to_end.page_script import matches, script_of
+from worker.settings import ServeSettings, WorkerSettings
 
 LINK = re.compile(r"(?:\]\(|src=\")([^)#\s\"]+)")
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -41,7 +43,7 @@ def a_target_of_make(command: str) -> None:
 
 
 def a_command_of_ldm(command: str) -> None:
-    words = shlex.split(command.partition(" >> ")[0], comments=True)[1:]
+    words = shlex.split(re.split(r" >>? ", command)[0], comments=True)[1:]
     if len(words) == 1:  # it is only mentioned
         words.append("--help")
         with pytest.raises(SystemExit, match=r"^0$"):
@@ -189,8 +191,29 @@ def test_a_block_that_goes_wrong_is_noticed(language: str, marker: str, text: st
     assert ran.returncode == code
 
 
+def test_compose_passes_on_every_setting_to_the_part_that_reads_it() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    of_the_container = {"host", "port", "data_dir", "metrics_host", "metrics_port", "worker_name"}
+    for part, kind in (("gateway", GatewaySettings), ("worker", WorkerSettings)):
+        wanted = {configuration.variable(name) for name in kind.model_fields if name not in of_the_container}
+        assert set(services[part]["environment"]) == wanted
+
+
+def test_the_folders_that_compose_is_given_are_where_its_settings_look() -> None:
+    (text,) = [block.text for block in BLOCKS if block.marker == "file: .env" and "LDM_MODEL=" in block.text]
+    given = dict(line.split("=", 1) for line in text.splitlines())
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for part, folder, setting in (
+        ("gateway", "LDM_KEYS_DIR", "LDM_API_KEYS_FILE"), ("worker", "LDM_MODELS_DIR", "LDM_MODEL"),
+    ):  # fmt: skip
+        (volume,) = [each for each in services[part]["volumes"] if folder in each]
+        inside = volume.rpartition("}:")[2].removesuffix(":ro")
+        assert given[folder].startswith("./") and given[setting].startswith(f"{inside}/")
+        assert setting in services[part]["environment"]
+
+
 def test_the_keys_that_compose_is_given_are_keys() -> None:
-    (text,) = [block.text for block in BLOCKS if block.marker == "file: .env"]
+    (text,) = [block.text for block in BLOCKS if block.marker == "file: .env" and "LDM_API_KEYS=" in block.text]
     given = dict(line.split("=", 1) for line in text.splitlines())
     assert set(given) <= set(re.findall(r"LDM_\w+", (ROOT / "docker-compose.yml").read_text()))
     assert KeyRing(given["LDM_API_KEYS"]).configured
@@ -225,9 +248,6 @@ def test_the_readme_fits_on_a_few_screens() -> None:
 
 
 def test_the_page_of_settings_is_written_from_the_classes_and_has_all_of_them() -> None:
-    from service.settings import GatewaySettings
-    from worker.settings import ServeSettings, WorkerSettings
-
     page = configuration.page()
     assert configuration.PAGE.read_text() == page, "python -m docs.configuration"
     kinds = (GatewaySettings, ServeSettings, WorkerSettings)

@@ -87,8 +87,8 @@ class WorkerSettings(SharedSettings):
         default=None,
         ge=1,
         le=1024,
-        description="rows of the smallest U-Net call; empty: 2, or 1 where a request takes one; larger calls are made "
-        "where a row has the same bytes in them",
+        description="how many rows the smallest U-Net call computes, as fixed sizes keep the bytes equal; fewer are "
+        "filled up. Empty: chosen for each model and device; larger calls are made where they give the same bytes",
     )
     max_rows: int = Field(
         default=64,
@@ -121,7 +121,8 @@ class WorkerSettings(SharedSettings):
     step_timeout_s: float = Field(
         default=120,
         gt=0,
-        description="seconds after which a network's call over one window counts as hung, and the worker restarts",
+        description="seconds that one step of one batch may take on the device (of a large image: one window of it); "
+        "then the device counts as hung and the worker restarts. Raise it where a large model is slow on a CPU",
     )
     lease_s: int = Field(
         default=20,
