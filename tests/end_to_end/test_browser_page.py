@@ -54,6 +54,7 @@ def test_the_page_draws_with_previews_and_says_what_is_wrong(serve: Callable[...
         page.get_by_role("button").click()
         page.get_by_text("is read as plain text").wait_for(timeout=60_000)
         page.wait_for_function(f"{SIZE} === 64 && !document.querySelector('img').src.startsWith('data:')")
+        assert page.evaluate("document.querySelector('progress').value") == 1
         page.get_by_label("Prompt").fill("x" * 2001)
         page.get_by_role("button").click()
         page.get_by_text("at most 2000").wait_for()
