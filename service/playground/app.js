@@ -60,7 +60,7 @@ function KeyDialog({ why }) {
       <header><h2 id="key-title">API key</h2><${Button} icon="close" label="Close" onClick=${() => dialog.current.close()} /></header>
       <div class=${`field ${why && api.apiKey() ? "wrong" : ""}`}>
         <label for="key">Key</label>
-        <input id="key" name="key" type="password" autocomplete="off" spellcheck=${false} value=${api.apiKey()} aria-describedby="key-why" />
+        <input id="key" name="key" type="password" autocomplete="off" spellcheck=${false} autofocus defaultValue=${api.apiKey()} aria-describedby="key-why" />
         <p id="key-why" class=${why && api.apiKey() ? "field-error" : "hint"} role="alert">${why || "An empty field takes it away."}</p>
       </div>
       <p class="quiet">It stays in this tab, and is forgotten when the tab is closed.</p>
@@ -75,12 +75,12 @@ async function readModels() {
     const models = await api.models();
     const first = servedTasks(models)[0]?.id ?? null;
     const back = state.away && "The server is back.";
-    update({ models, away: false, needsKey: state.models ? state.needsKey : null });
+    update({ models, away: false, locked: false, needsKey: state.models ? state.needsKey : null });
     if (back) say(back);
     if (!servedTasks(models).some(({ id }) => id === state.form.task)) await chooseTask(first);
     return true;
   } catch (error) {
-    if (error.status === 401 || error.status === 403) update({ needsKey: error.status === 401 ? keyTrouble() : error.message });
+    if (error.status === 401 || error.status === 403) update({ locked: true, needsKey: error.status === 401 ? keyTrouble() : error.message });
     else if (error instanceof api.Away || error.status >= 500) lost();
     else refuse(error);
     return false;

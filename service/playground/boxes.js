@@ -1,5 +1,5 @@
 // Things and their places: boxes drawn on a sheet, each with a label; a list of the same in numbers.
-import { Button, Sides, errorOf } from "./controls.js";
+import { Button, Sides, Trouble } from "./controls.js";
 import { colourOf, labelName, labelOptions } from "./labels.js";
 import { setField, state } from "./state.js";
 import { html, useRef, useState } from "./vendor/preact.js";
@@ -45,7 +45,7 @@ export function Boxes({ model }) {
         <select id="f-next" value=${label} onChange=${(event) => setLabel(Number(event.target.value))}>${labelOptions(model)}</select></div>
       <div class="row"><${Button} icon="boxes" disabled=${full} onClick=${() => add([0.25, 0.25, 0.75, 0.75])}>Add a box<//>
         ${objects.length > 0 && html`<${Button} icon="close" onClick=${() => setField("objects", [])}>Clear<//>`}</div>
-      ${errorOf("objects") && html`<p class="field-error" role="alert">${errorOf("objects")}</p>`}
+      <${Trouble} name="objects" role="alert" />
       ${full && html`<p class="hint">This model takes ${model.max_objects} boxes at most.</p>`}
       <ul class="things">${objects.map((thing, i) => html`<${Thing} key=${i} at=${i} thing=${thing} model=${model} change=${change} remove=${remove} />`)}</ul>
     </div>

@@ -1,33 +1,44 @@
 // Labelled controls. Each shows what the server says about its field, and says it to screen readers too.
 import { Icon } from "./icons.js";
 import { setField, state } from "./state.js";
-import { html } from "./vendor/preact.js";
+import { html, useState } from "./vendor/preact.js";
 
 export const errorOf = (name) => state.problem?.fields[name];
 
+export const Trouble = ({ name, ...rest }) => errorOf(name) && html`<p class="field-error" id=${`e-${name}`} tabindex="-1" ...${rest}>${errorOf(name)}</p>`;
+
 export function Field({ name, label, aside, children }) {
-  const error = errorOf(name);
-  return html`<div class=${`field ${error ? "wrong" : ""}`}>
+  return html`<div class=${`field ${errorOf(name) ? "wrong" : ""}`}>
     <div class="field-head"><label for=${`f-${name}`}>${label}</label>${aside}</div>
     ${children}
-    ${error && html`<p class="field-error" id=${`e-${name}`}>${error}</p>`}
+    <${Trouble} name=${name} />
   </div>`;
 }
 
-export const described = (name) => ({ id: `f-${name}`, "aria-invalid": errorOf(name) ? "true" : undefined, "aria-describedby": errorOf(name) ? `e-${name}` : undefined });
+export const described = (name) => ({ id: `f-${name}`, "aria-invalid": errorOf(name) ? "true" : undefined, "aria-describedby": `e-${name} l-${name}` });
+
+// What is typed stands until the field is left, however often the page is drawn meanwhile; `set` has each number at once.
+export function Digits({ value, set, empty = value, ...rest }) {
+  const [typed, setTyped] = useState(null);
+  const read = ({ target }) => (setTyped(target.value), set(target.value === "" ? empty : Number(target.value)));
+  return html`<input type="number" step="any" ...${rest} value=${typed ?? value} onInput=${read} onBlur=${() => setTyped(null)} />`;
+}
 
 // A slider with its number. `value` null means the model's default, `most` the number's own limit.
-export function Range({ name, label, min, max, most = max, step = 1, value, byDefault, set = (to) => setField(name, to) }) {
+export function Range({ name, label, min, max, most = max, step = 1, value, byDefault, limits, beside, set = (to) => setField(name, to) }) {
   const shown = value ?? byDefault;
-  const read = (event) => event.target.value !== "" && set(Number(event.target.value));
+  const back = byDefault === undefined ? null : byDefault;
   const changed = value !== null && value !== byDefault;
+  const told = limits && html`<span class="limits" id=${`l-${name}`}>${limits}</span>`;
   const aside = html`<span class="range-value">
-    ${changed && html`<button type="button" class="link" onClick=${() => set(byDefault === undefined ? null : byDefault)} aria-label=${`${label}: back to ${byDefault}`}>reset</button>`}
-    <input type="number" ...${described(name)} min=${min} max=${most} step=${step} value=${shown} onChange=${read} />
+    ${beside && told}
+    ${changed && html`<button type="button" class="link" onClick=${() => set(back)} title=${`Back to ${byDefault}`} aria-label=${`${label}: back to ${byDefault}`}>reset</button>`}
+    <${Digits} ...${described(name)} min=${min} max=${most} step=${step} value=${shown} empty=${back} set=${set} />
   </span>`;
   const share = ((Math.min(shown, max) - min) / (max - min || 1)) * 100;
   return html`<${Field} name=${name} label=${label} aside=${aside}>
-    <input type="range" aria-label=${`${label}, slider`} min=${min} max=${max} step=${step} value=${Math.min(shown, max)} style=${{ "--share": `${share}%` }} onInput=${read} />
+    <input type="range" aria-label=${`${label}, slider`} min=${min} max=${max} step=${step} value=${Math.min(shown, max)} style=${{ "--share": `${share}%` }} onInput=${(event) => set(Number(event.target.value))} />
+    ${!beside && told}
   <//>`;
 }
 
@@ -48,7 +59,7 @@ export const Switch = ({ name, label, hint, checked }) => html`<div class=${`fie
     <span class="switch-track" aria-hidden="true"></span>
     <span>${label}<small>${hint}</small></span>
   </label>
-  ${errorOf(name) && html`<p class="field-error" id=${`e-${name}`}>${errorOf(name)}</p>`}
+  <${Trouble} name=${name} />
 </div>`;
 
 export const Button = ({ icon, children, label, kind = "", ...rest }) => html`<button type="button" class=${`button ${kind} ${children ? "" : "bare"}`} aria-label=${label} title=${label} ...${rest}>
@@ -59,7 +70,7 @@ export const Button = ({ icon, children, label, kind = "", ...rest }) => html`<b
 const SIDES = ["left", "top", "right", "bottom"];
 export const Sides = ({ values, set }) => html`<div class="quad">
   ${SIDES.map((name, side) => html`<label key=${name}>${name}, %
-    <input type="number" min="0" max="100" value=${values[side]} onChange=${(event) => set(side, Number(event.target.value))} /></label>`)}
+    <${Digits} min="0" max="100" value=${values[side]} set=${(to) => set(side, to)} /></label>`)}
 </div>`;
 
 // Buttons of which one is pressed. `options`: [id, text, icon]

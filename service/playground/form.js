@@ -1,8 +1,8 @@
 // The panel: what shall be drawn, by which model, and how.
-import { Button, Field, Range, Select, Switch, Tabs, described, errorOf } from "./controls.js";
+import { Button, Digits, Field, Range, Select, Switch, Tabs, described, errorOf } from "./controls.js";
 import { Icon } from "./icons.js";
 import { refit } from "./input.js";
-import { send } from "./jobs.js";
+import { send, showStage } from "./jobs.js";
 import { Prompt } from "./prompt.js";
 import { setField, setForm, state, update } from "./state.js";
 import { canUpscale, defaultSampler, guidanceOf, hasEditor, modelOf, modelsFor, servedTasks, takesPrompt, taskOf, upscales } from "./tasks.js";
@@ -15,15 +15,17 @@ export async function chooseTask(task) {
   await refit();
 }
 
+const turnTo = (task) => (chooseTask(task), hasEditor(task) && showStage());
+
 export function Panel() {
   const { form, models } = state;
   const model = modelOf(models, form);
-  const why = models ? "No worker serves a model at the moment." : "Reading the models…";
+  const why = state.locked ? "What this server draws is shown to those with a key." : models ? "No worker serves a model at the moment." : "Reading the models…";
   if (!model) return html`<aside class="panel" aria-label="What to draw"><p class="quiet">${why}</p></aside>`;
   const submit = (event) => (event.preventDefault(), send());
   const task = taskOf(form.task);
   return html`<aside class="panel" aria-label="What to draw">
-    <${Tabs} label="Task" controls="task" value=${form.task} set=${chooseTask}
+    <${Tabs} label="Task" controls="task" value=${form.task} set=${turnTo}
       options=${servedTasks(models).map(({ id, label, icon }) => [id, label, icon])} />
     <form id="task" role="tabpanel" aria-labelledby=${`tab-${form.task}`} onSubmit=${submit} noValidate>
       <${Models} model=${model} />
@@ -63,6 +65,7 @@ function Size({ model }) {
   const rounded = (length) => Math.max(model.size_multiple, Math.round(length / model.size_multiple) * model.size_multiple);
   const width = form.width ?? native;
   const height = form.height ?? nativeHeight;
+  const limits = (most) => `${model.size_multiple}–${most}, in steps of ${model.size_multiple}`;
   const most = model.max_side || Math.floor(Math.sqrt(model.max_pixels) / model.size_multiple) * model.size_multiple;
   return html`<div class="size" role="group" aria-label="Size">
     <div class="field-head"><span class="caption">Size</span><span class="chips">
@@ -72,9 +75,10 @@ function Size({ model }) {
       })}
     </span></div>
     <div class="pair">
-      <${Range} name="width" label="Width" min=${model.size_multiple} max=${most} most=${model.max_pixels} step=${model.size_multiple} value=${form.width} byDefault=${native} />
-      <${Range} name="height" label="Height" min=${model.size_multiple} max=${most} most=${model.max_pixels} step=${model.size_multiple} value=${form.height} byDefault=${nativeHeight} />
+      <${Range} name="width" label="Width" min=${model.size_multiple} max=${most} most=${most} step=${model.size_multiple} value=${form.width} byDefault=${native} limits=${limits(most)} />
+      <${Range} name="height" label="Height" min=${model.size_multiple} max=${most} most=${most} step=${model.size_multiple} value=${form.height} byDefault=${nativeHeight} limits=${limits(most)} />
     </div>
+    ${!model.max_side && html`<p class="limits">Or as many pixels in another shape: at most ${model.max_pixels} in all.</p>`}
   </div>`;
 }
 
@@ -84,12 +88,12 @@ function Sampling({ model }) {
   const mostSteps = Math.min(model.max_steps, Math.max(100, 2 * model.default_steps));
   return html`
     <div class=${model.guidance ? "pair" : ""}>
-      <${Range} name="steps" label="Steps" min=${1} max=${mostSteps} most=${model.max_steps} value=${form.steps} byDefault=${model.default_steps} />
+      <${Range} name="steps" label="Steps" min=${1} max=${mostSteps} most=${model.max_steps} value=${form.steps} byDefault=${model.default_steps} limits=${`1–${model.max_steps}`} />
       ${model.guidance && html`<${Range} name="guidance_scale" label="Guidance" min=${1} max=${Math.max(12, guidance)} most=${30} step=${0.5}
-        value=${form.guidance_scale} byDefault=${guidance} />`}
+        value=${form.guidance_scale} byDefault=${guidance} limits="1–30" />`}
     </div>
     <${Seed} />
-    <${Range} name="n" label="Images" min=${1} max=${8} value=${form.n} byDefault=${1} />
+    <${Range} name="n" label="Images" min=${1} max=${8} value=${form.n} byDefault=${1} limits="1–8" beside />
     ${canUpscale(models, form.task) && html`<${Switch} name="upscale" label="Enlarge" hint="by the super-resolution model, in the same job"
       checked=${upscales(models, form)} />`}
     <details class="more" open=${["sampler", "eta", "format", "priority", "negative_prompt"].some(errorOf)}>
@@ -108,10 +112,9 @@ function Sampling({ model }) {
 const roll = () => setField("seed", crypto.getRandomValues(new Uint32Array(1))[0]);
 
 function Seed() {
-  const read = (event) => setField("seed", event.target.value === "" ? null : Number(event.target.value));
   return html`<${Field} name="seed" label="Seed">
     <div class="joined">
-      <input type="number" ...${described("seed")} min="0" max="4294967295" step="1" placeholder="another one each time" value=${state.form.seed ?? ""} onInput=${read} />
+      <${Digits} ...${described("seed")} min="0" max="4294967295" step="1" placeholder="another one each time" value=${state.form.seed ?? ""} empty=${null} set=${(to) => setField("seed", to)} />
       ${state.form.seed !== null && html`<${Button} icon="close" label="Another seed each time" onClick=${() => setField("seed", null)} />`}
       <${Button} icon="dice" label="Roll a seed" onClick=${roll} />
     </div>
@@ -120,6 +123,6 @@ function Seed() {
 
 // What is wrong with the request as a whole; a field's own sentence stands at the field.
 function Problem() {
-  if (!state.problem) return null;
-  return html`<div class="note bad" role="alert"><${Icon} name="warning" /><p>${state.problem.detail}</p></div>`;
+  if (!state.problem || Object.values(state.problem.fields).includes(state.problem.detail)) return null;
+  return html`<div class="note bad" role="alert" tabindex="-1"><${Icon} name="warning" /><p>${state.problem.detail}</p></div>`;
 }

@@ -30,7 +30,7 @@ class Card extends Component {
       <button type="button" class="card-face" aria-pressed=${String(selected)} aria-label=${nameOf(entry)} onClick=${() => select(entry.id)}>
         ${shown ? html`<img src=${shown} alt="" loading="lazy" decoding="async" onError=${() => image && renew(entry.id)} />` : html`<span class="card-state">${waitingFor(job)}</span>`}
         ${isOpen(entry) && html`<span class="card-bar" style=${{ "--share": `${job.progress * 100}%` }}></span>`}
-        <span class="card-foot"><span>${image ? `seed ${image.seed}` : taskOf(entry.task).label}</span>
+        <span class="card-foot"><span title=${image && `seed ${image.seed}`}>${image?.seed ?? taskOf(entry.task).label}</span>
           ${job.images.length > 1 && html`<b>${job.images.length}</b>`}${job.warnings.length > 0 && html`<${Icon} name="warning" size="14" />`}</span>
       </button>
       ${isOpen(entry) && html`<button type="button" class="card-cancel" aria-label="Cancel this job" onClick=${() => cancel(entry.id)}><${Icon} name="close" size="16" /></button>`}

@@ -1,5 +1,6 @@
 // An image from outside, read, turned upright and made as small as the model needs it.
 import { bytes } from "./api.js";
+import { refused } from "./jobs.js";
 import { setForm, state, update } from "./state.js";
 import { bestSize, inputLimit, modelOf, taskOf } from "./tasks.js";
 
@@ -9,12 +10,14 @@ export const emptyField = (width, height) => ({ width, height, values: new Uint8
 export async function takeFile(file, largest = false) {
   try {
     const bitmap = await createImageBitmap(file);
-    if (!taskOf(state.form.task).image && !forImages().task) return update({ problem: { detail: "No model here takes an image.", fields: {} } });
+    if (!taskOf(state.form.task).image && !forImages().task) return refused({ detail: "No model here takes an image." });
     setForm({ ...fitted(bitmap, file, largest), ...forImages() });
     update({ showing: "input" });
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
-    update({ problem: { detail: `“${file.name ?? "This"}” is no image that can be read: PNG, JPEG and WebP can.`, fields: {} } });
+    const detail = `“${file.name ?? "This"}” is no image that can be read: PNG, JPEG and WebP can.`;
+    setForm(forImages());
+    await refused({ detail, fields: { image: detail } });
   }
 }
 

@@ -1,6 +1,6 @@
 // What the stage shows while something is prepared: an image, a mask on it, a map of labels, or boxes.
 import { Boxes } from "./boxes.js";
-import { Button, errorOf } from "./controls.js";
+import { Button, Trouble } from "./controls.js";
 import { Icon } from "./icons.js";
 import { emptyField, takeFile, takeUrl } from "./input.js";
 import { colourOf, labelName, labelOptions, words } from "./labels.js";
@@ -27,7 +27,7 @@ function Drop() {
     <h2>Drop an image here</h2>
     <p class="quiet">PNG, JPEG or WebP. It goes to this server alone.</p>
     <div class="row"><${Choose} kind="primary">Choose a file<//><${Button} icon="image" onClick=${() => takeUrl(`${ROOT}/playground/example.png`, "example.png")}>Take the example<//></div>
-    ${errorOf("image") && html`<p class="field-error" role="alert">${errorOf("image")}</p>`}
+    <${Trouble} name="image" role="alert" />
   </div>`;
 }
 
@@ -43,7 +43,7 @@ function Chosen({ task }) {
   const colours = useMemo(() => words(["rgb(0 0 0 / 0)", "rgb(86 104 255 / 0.62)"]), []);
   const other = html`<div class="row"><${Choose}>Another image<//><${Button} icon="trash" label="Take this image away" onClick=${() => setField("image", null)} /></div>
     <p class="hint">${image.note || `${image.name}, ${image.width} × ${image.height}`} ${image.larger && html`<button type="button" class="link" onClick=${() => takeFile(image.file, true)}>Send ${image.larger.join(" × ")} instead</button>`}</p>
-    ${["image", "mask"].map((name) => errorOf(name) && html`<p class="field-error" role="alert" key=${name}>${errorOf(name)}</p>`)}`;
+    <${Trouble} name="image" role="alert" /><${Trouble} name="mask" role="alert" />`;
   if (task.mask) {
     return html`<${Painter} label="Mask: paint over what shall change" field=${mask} colours=${colours} value=${1} background=${image.url}
       invertible onChange=${(to) => setField("mask", to)}>${other}<//>`;
@@ -64,6 +64,6 @@ function LabelMap({ model }) {
     <div class="chips" role="group" aria-label="Labels on the map">
       ${used.map((id) => html`<button key=${id} type="button" class="chip" aria-pressed=${String(id === value)} onClick=${() => setValue(id)}><span class="swatch" style=${{ "--hue": colourOf(id) }}></span>${labelName(model, id)}</button>`)}
     </div>
-    ${errorOf("map") && html`<p class="field-error" role="alert">${errorOf("map")}</p>`}
+    <${Trouble} name="map" role="alert" />
   <//>`;
 }

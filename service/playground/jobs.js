@@ -1,6 +1,6 @@
 // Jobs of this session: made, followed, cancelled, deleted, and found again after a reload.
 import * as api from "./api.js";
-import { say, state, update } from "./state.js";
+import { drawn, say, state, update } from "./state.js";
 import { bodyOf, endpointOf, missing } from "./tasks.js";
 
 const KEPT = "ldm.gallery";
@@ -16,12 +16,12 @@ export const isOpen = (entry) => !ENDS.includes(entry.job.status);
 export async function send() {
   if (state.sending) return;
   const fields = missing(state.form, state.models);
-  if (fields) return refuse({ detail: Object.values(fields)[0], fields });
+  if (fields) return refused({ detail: Object.values(fields)[0], fields });
   update({ sending: true, problem: null });
   try {
     await make(state.form.task, await bodyOf(state.form, state.models));
   } catch (error) {
-    refuse(error);
+    refused(error);
   } finally {
     update({ sending: false });
   }
@@ -39,7 +39,8 @@ export async function make(task, body) {
 }
 
 // On a phone the stage is above the form and the cards.
-function showStage() {
+export async function showStage() {
+  await drawn();
   if (matchMedia("(max-width: 860px)").matches) document.querySelector(".stage")?.scrollIntoView();
 }
 
@@ -50,6 +51,16 @@ export function refuse(error) {
   const message = error.message ?? error.detail;
   update({ problem: { detail: message + again, fields: error.fields ?? {} } });
   say(message);
+}
+
+// What the visitor asked for and did not get: its sentence comes into view, its field into focus.
+export async function refused(error) {
+  refuse(error);
+  if (["image", "mask", "map", "objects"].some((name) => state.problem?.fields[name])) update({ showing: "input" });
+  await drawn();
+  const place = state.problem && ["[aria-invalid]", ".field-error", "#task .note.bad"].map((part) => document.querySelector(part)).find(Boolean);
+  place?.focus({ preventScroll: true });
+  place?.scrollIntoView({ block: "center" });
 }
 
 export const keyTrouble = () =>
@@ -143,7 +154,7 @@ export async function cancel(id) {
     const answer = await api.remove(id);
     if (answer.status === 200) receive(id, await answer.json());
   } catch (error) {
-    refuse(error);
+    refused(error);
   }
 }
 
@@ -152,7 +163,7 @@ export async function discard(entry) {
   try {
     await api.remove(entry.id);
   } catch (error) {
-    if (error.status !== 404) return refuse(error);
+    if (error.status !== 404) return refused(error);
   }
   forget(entry.id);
   say("Deleted.");

@@ -69,13 +69,13 @@ export function Operators() {
   const now = seen.points.at(-1);
   const waiting = PRIORITIES.reduce((total, name) => total + now[name], 0);
   const workers = Math.max(0, ...seen.models.map((model) => model.workers));
-  const figures = [["Waiting", waiting], ["Workers", workers], ["Rows per step", now.rows.toFixed(1)],
-    ["Jobs a second", now.jobs.toFixed(1)], ["Listeners", now.listeners]];
+  const figures = [["Waiting", waiting, "jobs in the queue"], ["Workers", workers, "processes that draw"], ["Rows per step", now.rows.toFixed(1), "share one U-Net call; guidance takes 2 an image"],
+    ["Jobs a second", now.jobs.toFixed(1), "accepted"], ["Listeners", now.listeners, "open event streams that follow jobs"]];
   const ready = seen.ready === "Ready" && !trouble;
   return html`<main class="operators">
     <header><h1>Operators</h1><p class=${`pill ${ready ? "good" : "bad"}`} role="status">${trouble || seen.ready}</p></header>
     <dl class="figures">
-      ${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
+      ${figures.map(([name, value, what]) => html`<div key=${name}><dt>${name}<small>${what}</small></dt><dd>${value}</dd></div>`)}
     </dl>
     <div class="charts">
       <${Chart} title="Queue by priority" points=${seen.points} series=${PRIORITIES} unit="jobs" stacked />
@@ -88,7 +88,7 @@ export function Operators() {
   </main>`;
 }
 
-const Models = ({ seen }) => html`<div class="table"><table>
+const Models = ({ seen }) => html`<div class="table scrolls across" tabindex="0" role="region" aria-label="Models"><table>
   <caption>Models</caption>
   <thead><tr><th scope="col">Model</th><th scope="col">Tasks</th><th scope="col">Size</th><th scope="col" class="number">Workers</th>${PRIORITIES.map((name) => html`<th key=${name} scope="col" class="number">${name}</th>`)}</tr></thead>
   <tbody>${seen.models.map((model) => html`<tr key=${model.id}><th scope="row">${model.id}</th><td>${model.tasks.join(", ")}</td><td>${model.native_size.join(" × ")}</td><td class="number">${model.workers}</td>

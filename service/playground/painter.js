@@ -105,7 +105,7 @@ export function Painter({ label, field, colours, value, background, onChange, in
       <${Segments} label="Tool" value=${tool} options=${TOOLS} set=${setTool} />
       <${Range} name="brush" label="Brush size" min=${2} max=${60} value=${size} byDefault=${18} set=${setSize} />
       <div class="row">
-        <${Button} icon="fill" onClick=${() => all(() => value)}>${invertible ? "Mask all" : "Fill all"}<//>
+        <${Button} icon="fill" onClick=${() => all(() => value)}>${invertible ? "Mark everything" : "Fill all"}<//>
         ${invertible && html`<${Button} icon="invert" onClick=${() => all((now) => 1 - now)}>Invert<//>`}
         <${Button} icon="close" onClick=${() => all(() => 0)}>Clear<//>
       </div>

@@ -1,5 +1,5 @@
 // The prompt, the words that a model knows, and which of those written it does not.
-import { described, errorOf } from "./controls.js";
+import { Trouble, described, errorOf } from "./controls.js";
 import { setField, state } from "./state.js";
 import { html } from "./vendor/preact.js";
 
@@ -12,14 +12,13 @@ export function Prompt({ model }) {
   const { prompt } = state.form;
   const strange = unknown(model, prompt);
   const send = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form.requestSubmit();
-  const error = errorOf("prompt");
-  return html`<div class=${`field prompt ${error ? "wrong" : ""}`}>
+  return html`<div class=${`field prompt ${errorOf("prompt") ? "wrong" : ""}`}>
     <div class="field-head"><label for="f-prompt">Prompt</label>
       ${prompt.length > MOST * 0.8 && html`<span class=${prompt.length > MOST ? "count over" : "count"}>${prompt.length} of ${MOST} characters</span>`}
     </div>
     <textarea ...${described("prompt")} rows="3" placeholder=${model.vocabulary ? "a red house by the sea at sunset" : "a lighthouse on a cliff, oil painting"} value=${prompt}
       onInput=${(event) => setField("prompt", event.target.value)} onKeyDown=${send}></textarea>
-    ${error && html`<p class="field-error" id="e-prompt">${error}</p>`}
+    <${Trouble} name="prompt" />
     ${strange.length > 0 && html`<p class="hint">Unknown to this model: ${strange.slice(0, 8).join(", ")}${strange.length > 8 ? ", …" : ""}</p>`}
     ${model.vocabulary && html`<${Words} words=${model.vocabulary} />`}
   </div>`;
@@ -32,7 +31,7 @@ function Words({ words }) {
   };
   return html`<details class="words">
     <summary>The ${words.length} words it knows</summary>
-    <div class="chips" role="group" aria-label="Words to add to the prompt">
+    <div class="chips scrolls" role="group" aria-label="Words to add to the prompt">
       ${words.map((word) => html`<button key=${word} type="button" class="chip" onClick=${() => add(word)}>${word}</button>`)}
     </div>
   </details>`;

@@ -27,7 +27,7 @@ export function curl(entry) {
     ? [...fields, ...files.map((name) => `-F ${name}=@${name}.png`)]
     : ["-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(bare))}`];
   const told = `-w ${shell("%{http_code} %{content_type}\\n")}`; // 202: it was not done in two minutes
-  return [`curl -fsS ${url}`, `-H 'Accept: ${type}' -H 'Prefer: wait=120'`, ...key, ...form, `-o ${out} ${told}`].join(" \\\n  ");
+  return [`curl -sS --fail-with-body ${url}`, `-H 'Accept: ${type}' -H 'Prefer: wait=120'`, ...key, ...form, `-o ${out} ${told} || { cat ${out}; false; }`].join(" \\\n  ");
 }
 
 export function pythonCode(entry) {
@@ -35,6 +35,7 @@ export function pythonCode(entry) {
   const key = apiKey() ? `\n    "Authorization": "Bearer " + os.environ["LDM_API_KEY"],` : "";
   return `${files.length ? "import base64\n" : ""}import json
 ${apiKey() ? "import os\n" : ""}from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 body = ${python(bare)}
@@ -43,10 +44,13 @@ ${files.map((name) => `body["${name}"] = base64.b64encode(Path("${name}.png").re
     "Accept": "${type}",
     "Prefer": "wait=120",${key}
 }
-with urlopen(Request("${url}", json.dumps(body).encode(), headers)) as answer:
-    if answer.status != 200:  # not done in two minutes
-        raise SystemExit(answer.read().decode())
-    Path("${out}").write_bytes(answer.read())
+try:
+    answer = urlopen(Request("${url}", json.dumps(body).encode(), headers))
+except HTTPError as refusal:
+    raise SystemExit(json.load(refusal)["detail"]) from None
+if answer.status != 200:  # not done in two minutes
+    raise SystemExit(answer.read().decode())
+Path("${out}").write_bytes(answer.read())
 `;
 }
 

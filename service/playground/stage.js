@@ -6,7 +6,7 @@ import { chooseTask } from "./form.js";
 import { Icon } from "./icons.js";
 import { takeUrl } from "./input.js";
 import { Inputs } from "./inputs.js";
-import { cancel, discard, isOpen, make, refuse, renew } from "./jobs.js";
+import { cancel, discard, isOpen, make, refused, renew } from "./jobs.js";
 import { Snippets } from "./snippets.js";
 import { selectedEntry, setForm, state, update } from "./state.js";
 import { hasEditor, modelOf, taskOf } from "./tasks.js";
@@ -33,7 +33,7 @@ function Result({ entry }) {
     ${job.images.length > 1 && html`<${Thumbs} images=${job.images} />`}
     <${Actions} entry=${entry} />
     ${job.status === "failed" && html`<div class="note bad"><${Icon} name="warning" /><p>${job.error?.detail ?? "It failed."}</p></div>`}
-    ${job.warnings.map((warning) => html`<div class="note" key=${warning.code + warning.pointer}><${Icon} name="warning" /><p>${warning.detail}</p></div>`)}
+    ${job.warnings.map((warning) => html`<div class="note" key=${warning.code + warning.pointer}><${Icon} name="warning" /><p>${onPage(warning)}</p></div>`)}
     <${Facts} entry=${entry} />
   </div>`;
 }
@@ -54,20 +54,29 @@ function Shown({ entry }) {
   </div>`;
 }
 
+const onPage = ({ code, detail }) => (code === "words_unknown" ? detail.replace("Its vocabulary is in /v1/models.", "The words it knows are listed under the prompt.") : detail);
+
 export function waitingFor(job) {
   if (job.status === "queued") return job.queue_position > 1 ? `Number ${job.queue_position} in the queue` : "In the queue";
   return { running: "Drawing…", cancelled: "Cancelled", failed: "Failed" }[job.status] ?? "";
 }
 
+// A job that is enlarged goes on with the super-resolution model's steps.
+function stepOf({ step, steps, request }) {
+  const more = request.upscale ? modelOf(state.models, { task: "superres" })?.default_steps ?? 0 : 0;
+  if (step > steps - more) return `Enlarging: step ${step - steps + more} of ${more}`;
+  return `Step ${step} of ${steps - more}${more ? `, then ${more} to enlarge` : ""}`;
+}
+
 const Progress = ({ job }) => html`<div class="progress"><progress max="1" value=${job.progress} aria-label="Progress"></progress>
-  <span>${job.status === "queued" ? waitingFor(job) : `Step ${job.step} of ${job.steps}`}</span></div>`;
+  <span>${job.status === "queued" ? waitingFor(job) : stepOf(job)}</span></div>`;
 
 const Thumbs = ({ images }) => html`<div class="thumbs" role="group" aria-label="Images of this job">
   ${images.map((image, i) => html`<button key=${i} type="button" aria-pressed=${String(i === state.image)}
     aria-label=${`Image ${i + 1}, seed ${image.seed}`} onClick=${() => update({ image: i })}><img src=${api.imageUrl(image)} alt="" /></button>`)}
 </div>`;
 
-const attempt = (act) => act().catch(refuse);
+const attempt = (act) => act().catch(refused);
 const served = (task) => modelOf(state.models, { ...state.form, task, model: null });
 
 async function useAsInput(task, image) {

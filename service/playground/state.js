@@ -5,6 +5,7 @@ export const state = {
   models: null, // null: not read yet
   away: false, // the server does not answer
   needsKey: null, // a sentence: why a key is asked for
+  locked: false, // the models cannot be read without another key
   gallery: [], // entries, newest first: {id, task, body, job, preview}
   selected: null, // id of the entry on the stage
   showing: "result", // what the stage shows: "input" or "result"
@@ -23,6 +24,14 @@ export const state = {
   },
 };
 
+// A reload keeps what was written and chosen; images and masks are not kept.
+const FORM = "ldm.form";
+Object.assign(state.form, JSON.parse(sessionStorage.getItem(FORM) ?? "{}"));
+addEventListener("pagehide", () => {
+  const { image, mask, map, ...kept } = state.form;
+  sessionStorage.setItem(FORM, JSON.stringify(kept));
+});
+
 const drawers = new Set();
 let planned = false;
 
@@ -35,6 +44,9 @@ export function update(changes) {
     for (const draw of drawers) draw({});
   });
 }
+
+// After the page was drawn again.
+export const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 
 export const setField = (name, value) => setForm({ [name]: value });
 

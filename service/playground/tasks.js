@@ -4,7 +4,7 @@ import { maskAsPng, mapAsPng } from "./png.js";
 export const TASKS = [
   { id: "txt2img", label: "Text", verb: "Generate", icon: "text", sized: true },
   { id: "img2img", label: "Redraw", verb: "Redraw", icon: "image", endpoint: "txt2img", image: true },
-  { id: "inpaint", label: "Inpaint", verb: "Fill the mask", icon: "brush", image: true, mask: true },
+  { id: "inpaint", label: "Inpaint", verb: "Redraw what is marked", icon: "brush", image: true, mask: true },
   { id: "superres", label: "Enlarge", verb: "Enlarge", icon: "enlarge", image: true },
   { id: "semantic2img", label: "Map", verb: "Draw the map", icon: "map", map: true },
   { id: "layout2img", label: "Layout", verb: "Draw the layout", icon: "boxes", sized: true, boxes: true },
@@ -75,7 +75,7 @@ export function missing(form, models) {
   const task = taskOf(form.task);
   const model = modelOf(models, form);
   if (task.image && !form.image) return { image: "Choose an image first, or drop one on the page." };
-  if (task.mask && !form.mask?.values.some(Boolean)) return { mask: "Nothing is masked yet: paint over what shall change, or mask all of it." };
+  if (task.mask && !form.mask?.values.some(Boolean)) return { mask: "Nothing is marked yet: paint over what shall change, or mark everything." };
   if (task.map && !form.map) return { map: "The map is blank: paint what is where, or fill all of it." };
   if (task.boxes && !form.objects.length) return { objects: "Draw at least one box." };
   if (takesPrompt(model) && ["txt2img", "img2img"].includes(task.id) && !form.prompt.trim()) return { prompt: "Say what the image shall show." };

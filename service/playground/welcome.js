@@ -1,8 +1,9 @@
 // The stage before the first job: a few scenes that one click draws.
 import { ROOT } from "./api.js";
+import { Button } from "./controls.js";
 import { Icon } from "./icons.js";
 import { send } from "./jobs.js";
-import { setForm, state } from "./state.js";
+import { setForm, state, update } from "./state.js";
 import { modelOf, takesPrompt, taskOf } from "./tasks.js";
 import { html } from "./vendor/preact.js";
 
@@ -27,6 +28,8 @@ async function draw(prompt, seed) {
 export function Welcome() {
   const model = modelOf(state.models, state.form);
   const task = taskOf(state.form.task);
+  if (state.locked) return html`<div class="welcome"><h1>This server asks for a key</h1><div class="row"><${Button} icon="key" kind="primary" onClick=${() => update({ needsKey: "" })}>Enter the key<//></div></div>`;
+  if (!state.models) return html`<p class="quiet">Reading the models…</p>`;
   if (!model) return html`<div class="welcome"><h1>No model is served yet</h1><p class="lead">A worker that serves one shows up here by itself.</p></div>`;
   const known = model.id === "scenes" && task.id === "txt2img";
   return html`<div class="welcome">

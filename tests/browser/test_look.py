@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from tests.end_to_end.serving import Served
 
 pytestmark = pytest.mark.slow
 Visit = Callable[..., Visitor]
+PHONE = {"width": 360, "height": 780}
 MOST_BYTES = 200_000
 STOPPED = "*, ::before, ::after { transition: none !important; animation: none !important }"
 
@@ -61,7 +63,7 @@ def test_axe_finds_nothing_serious(all_tasks: Served, visit: Visit, theme: str) 
 
 
 def test_a_phone_scrolls_down_alone(all_tasks: Served, visit: Visit) -> None:
-    visitor = visit(all_tasks, viewport={"width": 360, "height": 780}, has_touch=True)
+    visitor = visit(all_tasks, viewport=PHONE, has_touch=True)
     wide = "document.documentElement.scrollWidth - innerWidth"
     for task in visitor.page.get_by_role("tab").all():
         expect(task).to_be_visible()
@@ -74,6 +76,24 @@ def test_a_phone_scrolls_down_alone(all_tasks: Served, visit: Visit) -> None:
     visitor.page.get_by_role("link", name="Operators").click()
     expect(visitor.page.get_by_role("rowheader").first).to_be_visible()
     assert visitor.page.evaluate(wide) <= 0
+
+
+def test_nothing_sticks_out(all_tasks: Served, visit: Visit) -> None:
+    right = "element => element.getBoundingClientRect().right"
+    wide, phone = visit(all_tasks, viewport={"width": 1280, "height": 900}), visit(all_tasks, viewport=PHONE)
+    for label in ("Steps", "Guidance"):
+        wide.fill(label, 9)
+    expect(wide.page.get_by_role("button", name="back to")).to_have_count(2)
+    slider = wide.page.get_by_label("Guidance, slider").evaluate(right)
+    assert wide.page.get_by_label("Guidance", exact=True).evaluate(right) <= slider
+    phone.fill("Prompt", "a house")
+    phone.fill("Steps", 300)
+    phone.send()
+    expect(phone.page.get_by_text(re.compile(r"^Step \d+ of 300, then \d+ to enlarge$"))).to_be_visible()
+    phone.finished()
+    phone.button("Code").click()
+    dialog = phone.page.get_by_role("dialog")
+    assert dialog.evaluate(right) - dialog.get_by_role("button", name="Close").evaluate(right) <= 24
 
 
 def test_the_theme_is_chosen_and_kept(all_tasks: Served, visit: Visit) -> None:

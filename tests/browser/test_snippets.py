@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,14 +23,18 @@ Visit = Callable[..., Visitor]
 
 
 def run(code: str, language: str, folder: Path) -> None:
+    done = outcome(code, language, folder)
+    assert done.returncode == 0, done.stderr
+
+
+def outcome(code: str, language: str, folder: Path) -> subprocess.CompletedProcess[str]:
     commands = {"curl": ["bash", "-c", code], "Python": [sys.executable, "-c", code]}
     commands["JavaScript"] = ["node", "--input-type=module", "-e", code]
     command = commands[language]
     if shutil.which(command[0]) is None:
         pytest.skip(f"there is no {command[0]}")
     env = os.environ | {"LDM_API_KEY": KEY}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def copied(visitor: Visitor, language: str) -> str:
@@ -67,7 +72,7 @@ def test_all_three_draw_the_same_image(all_tasks: Served, visit: Visit, tmp_path
     visitor.task("Inpaint")
     visitor.page.get_by_label("Format").select_option("png")
     visitor.button("Take the example").click()
-    visitor.button("Mask all").click()
+    visitor.button("Mark everything").click()
     visitor.without_enlarging()
     visitor.send()
     visitor.finished(2)
@@ -79,6 +84,24 @@ def test_all_three_draw_the_same_image(all_tasks: Served, visit: Visit, tmp_path
     visitor.send()
     visitor.finished(3)
     the_same_from_all(visitor, tmp_path, "out.png")
+
+
+def test_what_is_refused_is_told_by_all_three(all_tasks: Served, visit: Visit, tmp_path: Path) -> None:
+    visitor = visit(all_tasks, permissions=["clipboard-read", "clipboard-write"])
+    visitor.fill("Prompt", "a house")
+    visitor.fill("Steps", 4)
+    visitor.without_enlarging()
+    visitor.send()
+    visitor.finished()
+    visitor.button("Code").click()
+    for language in ("curl", "Python", "JavaScript"):
+        code = copied(visitor, language)
+        wrong = re.sub(r'("?steps"?: ?)4', r"\g<1>1001", code)
+        assert wrong != code
+        done = outcome(wrong, language, tmp_path)
+        assert done.returncode != 0
+        assert "1000" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_key_is_read_from_the_environment(keyed: Served, visit: Visit, tmp_path: Path) -> None:

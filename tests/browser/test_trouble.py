@@ -73,7 +73,9 @@ def test_warnings_are_shown(all_tasks: Served, visit: Visit) -> None:
     visitor.without_enlarging()
     visitor.send()
     visitor.finished()
-    expect(visitor.page.locator(".result .note")).to_contain_text("zeppelin")
+    expect(visitor.page.locator(".result .note")).to_contain_text(
+        "zeppelin. The words it knows are listed under the prompt."
+    )
 
 
 def test_what_is_no_image_is_named_and_what_is_one_is_taken(all_tasks: Served, visit: Visit) -> None:
