@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.batching import Metrics
 from benchmarks.gpu.workloads import Bench, Result
-from benchmarks.loading import into_page_cache, write_directory
+from benchmarks.loading import write_directory
 from benchmarks.networks import BUILTIN
 from worker.engine.engine import Engine
 from worker.engine.run_in_thread import run_in_thread
@@ -32,12 +32,14 @@ FROM_FILES = ("sd1-512", "scenes")
 
 
 def measure(bench: Bench, name: str) -> Iterator[Result]:
-    """Starts with files in the page cache; on a GPU with an empty cache of Triton's kernels, then with a filled one."""
+    """Starts from files that are in memory, since they were just written or read.
+
+    On a GPU the first start compiles Triton's kernels, the second one finds them in Triton's cache.
+    """
     if name not in FROM_FILES:
         yield {"skipped": f"only {' and '.join(FROM_FILES)} are started from files"}
         return
     with _directory(bench, name) as folder, tempfile.TemporaryDirectory() as cache:
-        into_page_cache(folder)
         for kernels in ("compiled", "cached") if bench.on_gpu else ("none on a CPU",):
             yield {"kernels": kernels, **_start(bench, folder, cache)}
 
