@@ -45,7 +45,7 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 # of the time: what is asked comes first, and what compiles last
 WEIGHTS = {
-    "env": 1, "images": 6, "steps": 4, "bits": 3, "decode": 1.5, "p99": 2, "start": 4, "kernels": 1.5, "compiled": 6,
+    "env": 2, "images": 6, "steps": 4, "bits": 3, "decode": 1.5, "p99": 2, "start": 4, "kernels": 1.5, "compiled": 6,
 }  # fmt: skip
 COUNTS = (1, 2, 4, 8, 16, 32)
 ROUNDS = {"cuda": 15, "cpu": 3}
