@@ -76,10 +76,23 @@ def test_each_mode_of_resizing_shows_what_it_should() -> None:
 @pytest.mark.parametrize(
     ("name", "ours", "spacing"),
     [("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("euler A", "euler_a", ""), ("k_euler_a", "euler_a", ""),
-     ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm uniform"), ("plms", "plms", "")],
+     ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm uniform"), ("plms", "plms", ""),
+     ("DPM++ 2M SDE Karras", "dpmpp_2m_sde", "karras"), ("UniPC", "unipc", "")],
 )  # fmt: skip
 def test_names_of_samplers(name: str, ours: str, spacing: str) -> None:
     assert read_sampler(name) == (ours, spacing)
+
+
+def test_a_spacing_is_followed_where_the_sampler_has_it() -> None:
+    karras = read_drawing({"sampler_name": "DPM++ 2M Karras"}, with_image=False, model=None)
+    assert (karras.body.sampler, karras.body.schedule, karras.warnings) == ("dpmpp_2m", "karras", ())
+    last = read_drawing({"sampler_name": "Euler Karras", "scheduler": "Exponential"}, with_image=False, model=None)
+    assert last.body.schedule == "exponential"
+    assert [warning.pointer for warning in last.warnings] == ["/sampler_name"]
+    for sent in ({"sampler_name": "DDIM Karras"}, {"scheduler": "Karras"}, {"sampler_name": "Euler Polyexponential"}):
+        drawing = read_drawing(sent, with_image=False, model=None)
+        assert drawing.body.schedule is None
+        assert [warning.code for warning in drawing.warnings] == ["schedule_ignored"]
 
 
 def test_every_sampler_has_a_name_there() -> None:
