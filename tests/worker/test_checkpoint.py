@@ -28,6 +28,7 @@ JOBS = {
     "dpmpp_2m": job(steps=6, sampler="dpmpp_2m"),
     "plms": job(steps=6, sampler="plms"),
     "heun": job(steps=6, sampler="heun"),
+    "dpmpp_sde": job(steps=6, sampler="dpmpp_sde", schedule="karras"),
     "euler_a": job(steps=6, sampler="euler_a"),
     "ddpm": job(steps=6, sampler="ddpm"),
     "several pictures": job(steps=6, n=3, eta=0.5),

@@ -44,6 +44,7 @@ class Model(Answer):
     tasks = Field[list[str]]([])
     default_for = Field[list[str]]([])
     samplers = Field[list[str]]([])
+    schedules = Field[list[str]]([])
     native_size = Field[list[int]]([0, 0])
     size_multiple = Field(1)
     max_pixels = Field(0)
