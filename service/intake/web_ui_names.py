@@ -29,7 +29,7 @@ SPACINGS = (
     "normal",
     "align your steps",
 )
-OWN_SPACING = {"automatic", "uniform", "use same scheduler"}
+OWN_SPACING = {"automatic", "use same scheduler"}
 SCHEDULES: Mapping[str, Schedule] = {
     "karras": "karras", "exponential": "exponential", "sgm uniform": "sgm_uniform", "sgm_uniform": "sgm_uniform",
     "align your steps": "ays", "align_your_steps": "ays", "uniform": "uniform",
@@ -89,10 +89,10 @@ def read_spacing(sampler: Sampler | None, spacings: Mapping[str, str]) -> tuple[
 
     Without a sampler's name it is not known whether the model's own has such schedules.
     """
-    asked = [(field, spacing) for field, spacing in spacings.items() if spacing and spacing.lower() not in OWN_SPACING]
-    followed = {field for field, spacing in asked[-1:] if spacing.lower() in SCHEDULES}
-    if sampler is None or sampler in COUNTS_IN_TIMESTEPS:
-        followed = set()
+    follows = sampler is not None and sampler not in COUNTS_IN_TIMESTEPS
+    own = OWN_SPACING if follows else {*OWN_SPACING, "uniform"}  # which is how timesteps are spaced anyway
+    asked = [(field, spacing) for field, spacing in spacings.items() if spacing and spacing.lower() not in own]
+    followed = {field for field, spacing in asked[-1:] if follows and spacing.lower() in SCHEDULES}
     warnings = []
     for field, spacing in asked:
         if field not in followed:

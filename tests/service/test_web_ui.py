@@ -17,7 +17,7 @@ from service.answers.infotext import infotext, parsed, read_infotext
 from service.errors import Problem, as_problem
 from service.intake.repainting import closely, finished_png, resized
 from service.intake.web_ui import DrawRequest, EnlargeRequest, read_drawing, read_enlarging
-from service.intake.web_ui_names import LABELS, UNFOLLOWED, label_of, read_sampler
+from service.intake.web_ui_names import LABELS, UNFOLLOWED, label_of, read_sampler, read_spacing
 from tests.end_to_end.serving import base64_picture
 
 PARAMS = {
@@ -93,6 +93,12 @@ def test_a_spacing_is_followed_where_the_sampler_has_it() -> None:
         drawing = read_drawing(sent, with_image=False, model=None)
         assert drawing.body.schedule is None
         assert [warning.code for warning in drawing.warnings] == ["schedule_ignored"]
+
+
+def test_uniform_overrules_a_models_own_spacing_and_is_no_news_to_timesteps() -> None:
+    assert read_spacing("euler", {"scheduler": "Uniform"}) == ("uniform", [])
+    assert read_spacing("ddim", {"scheduler": "Uniform"}) == (None, [])
+    assert read_spacing("euler", {"scheduler": "Automatic"}) == (None, [])
 
 
 def test_every_sampler_has_a_name_there() -> None:
