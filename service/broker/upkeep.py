@@ -76,7 +76,12 @@ class Upkeep:
 
     def _tell_away(self, error: Exception) -> None:
         """Logs each distinct reason once; clients see only that the queue cannot be reached."""
-        reason = str(error) if isinstance(error, DENIED) else f"Redis at {self._address} does not answer"
+        if isinstance(error, DENIED):
+            reason = str(error)
+        elif self._away:  # a connection that Redis closes because of a reason that is known says no more
+            return
+        else:
+            reason = f"Redis at {self._address} does not answer"
         if reason != self._away:
             log.error("%s (%s); no jobs are taken meanwhile", reason, error)
         self._away = reason

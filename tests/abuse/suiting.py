@@ -40,6 +40,8 @@ def suit(task: str, body: dict[str, Any], *, form: bool) -> dict[str, Any]:
         body.pop("strength", None)
     if body.get("sampler", "ddim") != "ddim":
         body.pop("eta", None)
+    for name in ("guidance_start", "guidance_end", "schedule"):  # which have to fit each other, model and sampler
+        body.pop(name, None)
     if task in TEXTLESS:
         body.pop("prompt", None)
         body.pop("negative_prompt", None)

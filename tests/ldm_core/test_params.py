@@ -63,7 +63,7 @@ def test_json_round_trip_and_unknown_names() -> None:
     ("change", "error", "field"),
     [
         ({"task": "superres"}, UnsupportedTask, "model"),
-        ({"sampler": "heun"}, InvalidParameter, "sampler"),
+        ({"sampler": "nothing"}, InvalidParameter, "sampler"),
         ({"height": 70}, InvalidParameter, "height"),
         ({"width": 256, "height": 128}, InvalidParameter, "width"),
     ],

@@ -107,7 +107,7 @@ def test_the_log_says_in_what_a_model_computes(
     directory, _ = write_tiny_models(tmp_path)
     with pretended_cuda(capability=capability), caplog.at_level(logging.INFO):
         model = load_models(WorkerSettings(model=str(directory), device="cuda"))["scenes"]
-    assert model.dtype == getattr(torch, dtype) and model.unet.conv_in.weight.dtype == model.dtype
+    assert model.dtype == getattr(torch, dtype) and next(model.unet.parameters()).dtype == model.dtype
     assert f"loaded model scenes on cuda as torch.{dtype}" in caplog.text
 
 
