@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
+from ldm_core.device import Program, as_it_is
 from ldm_core.device_errors import is_out_of_memory
-from ldm_core.model import LatentDiffusion, OnCall, Program, as_it_is
+from ldm_core.model import LatentDiffusion, OnCall
 from ldm_core.row_counts import Ladder
 from ldm_core.sampling.sample import Sample
 from ldm_core.slots import Slots

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 STEPS, BESIDE = -1, 0  # priorities of streams, the lower one first
+Program = Callable[[], None]  # reads and writes tensors that stay where they are
+
+
+def as_it_is(program: Program) -> Program:
+    """The program itself, for a device on which a launch costs little."""
+    return program
 
 
 def host_buffer(like: Tensor, device: torch.device) -> Tensor:
@@ -20,7 +26,7 @@ def host_buffer(like: Tensor, device: torch.device) -> Tensor:
 class Pace:
     """Keeps the host one launch ahead of the device, so that the device has its next work before it ends the present.
 
-    A launch's results in main memory may be read once `ended` has returned for it, or for a later one.
+    What a launch has written to main memory may be read once `launched` has waited for it, or for a later one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,23 +49,25 @@ class Pace:
 @contextmanager
 def steps_first(device: torch.device) -> Iterator[None]:
     """A block, of the thread that steps, whose kernels go before those of `beside_steps` where both wait."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = _stream(device, STEPS)
-    stream.wait_stream(torch.cuda.default_stream(device))  # on which the weights were loaded
-    with torch.cuda.stream(stream):
+    with _on_stream(device, STEPS):
         yield
 
 
 @contextmanager
 def beside_steps(device: torch.device) -> Iterator[None]:
     """A block, of another thread, that comes after all steps that have been launched, beside those that will be."""
+    with _on_stream(device, BESIDE, after=(STEPS,)):
+        yield
+
+
+@contextmanager
+def _on_stream(device: torch.device, priority: int, after: tuple[int, ...] = ()) -> Iterator[None]:
+    """A block on the stream of this priority, after those of others and the default one, on which weights come."""
     if device.type != "cuda":
         yield
         return
-    stream = _stream(device, BESIDE)
-    for before in (_stream(device, STEPS), torch.cuda.default_stream(device)):
+    stream = _stream(device, priority)
+    for before in (torch.cuda.default_stream(device), *(_stream(device, other) for other in after)):
         stream.wait_stream(before)
     with torch.cuda.stream(stream):
         yield

@@ -10,23 +10,18 @@ import torch
 from torch import Tensor
 
 from ldm_core.card import ModelCard
+from ldm_core.device import Program, as_it_is
 from ldm_core.lru_cache import LRUCache
 from ldm_core.networks.autoencoder import Autoencoder
 from ldm_core.networks.conditioning import Condition
 from ldm_core.networks.masked_image import MaskedPicture, MaskStyle
 from ldm_core.networks.unet import UNet
-from ldm_core.row_counts import default_rows, is_small
+from ldm_core.row_counts import default_rows
 from ldm_core.sampling.schedule import NoiseSchedule
 from ldm_core.sampling.tiling import Tiling, Window, tiled
 
 SIZES = 64  # whose blank image is kept
 OnCall = Callable[[int], None]  # is given the rows of a U-Net call that has ended
-Program = Callable[[], None]  # reads and writes tensors that stay where they are
-
-
-def as_it_is(program: Program) -> Program:
-    """The program itself, for a device on which a launch costs little."""
-    return program
 
 
 @dataclass(kw_only=True)
@@ -51,11 +46,6 @@ class LatentDiffusion:
     def inpaints_by_concat(self) -> bool:
         """Whether the U-Net takes a mask and the masked image's latents behind the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
-
-    @cached_property
-    def is_small(self) -> bool:
-        """Whether the time that a U-Net call itself takes shows beside its arithmetic."""
-        return is_small(self.unet)
 
     def default_rows(self) -> int:
         """Rows of one U-Net call where nothing is set."""

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ldm_core.device import Pace, host_buffer
-from ldm_core.model import LatentDiffusion, OnCall, Program
+from ldm_core.device import Pace, Program, host_buffer
+from ldm_core.model import LatentDiffusion, OnCall
 from ldm_core.sampling.plan import MEMORY, PLAN, columns_of, guide, update
 from ldm_core.sampling.sample import HELD, KNOWN, LEVEL, SAMPLER, Sample
 from ldm_core.sampling.schedule import noised

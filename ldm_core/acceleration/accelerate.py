@@ -18,12 +18,12 @@ from ldm_core.acceleration.layers import faster
 from ldm_core.acceleration.pieces import in_pieces
 from ldm_core.acceleration.replay import Cached, Replayed
 from ldm_core.acceleration.tape import record
+from ldm_core.device import Program, as_it_is
 from ldm_core.networks.autoencoder import Autoencoder
 from ldm_core.networks.conditioning import TextEncoder
 from ldm_core.networks.unet import UNet
 
 Module = TypeVar("Module", bound=nn.Module)
-Program = Callable[[], None]  # reads and writes tensors that stay where they are
 
 
 def accelerate(network: Module) -> Module:
@@ -61,7 +61,7 @@ def _fingerprint_of_cpu() -> str:
 
 def capture_on(device: torch.device) -> Callable[[Program], Program]:
     """What gives a program that `device` repeats with one launch: on a CPU, the program itself."""
-    return Graphs(device).capture if device.type == "cuda" else lambda program: program
+    return Graphs(device).capture if device.type == "cuda" else as_it_is
 
 
 def _accelerate_unet_on_gpu(unet: UNet) -> None:

@@ -7,13 +7,13 @@ at a time, on one stream, and every result is taken before the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm_core.acceleration.replay import Call, Parts, Recording
+from ldm_core.device import Program
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class Graphs:
         self._device = device
         self._pool: Any = None
 
-    def capture(self, program: Callable[[], None]) -> Callable[[], None]:
-        """Runs `program` a few times, then returns a call that replays it. Raises what torch raises."""
+    def capture(self, program: Program) -> Program:
+        """Runs `program` a few times, then returns one that replays it. Raises what torch raises."""
         with torch.cuda.device(self._device):  # streams and captures are those of the current one
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()

@@ -56,19 +56,21 @@ def admit(network: nn.Module, call: Callable[[], object], counts: Sequence[int])
     found: dict[Hashable, tuple[int, int]] = {}
     with _noting_shapes(network) as seen:
         call()
+    numbers = torch.randn(NUMBERS, generator=torch.Generator().manual_seed(0)).to(seen[0][1][0].device)
     for layer, parts in seen:
         if (shape := _shape(parts)) in layer.between:
             continue
         key = (repr(layer.layer), tuple(tuple(weight.shape) for weight in layer.parameters()), shape, parts[0].dtype)
         if key not in found:
-            found[key] = _agreeing(layer.layer, parts, counts)
+            found[key] = _agreeing(layer.layer, parts, counts, numbers)
         layer.between[shape] = found[key]
 
 
-def _agreeing(layer: nn.Module, like: Sequence[Tensor], counts: Sequence[int]) -> tuple[int, int]:
+def _agreeing(
+    layer: nn.Module, like: Sequence[Tensor], counts: Sequence[int], numbers: Tensor
+) -> tuple[int, int]:  # fmt: skip
     """Between how many rows a row has the bits of a call of `counts[0]`, at whatever place; (1, 1) if that matters."""
     rows, made = max(counts), torch.Generator().manual_seed(0)
-    numbers = torch.randn(NUMBERS, generator=made).to(like[0].device)
     downwards = [counts[0] >> i for i in range(counts[0].bit_length())]
     agree = {*downwards, *counts}
     for first in range(0, INPUTS, rows):

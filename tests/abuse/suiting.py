@@ -11,6 +11,7 @@ from typing import Any
 
 from schemathesis.transport.serialization import Binary
 
+from ldm_core.params import COUNTS_IN_TIMESTEPS
 from tests.abuse.corpus import encoded, gradient
 
 PICTURE = encoded(gradient("RGB", 32), "PNG")
@@ -40,8 +41,12 @@ def suit(task: str, body: dict[str, Any], *, form: bool) -> dict[str, Any]:
         body.pop("strength", None)
     if body.get("sampler", "ddim") != "ddim":
         body.pop("eta", None)
-    for name in ("guidance_start", "guidance_end", "schedule"):  # which have to fit each other, model and sampler
-        body.pop(name, None)
+    if body.get("sampler") in {None, *COUNTS_IN_TIMESTEPS} or body.get("schedule") == "ays":
+        body.pop("schedule", None)
+    if body.get("guidance_end") == 0:
+        del body["guidance_end"]
+    if (body.get("guidance_start") or 0) >= (1 if body.get("guidance_end") is None else body["guidance_end"]):
+        del body["guidance_start"]
     if task in TEXTLESS:
         body.pop("prompt", None)
         body.pop("negative_prompt", None)

@@ -36,6 +36,8 @@ TXT2IMG = GenerationParams(
     task="txt2img", width=64, height=64, steps=3, guidance_scale=4.0, seed=5, prompt="a red house by the sea"
 )
 ROWS = 4
+# Of three steps, DEIS multiplies latents by 15, and their rounding; it ends above the image, which would undo that.
+AMPLIFIES = {"deis": 6}
 Load = Callable[..., LatentDiffusion]
 
 
@@ -116,9 +118,8 @@ def test_no_two_devices_meet_and_images_are_those_of_a_cpu(directories: dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_family_runs_with_every_sampler(directories: dict[str, Path], load: Load, case: str) -> None:
-    assert (
-        max(differs(directories[CASES[case][0]], load, case, sampler) for sampler in SAMPLERS) <= 8
-    )  # three steps of some amplify rounding
+    for sampler in SAMPLERS:
+        assert differs(directories[CASES[case][0]], load, case, sampler) <= AMPLIFIES.get(sampler, 3), sampler
 
 
 def test_every_sampler_steps_on_a_gpu(load: Load, gpu: PretendedCuda) -> None:

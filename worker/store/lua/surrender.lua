@@ -5,13 +5,6 @@
 local SPARED = 2
 local held, problem = unpack(arguments)
 beyond_maxmemory()
-local count = 0
-for i = #held, 1, -1 do
-  local id, exe = unpack(held[i])
-  if mine(id, exe) then
-    drop_execution(id, exe, get(id, 'origin'), get(id, 'worker_name'))
-    try_again(id, problem, call('HINCRBY', JOB..id, 'x_devices_lost', 1) > SPARED and CRASH or 0)
-    count = count + 1
-  end
-end
-return count
+return take_back(held, function(id)
+  try_again(id, problem, call('HINCRBY', JOB..id, 'x_devices_lost', 1) > SPARED and CRASH or 0)
+end)
